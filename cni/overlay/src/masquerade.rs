@@ -1,0 +1,121 @@
+//! Masquerade for pods, in an nftables table of our own: what comes from this node's pods and goes
+//! neither to other pods nor to a multicast group leaves with the node's address.
+
+use std::ffi::CStr;
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nftnl::expr::{Bitwise, Cmp, CmpOp, Expression};
+use nftnl::{
+    Batch, Chain, ChainType, FinalizedBatch, Hook, MsgType, Policy, ProtoFamily, Rule, Table,
+    nft_expr,
+};
+use nix::libc;
+
+const TABLE: &CStr = c"keelson-pods";
+
+/// Where destination and source addresses are translated last; other software's chains have the same place.
+const PRIORITY_SRCNAT: i32 = 100;
+
+/// Groups that a router must not send on with another source.
+const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
+
+/// Sets the table for this node's pods in one transaction: no packet sees it half done.
+pub(crate) fn apply(own: &[IpNet], cluster: &[IpNet]) -> io::Result<()> {
+    let table = Table::new(TABLE, ProtoFamily::Inet);
+    let mut batch = Batch::new();
+    // Added first, so that there is one to delete.
+    batch.add(&table, MsgType::Add);
+    batch.add(&table, MsgType::Del);
+    batch.add(&table, MsgType::Add);
+    let mut chain = Chain::new(c"postrouting", &table);
+    chain.set_hook(Hook::PostRouting, PRIORITY_SRCNAT);
+    chain.set_type(ChainType::Nat);
+    chain.set_policy(Policy::Accept);
+    batch.add(&chain, MsgType::Add);
+    let multicast: Vec<IpNet> = MULTICAST.iter().filter_map(|m| m.parse().ok()).collect();
+    for own in own {
+        let v4 = own.addr().is_ipv4();
+        for inside in cluster
+            .iter()
+            .chain(&multicast)
+            .filter(|c| c.addr().is_ipv4() == v4)
+        {
+            let mut rule = Rule::new(&chain);
+            matching(&mut rule, own, Some(inside));
+            rule.add_expr(&nft_expr!(verdict accept));
+            batch.add(&rule, MsgType::Add);
+        }
+        let mut rule = Rule::new(&chain);
+        matching(&mut rule, own, None);
+        rule.add_expr(&nft_expr!(counter));
+        rule.add_expr(&nft_expr!(masquerade));
+        batch.add(&rule, MsgType::Add);
+    }
+    send(&batch.finalize())
+}
+
+/// Removes the table if it is there.
+pub(crate) fn remove() -> io::Result<()> {
+    let table = Table::new(TABLE, ProtoFamily::Inet);
+    let mut batch = Batch::new();
+    batch.add(&table, MsgType::Add);
+    batch.add(&table, MsgType::Del);
+    send(&batch.finalize())
+}
+
+fn matching(rule: &mut Rule<'_>, source: &IpNet, destination: Option<&IpNet>) {
+    let family = if source.addr().is_ipv4() {
+        libc::NFPROTO_IPV4
+    } else {
+        libc::NFPROTO_IPV6
+    };
+    rule.add_expr(&nft_expr!(meta nfproto));
+    rule.add_expr(&nft_expr!(cmp == family as u8));
+    match source {
+        IpNet::V4(_) => within(rule, &nft_expr!(payload ipv4 saddr), source),
+        IpNet::V6(_) => within(rule, &nft_expr!(payload ipv6 saddr), source),
+    }
+    match destination {
+        Some(IpNet::V4(_)) => destination
+            .into_iter()
+            .for_each(|d| within(rule, &nft_expr!(payload ipv4 daddr), d)),
+        Some(IpNet::V6(_)) => destination
+            .into_iter()
+            .for_each(|d| within(rule, &nft_expr!(payload ipv6 daddr), d)),
+        None => {}
+    }
+}
+
+fn within(rule: &mut Rule<'_>, load: &impl Expression, cidr: &IpNet) {
+    rule.add_expr(load);
+    let (mask, network) = (bytes(cidr.netmask()), bytes(cidr.network()));
+    let xor = vec![0u8; mask.len()];
+    rule.add_expr(&Bitwise::new(mask.as_slice(), xor.as_slice()));
+    rule.add_expr(&Cmp::new(CmpOp::Eq, network.as_slice()));
+}
+
+fn bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
+fn send(batch: &FinalizedBatch) -> io::Result<()> {
+    let socket = mnl::Socket::new(mnl::Bus::Netfilter)?;
+    let portid = socket.portid();
+    socket.send_all(batch)?;
+    let mut buffer = vec![0; nftnl::nft_nlmsg_maxsize() as usize];
+    let mut expected = batch.sequence_numbers();
+    while !expected.is_empty() {
+        for message in socket.recv(&mut buffer[..])? {
+            let Some(sequence) = expected.next() else {
+                break;
+            };
+            mnl::cb_run(message?, sequence, portid)?;
+        }
+    }
+    Ok(())
+}
