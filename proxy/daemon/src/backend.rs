@@ -1,0 +1,124 @@
+//! The iptables backend: wanted rules against applied ones, then stale UDP flows.
+
+use keelson_proxy_kernel::{Error, conntrack, iptables, sysctl};
+use keelson_proxy_plan::conntrack::Wanted;
+use keelson_proxy_plan::iptables::{Options, Ruleset, ruleset};
+use keelson_proxy_plan::model::Family;
+use keelson_proxy_plan::state::State;
+
+use crate::Config;
+
+/// Rules of one family.
+struct Side {
+    options: Options,
+    /// What is in the kernel; `None`: it must be read.
+    applied: Option<Ruleset>,
+    /// The kernel, or a missing program, refuses this family.
+    absent: bool,
+}
+
+pub(crate) struct Backend {
+    sides: Vec<Side>,
+    flows: Option<Wanted>,
+}
+
+impl Backend {
+    pub(crate) fn new(config: &Config) -> Self {
+        let side = |family| Side {
+            options: Options {
+                family,
+                cluster_cidrs: config.cluster_cidrs.clone(),
+                localhost_node_ports: config.localhost_node_ports,
+            },
+            applied: None,
+            absent: false,
+        };
+        Self {
+            sides: vec![side(Family::V4), side(Family::V6)],
+            flows: None,
+        }
+    }
+
+    pub(crate) fn has_synced(&self) -> bool {
+        self.flows.is_some()
+    }
+
+    /// The kernel is read back at the next sync.
+    pub(crate) fn forget_applied(&mut self) {
+        self.sides.iter_mut().for_each(|s| s.applied = None);
+    }
+
+    /// Writes what differs.
+    pub(crate) async fn sync(&mut self, state: &State) -> Result<(), Error> {
+        let mut wanted = Vec::new();
+        for side in self.sides.iter_mut().filter(|s| !s.absent) {
+            let served = state.served(side.options.family);
+            side.sync(ruleset(&served, &side.options)).await?;
+            wanted.push((side.options.family, served));
+        }
+        let flows = Wanted::new(&wanted);
+        if self.flows.as_ref() != Some(&flows) {
+            clean(flows.clone()).await?;
+            self.flows = Some(flows);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn cleanup(&mut self) -> Vec<Error> {
+        let mut errors = Vec::new();
+        for side in &mut self.sides {
+            errors.extend(side.sync(Ruleset::default()).await.err());
+        }
+        errors
+    }
+}
+
+impl Side {
+    async fn sync(&mut self, want: Ruleset) -> Result<(), Error> {
+        let family = self.options.family;
+        let have = match self.applied.take() {
+            Some(applied) => applied,
+            None => match iptables::read(family).await {
+                Ok(have) => have,
+                Err(error) if family == Family::V6 => {
+                    tracing::info!(%error, "no IPv6 rules on this node");
+                    self.absent = true;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        if let Some(transaction) = want.transaction(&have) {
+            if family == Family::V4
+                && self.options.localhost_node_ports
+                && want != Ruleset::default()
+            {
+                sysctl::enable(sysctl::ROUTE_LOCALNET)?;
+            }
+            iptables::apply(family, &transaction).await?;
+            let (chains, rules) = want.size();
+            tracing::debug!(
+                ?family,
+                chains,
+                rules,
+                bytes = transaction.len(),
+                "service rules written"
+            );
+        }
+        self.applied = Some(want);
+        Ok(())
+    }
+}
+
+async fn clean(flows: Wanted) -> Result<(), Error> {
+    let done = tokio::task::spawn_blocking(move || conntrack::clean(&flows)).await;
+    // A panic there would be a bug; the next sync tries again.
+    let removed = done.map_err(|e| Error::Netlink {
+        action: "clean conntrack",
+        source: e.into(),
+    })??;
+    if removed > 0 {
+        tracing::info!(removed, "stale UDP flows removed");
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Carries out what the plan decided: iptables by `iptables-restore`, conntrack by netlink, sysctls by file.
+
+pub mod conntrack;
+pub mod iptables;
+pub mod sysctl;
+
+/// What went wrong, naming the action.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A program could not be started, or its pipe broke.
+    #[error("run {program}: {source}")]
+    Start {
+        /// The program.
+        program: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A program refused; holds what it said.
+    #[error("{program}: {message}")]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// Its words.
+        message: String,
+    },
+    /// A netlink conversation failed.
+    #[error("{action}: {source}")]
+    Netlink {
+        /// What was done.
+        action: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A sysctl could not be written.
+    #[error("write {path}: {source}")]
+    Sysctl {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}

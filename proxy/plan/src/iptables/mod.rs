@@ -1,0 +1,9 @@
+//! The iptables backend's rules, in the shape every operator knows from kube-proxy.
+
+mod names;
+mod ruleset;
+mod services;
+
+pub use names::{endpoint_chain, service_chain};
+pub use ruleset::{Ruleset, Table};
+pub use services::{Options, ruleset};

@@ -1,0 +1,269 @@
+//! A ruleset as a value: tables of chains of rules, in the very form `iptables-save` prints, so that what is
+//! live and what is wanted can be compared as text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// The tables we write to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Refusals and acceptances.
+    Filter,
+    /// Translations.
+    Nat,
+}
+
+impl Table {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        [Self::Filter, Self::Nat]
+            .into_iter()
+            .find(|t| t.name() == name)
+    }
+}
+
+/// Our chains are those whose names begin so.
+const OURS: &str = "KUBE-";
+
+/// Our chains, and our jumps from the built-in chains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    chains: BTreeMap<(Table, String), Vec<String>>,
+    /// Rules in built-in chains that jump to ours, in order.
+    jumps: BTreeMap<(Table, &'static str), Vec<String>>,
+}
+
+/// Built-in chains that jumps may stand in.
+const BUILTIN: &[&str] = &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+impl Ruleset {
+    /// Adds a chain, empty if it is new.
+    pub fn chain(&mut self, table: Table, name: impl Into<String>) -> &mut Vec<String> {
+        self.chains.entry((table, name.into())).or_default()
+    }
+
+    /// Adds a rule to a chain, without `-A CHAIN`.
+    pub fn rule(&mut self, table: Table, chain: &str, rule: impl Into<String>) {
+        self.chain(table, chain).push(rule.into());
+    }
+
+    /// Adds a rule to a built-in chain.
+    pub fn jump(&mut self, table: Table, chain: &'static str, rule: impl Into<String>) {
+        self.jumps
+            .entry((table, chain))
+            .or_default()
+            .push(rule.into());
+    }
+
+    /// Rules of a chain.
+    pub fn rules(&self, table: Table, chain: &str) -> Option<&[String]> {
+        self.chains
+            .get(&(table, chain.to_owned()))
+            .map(Vec::as_slice)
+    }
+
+    /// Counts: chains and rules.
+    pub fn size(&self) -> (usize, usize) {
+        (
+            self.chains.len(),
+            self.chains
+                .values()
+                .chain(self.jumps.values())
+                .map(Vec::len)
+                .sum(),
+        )
+    }
+
+    /// Reads back what `iptables-save` printed: only what is ours.
+    pub fn parse(saved: &str) -> Self {
+        let mut set = Self::default();
+        let mut table = None;
+        for line in saved.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                table = Table::parse(name.trim());
+                continue;
+            }
+            let Some(table) = table else { continue };
+            if let Some(chain) = line
+                .strip_prefix(':')
+                .and_then(|l| l.split_whitespace().next())
+            {
+                if chain.starts_with(OURS) {
+                    set.chain(table, chain);
+                }
+            } else if let Some((chain, rule)) =
+                line.strip_prefix("-A ").and_then(|l| l.split_once(' '))
+            {
+                if chain.starts_with(OURS) {
+                    set.rule(table, chain, rule);
+                } else if let Some(builtin) =
+                    BUILTIN.iter().find(|b| **b == chain && jumps_to_ours(rule))
+                {
+                    set.jump(table, builtin, rule);
+                }
+            }
+        }
+        set
+    }
+
+    /// The input of `iptables-restore --noflush` that makes `self` out of `have`; `None`: nothing differs.
+    /// A chain that differs is written anew; others are not named at all, so their rules and counters stay.
+    pub fn transaction(&self, have: &Self) -> Option<String> {
+        let mut text = String::new();
+        for table in [Table::Filter, Table::Nat] {
+            let body = self.table_transaction(have, table);
+            if !body.is_empty() {
+                let _ = write!(text, "*{}\n{body}COMMIT\n", table.name());
+            }
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn table_transaction(&self, have: &Self, table: Table) -> String {
+        let of = |set: &Self| {
+            set.chains
+                .range((table, String::new())..)
+                .take_while(|((t, _), _)| *t == table)
+                .map(|((_, n), r)| (n.clone(), r.clone()))
+                .collect::<Vec<_>>()
+        };
+        let changed: Vec<_> = of(self)
+            .into_iter()
+            .filter(|(n, r)| have.rules(table, n) != Some(r))
+            .collect();
+        let gone: Vec<_> = of(have)
+            .into_iter()
+            .map(|(n, _)| n)
+            .filter(|n| self.rules(table, n).is_none())
+            .collect();
+        let mut out = String::new();
+        // Declared first (which empties them), so that any rule may jump to any chain.
+        for name in changed.iter().map(|(n, _)| n).chain(&gone) {
+            let _ = writeln!(out, ":{name} - [0:0]");
+        }
+        self.jump_changes(have, table, &mut out);
+        for (name, rules) in &changed {
+            lines(&mut out, &format!("-A {name}"), rules.iter());
+        }
+        for name in &gone {
+            let _ = writeln!(out, "-X {name}");
+        }
+        out
+    }
+
+    fn jump_changes(&self, have: &Self, table: Table, out: &mut String) {
+        for chain in BUILTIN {
+            let none = Vec::new();
+            let want = self.jumps.get(&(table, *chain)).unwrap_or(&none);
+            let is = have.jumps.get(&(table, *chain)).unwrap_or(&none);
+            if want == is {
+                continue;
+            }
+            lines(out, &format!("-D {chain}"), is.iter());
+            // Ours come before what others appended: inserted last to first, each at the top.
+            lines(out, &format!("-I {chain}"), want.iter().rev());
+        }
+    }
+
+    /// All as one would restore it into an empty kernel: for people and snapshots.
+    pub fn render(&self) -> String {
+        self.transaction(&Self::default()).unwrap_or_default()
+    }
+}
+
+/// A line a rule, each with the same command before it.
+fn lines<'a>(out: &mut String, command: &str, rules: impl Iterator<Item = &'a String>) {
+    for rule in rules {
+        let _ = writeln!(out, "{command} {rule}");
+    }
+}
+
+fn jumps_to_ours(rule: &str) -> bool {
+    rule.split(' ')
+        .skip_while(|w| *w != "-j")
+        .nth(1)
+        .is_some_and(|target| target.starts_with(OURS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set(chains: &[(&str, &[&str])], jumps: &[&str]) -> Ruleset {
+        let mut set = Ruleset::default();
+        for (name, rules) in chains {
+            set.chain(Table::Nat, *name)
+                .extend(rules.iter().map(|r| (*r).to_owned()));
+        }
+        jumps
+            .iter()
+            .for_each(|j| set.jump(Table::Nat, "OUTPUT", *j));
+        set
+    }
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let have = set(
+            &[
+                ("KUBE-A", &["-j KUBE-B"]),
+                ("KUBE-B", &["-j RETURN"]),
+                ("KUBE-C", &[]),
+            ],
+            &["-j KUBE-A"],
+        );
+        assert_eq!(have.transaction(&have), None);
+        let want = set(
+            &[
+                ("KUBE-A", &["-j KUBE-B"]),
+                ("KUBE-B", &["-j ACCEPT"]),
+                ("KUBE-D", &[]),
+            ],
+            &["-j KUBE-A"],
+        );
+        let text = want.transaction(&have).expect("differs");
+        assert_eq!(
+            text,
+            "*nat\n:KUBE-B - [0:0]\n:KUBE-D - [0:0]\n:KUBE-C - [0:0]\n-A KUBE-B -j ACCEPT\n-X KUBE-C\nCOMMIT\n"
+        );
+    }
+
+    #[test]
+    fn jumps_keep_their_order_and_foreign_rules_are_not_seen() {
+        let saved = "*nat\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n:KUBE-A - [3:99]\n-A OUTPUT -j DOCKER\n-A OUTPUT -j KUBE-A\n-A DOCKER -j RETURN\n-A KUBE-A -j RETURN\nCOMMIT\n*raw\n:KUBE-A - [0:0]\nCOMMIT\n";
+        let have = Ruleset::parse(saved);
+        assert_eq!(have, set(&[("KUBE-A", &["-j RETURN"])], &["-j KUBE-A"]));
+        let text = set(
+            &[("KUBE-A", &["-j RETURN"])],
+            &["-m x -j KUBE-A", "-j KUBE-A"],
+        )
+        .transaction(&have)
+        .expect("differs");
+        assert_eq!(
+            text,
+            "*nat\n-D OUTPUT -j KUBE-A\n-I OUTPUT -j KUBE-A\n-I OUTPUT -m x -j KUBE-A\nCOMMIT\n"
+        );
+        let nothing = Ruleset::default().transaction(&have).expect("differs");
+        assert_eq!(
+            nothing,
+            "*nat\n:KUBE-A - [0:0]\n-D OUTPUT -j KUBE-A\n-X KUBE-A\nCOMMIT\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_rendered_reads_back(chains in proptest::collection::btree_map("KUBE-[A-F]{1,3}", proptest::collection::vec("-j [A-Z]{1,5}", 0..4), 0..6)) {
+            let mut want = Ruleset::default();
+            for (name, rules) in chains {
+                want.chain(Table::Filter, name).extend(rules);
+            }
+            prop_assert_eq!(Ruleset::parse(&want.render()), want);
+        }
+    }
+}
