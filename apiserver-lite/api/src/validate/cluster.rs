@@ -1,0 +1,216 @@
+//! Validation of namespaces, nodes, events, leases, quotas and classes.
+
+use serde_json::Value;
+
+use super::field::At;
+use super::{Seen, check, check_update, names, quantity};
+use crate::status::Cause;
+
+/// A Namespace.
+pub(crate) fn namespace(v: &Value) -> Vec<Cause> {
+    check(v, |at, errs| {
+        for f in at.items("spec.finalizers") {
+            errs.check(&f, names::qualified_name(f.text()));
+        }
+    })
+}
+
+/// A Node.
+pub(crate) fn node(v: &Value) -> Vec<Cause> {
+    check(v, |at, errs| {
+        let mut seen = Seen::default();
+        for t in at.items("spec.taints") {
+            let (key, effect) = (t.child("key"), t.child("effect"));
+            errs.check(&key, names::qualified_name(key.text()));
+            errs.check(
+                &t.child("value"),
+                names::label_value(t.child("value").text()),
+            );
+            errs.required_one_of(
+                &effect,
+                &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+                "",
+            );
+            if !seen.0.insert(format!("{}:{}", key.text(), effect.text())) {
+                errs.duplicate(&t);
+            }
+        }
+        let cidrs: Vec<At<'_>> = at.items("spec.podCIDRs").collect();
+        for cidr in &cidrs {
+            errs.check(cidr, names::cidr(cidr.text()));
+        }
+        let all = at.child("spec.podCIDRs");
+        if cidrs.len() > 2 {
+            errs.invalid(&all, "may specify no more than one CIDR for each IP family");
+        }
+        for map in ["status.capacity", "status.allocatable"] {
+            for (_, q) in at.entries(map) {
+                quantity(&q, errs);
+            }
+        }
+    })
+}
+
+/// A change of a Node: its CIDRs and its provider's name for it are given once.
+pub(crate) fn node_update(new: &Value, old: &Value) -> Vec<Cause> {
+    check_update(new, old, |new, old, errs| {
+        let (cidrs, had) = (new.child("spec.podCIDRs"), old.child("spec.podCIDRs"));
+        if !had.is_zero() && cidrs.value != had.value {
+            errs.forbidden(
+                &cidrs.path,
+                "node updates may not change podCIDR except from \"\" to valid",
+            );
+        }
+        let (id, had) = (new.child("spec.providerID"), old.child("spec.providerID"));
+        if !had.is_zero() && id.value != had.value {
+            errs.forbidden(
+                &id.path,
+                "node updates may not change providerID except from \"\" to valid",
+            );
+        }
+    })
+}
+
+/// An Event.
+pub(crate) fn event(v: &Value) -> Vec<Cause> {
+    check(v, |at, errs| {
+        let (involved, ns) = (
+            at.child("involvedObject.namespace"),
+            at.child("metadata.namespace"),
+        );
+        let cluster = involved.text().is_empty();
+        if !cluster && involved.text() != ns.text() {
+            errs.invalid(&involved, "does not match event.namespace");
+        }
+        if cluster
+            && !matches!(
+                ns.text(),
+                "" | "default" | "kube-system" | "kube-node-lease" | "kube-public"
+            )
+        {
+            errs.invalid_value(&involved.path, "", "does not match event.namespace");
+        }
+        if at.child("message").text().len() > 1024 && at.child("eventTime").is_set() {
+            errs.invalid_value("message", "", "can have at most 1024 characters");
+        }
+    })
+}
+
+/// A Lease.
+pub(crate) fn lease(v: &Value) -> Vec<Cause> {
+    check(v, |at, errs| {
+        let (seconds, transitions) = (
+            at.child("spec.leaseDurationSeconds"),
+            at.child("spec.leaseTransitions"),
+        );
+        if seconds.int().is_some_and(|n| n <= 0) {
+            errs.invalid(&seconds, "must be greater than 0");
+        }
+        errs.non_negative(&transitions);
+    })
+}
+
+/// A ResourceQuota.
+pub(crate) fn resource_quota(v: &Value) -> Vec<Cause> {
+    check(v, |at, errs| {
+        for (key, q) in at.entries("spec.hard") {
+            for why in names::qualified_name(key) {
+                errs.invalid_value(&q.path, key, &why);
+            }
+            quantity(&q, errs);
+        }
+        let known = [
+            "BestEffort",
+            "CrossNamespacePodAffinity",
+            "NotBestEffort",
+            "NotTerminating",
+            "PriorityClass",
+            "Terminating",
+            "VolumeAttributesClass",
+        ];
+        for scope in at.items("spec.scopes") {
+            errs.one_of(&scope, &known);
+        }
+    })
+}
+
+/// A PriorityClass: only the system's own may be above the rest.
+pub(crate) fn priority_class(v: &Value) -> Vec<Cause> {
+    const HIGHEST: i64 = 1_000_000_000;
+    const SYSTEM: &[(&str, i64)] = &[
+        ("system-node-critical", 2 * HIGHEST + 1000),
+        ("system-cluster-critical", 2 * HIGHEST),
+    ];
+    check(v, |at, errs| {
+        let (name, value) = (
+            at.child("metadata.name"),
+            at.child("value").int().unwrap_or_default(),
+        );
+        if name.text().starts_with("system-") {
+            if !SYSTEM.contains(&(name.text(), value)) {
+                errs.forbidden(&name.path, "priority class names with 'system-' prefix are reserved for system use only. error: unknown system priority class");
+            }
+        } else if value > HIGHEST {
+            errs.forbidden(
+                "value",
+                &format!("maximum allowed value of a user defined priority is {HIGHEST}"),
+            );
+        }
+        errs.required_one_of(
+            &at.child("preemptionPolicy"),
+            &["Never", "PreemptLowerPriority"],
+            "",
+        );
+    })
+}
+
+/// A change of a PriorityClass.
+pub(crate) fn priority_class_update(new: &Value, old: &Value) -> Vec<Cause> {
+    check_update(new, old, |new, old, errs| {
+        if new.child("value").int().unwrap_or_default()
+            != old.child("value").int().unwrap_or_default()
+        {
+            errs.forbidden("value", "may not be changed in an update.");
+        }
+        errs.immutable(
+            &new.child("preemptionPolicy"),
+            old.child("preemptionPolicy").value,
+        );
+    })
+}
+
+/// A RuntimeClass.
+pub(crate) fn runtime_class(v: &Value) -> Vec<Cause> {
+    check(v, |at, errs| {
+        errs.check(
+            &at.child("handler"),
+            names::dns_label(at.child("handler").text()),
+        )
+    })
+}
+
+/// A change of a RuntimeClass.
+pub(crate) fn runtime_class_update(new: &Value, old: &Value) -> Vec<Cause> {
+    check_update(new, old, |new, old, errs| {
+        errs.immutable(&new.child("handler"), old.child("handler").value)
+    })
+}
+
+/// A CertificateSigningRequest.
+pub(crate) fn certificate_signing_request(v: &Value) -> Vec<Cause> {
+    check(v, |at, errs| {
+        for field in ["request", "signerName", "usages"] {
+            let at = at.child("spec").child(field);
+            if at.is_zero() {
+                errs.required(&at, "");
+            }
+        }
+        let seconds = at.child("spec.expirationSeconds");
+        if seconds.int().is_some_and(|n| n < 600) {
+            errs.invalid(
+                &seconds,
+                "may not specify a duration less than 600 seconds (10 minutes)",
+            );
+        }
+    })
+}
