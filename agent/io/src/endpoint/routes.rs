@@ -1,0 +1,370 @@
+//! The routes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query as UrlQuery, RawQuery, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use axum::{Json, Router, middleware};
+use futures::StreamExt;
+use http::header;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::auth::{self, Guard};
+use super::lines::{Query, Selection};
+use super::websocket::{self, Upgrade};
+use super::{Config, ExecOptions, Refusal, Session, figures, forward, logs, stream};
+
+type App = State<Arc<Config>>;
+type Names = Path<(String, String, String)>;
+
+/// The endpoint as a tower service, to be served over TLS by `keelson_serving::serve`, which puts the
+/// client's [`keelson_serving::Identity`] on each request.
+pub fn router(config: Config) -> Router {
+    let guard = Guard::new(config.node_name.clone(), config.client.clone());
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/pods", get(pods))
+        .route("/pods/", get(pods))
+        .route("/runningpods", get(running_pods))
+        .route("/runningpods/", get(running_pods))
+        .route(
+            "/containerLogs/{namespace}/{pod}/{container}",
+            get(container_logs),
+        )
+        .route("/exec/{namespace}/{pod}/{container}", any(exec))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec_uid))
+        .route("/attach/{namespace}/{pod}/{container}", any(attach))
+        .route(
+            "/attach/{namespace}/{pod}/{uid}/{container}",
+            any(attach_uid),
+        )
+        .route(
+            "/run/{namespace}/{pod}/{container}",
+            axum::routing::post(run),
+        )
+        .route("/portForward/{namespace}/{pod}", any(port_forward))
+        .route(
+            "/portForward/{namespace}/{pod}/{uid}",
+            any(port_forward_uid),
+        )
+        .route("/stats/summary", get(stats_summary))
+        .route("/metrics", get(metrics))
+        .route("/metrics/resource", get(metrics_resource))
+        .route("/metrics/cadvisor", get(metrics_cadvisor))
+        .route("/configz", get(configz))
+        .fallback(|| async { Refusal::not_found("404 page not found") })
+        .with_state(Arc::new(config))
+        .layer(middleware::from_fn_with_state(guard, auth::check))
+}
+
+async fn pods(State(app): App) -> Json<Value> {
+    Json(pod_list(app.pods.pods().await))
+}
+
+async fn running_pods(State(app): App) -> Json<Value> {
+    let running = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+    Json(pod_list(
+        app.pods.pods().await.into_iter().filter(running).collect(),
+    ))
+}
+
+fn pod_list(pods: Vec<Pod>) -> Value {
+    json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods})
+}
+
+async fn container_logs(
+    State(app): App,
+    Path((ns, pod, name)): Names,
+    UrlQuery(query): UrlQuery<Query>,
+) -> Result<Response, Refusal> {
+    let selection = Selection::new(&query, jiff::Timestamp::now())?;
+    let container = app.pods.container(&ns, &pod, &name, query.previous).await?;
+    let follow = query.follow && container.running;
+    let alive = follow.then(|| stream::alive(app.pods.clone(), ns, pod, name, container.id));
+    let path = container.log_path;
+    let log = logs::Log::open(path.clone(), selection, alive).await;
+    let log =
+        log.map_err(|e| Refusal::internal(format!("failed to open log file {path:?}: {e}")))?;
+    let (send, receive) = mpsc::channel(8);
+    tokio::spawn(async move {
+        if let Err(e) = log.send(send).await {
+            tracing::warn!(log = %path.display(), error = %e, "endpoint: container log");
+        }
+    });
+    let body =
+        ReceiverStream::new(receive).map(|(_, bytes)| Ok::<_, std::convert::Infallible>(bytes));
+    Ok((
+        [(header::CONTENT_TYPE, "text/plain")],
+        Body::from_stream(body),
+    )
+        .into_response())
+}
+
+async fn exec(
+    State(app): App,
+    Path((ns, pod, name)): Names,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let options = options(query.as_deref().unwrap_or_default())?;
+    if options.command.is_empty() {
+        return Err(Refusal::bad_request(
+            "you must specify at least 1 command for the container",
+        ));
+    }
+    let id = running(&app, &ns, &pod, &name).await?.id;
+    let upgrade = websocket::upgrade(request, &websocket::EXEC)?;
+    let session = app.pods.exec(&id, options).await;
+    Ok(serve(upgrade, session))
+}
+
+async fn exec_uid(
+    app: App,
+    Path((ns, pod, _, name)): Path<(String, String, String, String)>,
+    query: RawQuery,
+    request: Request,
+) -> Result<Response, Refusal> {
+    exec(app, Path((ns, pod, name)), query, request).await
+}
+
+async fn attach(
+    State(app): App,
+    Path((ns, pod, name)): Names,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let options = options(query.as_deref().unwrap_or_default())?;
+    let container = running(&app, &ns, &pod, &name).await?;
+    let session = match app.pods.attach(&container, options.clone()).await? {
+        Some(session) => session,
+        None if options.stdin => {
+            let message = format!(
+                "container {name} has no standard input to attach to on this node; use exec, or attach without stdin"
+            );
+            return Err(Refusal::bad_request(message));
+        }
+        None => {
+            let alive = stream::alive(app.pods.clone(), ns, pod, name, container.id.clone());
+            stream::from_log(&container, alive, options.stderr).await?
+        }
+    };
+    let upgrade = websocket::upgrade(request, &websocket::EXEC)?;
+    Ok(serve(upgrade, Ok(session)))
+}
+
+async fn attach_uid(
+    app: App,
+    Path((ns, pod, _, name)): Path<(String, String, String, String)>,
+    query: RawQuery,
+    request: Request,
+) -> Result<Response, Refusal> {
+    attach(app, Path((ns, pod, name)), query, request).await
+}
+
+async fn running(
+    app: &Config,
+    ns: &str,
+    pod: &str,
+    name: &str,
+) -> Result<super::ContainerRef, Refusal> {
+    let container = app.pods.container(ns, pod, name, false).await?;
+    if container.running {
+        return Ok(container);
+    }
+    Err(Refusal::internal(format!(
+        "container not found (\"{name}\")"
+    )))
+}
+
+/// Answers the upgrade and joins the client to the session, or tells it on the error channel why there is none.
+fn serve(upgrade: Upgrade, session: Result<Session, Refusal>) -> Response {
+    let (response, protocol, connection) = upgrade.into_parts();
+    let session = session.unwrap_or_else(|refusal| Session {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        resize: None,
+        exit: Box::pin(async { Err(refusal) }),
+    });
+    tokio::spawn(async move {
+        match Upgrade::connect(connection).await {
+            Ok(socket) => stream::join(socket, protocol, session).await,
+            Err(e) => tracing::debug!(error = %e, "endpoint: upgrade"),
+        }
+    });
+    response
+}
+
+async fn run(
+    State(app): App,
+    Path((ns, pod, name)): Names,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let query = query.unwrap_or_default();
+    let cmd = parameters(&query)
+        .find(|(k, _)| k == "cmd")
+        .map(|(_, v)| v)
+        .unwrap_or_default();
+    let command: Vec<String> = cmd
+        .split(' ')
+        .filter(|a| !a.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if command.is_empty() {
+        return Err(Refusal::bad_request("cmd: must name a command"));
+    }
+    let id = running(&app, &ns, &pod, &name).await?.id;
+    let options = ExecOptions {
+        command,
+        stdout: true,
+        stderr: true,
+        ..ExecOptions::default()
+    };
+    let (output, code) = stream::collect(app.pods.exec(&id, options).await?).await?;
+    if code == 0 {
+        return Ok(output.into_response());
+    }
+    Err(Refusal::internal(format!(
+        "command exited with {code}: {}",
+        String::from_utf8_lossy(&output).trim_end()
+    )))
+}
+
+/// `command` may come many times, and flags are `1` or `true`; kubectl's API server and the kubelet's own
+/// clients name the streams differently.
+fn options(query: &str) -> Result<ExecOptions, Refusal> {
+    let mut options = ExecOptions::default();
+    for (key, value) in parameters(query) {
+        let on = matches!(value.as_str(), "1" | "true" | "True" | "TRUE" | "t" | "T");
+        match key.as_str() {
+            "command" => options.command.push(value),
+            "tty" => options.tty = on,
+            "stdin" | "input" => options.stdin = on,
+            "stdout" | "output" => options.stdout = on,
+            "stderr" | "error" => options.stderr = on,
+            _ => {}
+        }
+    }
+    // A terminal has one output.
+    options.stderr &= !options.tty;
+    if !(options.stdin || options.stdout || options.stderr) {
+        return Err(Refusal::bad_request(
+            "you must specify at least 1 of stdin, stdout, stderr",
+        ));
+    }
+    Ok(options)
+}
+
+fn parameters(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
+    let pairs = query.split('&').filter(|p| !p.is_empty());
+    pairs
+        .map(|p| p.split_once('=').unwrap_or((p, "")))
+        .map(|(k, v)| (decode(k), decode(v)))
+}
+
+/// Undoes `%41` and `+`.
+fn decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        rest = tail;
+        let digits = tail
+            .get(..2)
+            .filter(|_| *first == b'%')
+            .and_then(|d| std::str::from_utf8(d).ok());
+        match (first, digits.and_then(|d| u8::from_str_radix(d, 16).ok())) {
+            (_, Some(byte)) => {
+                out.push(byte);
+                rest = tail.get(2..).unwrap_or_default();
+            }
+            (b'+', None) => out.push(b' '),
+            (b, None) => out.push(*b),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+async fn port_forward(
+    State(app): App,
+    Path((ns, pod)): Path<(String, String)>,
+    UrlQuery(query): UrlQuery<HashMap<String, String>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let ports: Option<Vec<u16>> = query
+        .get("ports")
+        .or_else(|| query.get("port"))
+        .map(|p| p.split(',').map_while(|p| p.parse().ok()).collect());
+    let upgrade = websocket::upgrade(request, &websocket::FORWARD)?;
+    let ports = ports
+        .filter(|p| !p.is_empty())
+        .ok_or_else(|| Refusal::bad_request("query parameter \"port\" is required"))?;
+    let netns = app.pods.netns(&ns, &pod).await?;
+    let (response, protocol, connection) = upgrade.into_parts();
+    tokio::spawn(async move {
+        match Upgrade::connect(connection).await {
+            Ok(socket) => forward::run(socket, protocol, netns, ports).await,
+            Err(e) => tracing::debug!(error = %e, "endpoint: upgrade"),
+        }
+    });
+    Ok(response)
+}
+
+async fn port_forward_uid(
+    app: App,
+    Path((ns, pod, _)): Names,
+    query: UrlQuery<HashMap<String, String>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    port_forward(app, Path((ns, pod)), query, request).await
+}
+
+async fn facts(app: &Config) -> Result<crate::node::Facts, Refusal> {
+    crate::node::read(&app.roots).map_err(Refusal::internal)
+}
+
+async fn stats_summary(State(app): App) -> Result<Json<Value>, Refusal> {
+    let facts = facts(&app).await?;
+    Ok(Json(figures::summary(
+        &app.node_name,
+        &facts,
+        &app.pods.usage().await,
+        jiff::Timestamp::now(),
+    )))
+}
+
+fn prometheus(text: String) -> Response {
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
+}
+
+async fn metrics(State(app): App) -> Response {
+    prometheus((app.metrics)())
+}
+
+async fn metrics_resource(State(app): App) -> Result<Response, Refusal> {
+    let facts = facts(&app).await?;
+    Ok(prometheus(figures::resource(
+        &facts,
+        &app.pods.usage().await,
+    )))
+}
+
+async fn metrics_cadvisor(State(app): App) -> Response {
+    prometheus(figures::cadvisor(&app.pods.usage().await))
+}
+
+async fn configz(State(app): App) -> Json<Value> {
+    Json(json!({"kubeletconfig": app.pods.config()}))
+}

@@ -1,0 +1,649 @@
+//! The HTTPS endpoint over real TLS on loopback, with an API server that answers reviews from a table.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use keelson_agent_io::endpoint::{
+    Config, ContainerRef, ExecOptions, Pods, Refusal, Session, TerminalSize, router,
+};
+use keelson_agent_io::node::Roots;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
+
+/// Runs commands on this machine; its one container's log is a file.
+struct Machine {
+    log: PathBuf,
+    running: AtomicBool,
+    sizes: Arc<Mutex<Vec<TerminalSize>>>,
+    netns: OnceLock<PathBuf>,
+}
+
+#[async_trait::async_trait]
+impl Pods for Machine {
+    async fn pods(&self) -> Vec<Pod> {
+        vec![
+            serde_json::from_value(
+                json!({"metadata": {"name": "p"}, "status": {"phase": "Running"}}),
+            )
+            .unwrap(),
+        ]
+    }
+
+    async fn container(
+        &self,
+        _: &str,
+        pod: &str,
+        container: &str,
+        previous: bool,
+    ) -> Result<ContainerRef, Refusal> {
+        if previous {
+            let message =
+                format!("previous terminated container \"{container}\" in pod \"{pod}\" not found");
+            return Err(Refusal::bad_request(message));
+        }
+        let running = self.running.load(Ordering::SeqCst);
+        Ok(ContainerRef {
+            id: "id".into(),
+            log_path: self.log.clone(),
+            running,
+            tty: false,
+        })
+    }
+
+    async fn exec(&self, _: &str, options: ExecOptions) -> Result<Session, Refusal> {
+        let mut command = Command::new(&options.command[0]);
+        command
+            .args(&options.command[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(Refusal::internal)?;
+        let (resize, mut sizes) = mpsc::channel(4);
+        let seen = self.sizes.clone();
+        tokio::spawn(async move {
+            while let Some(size) = sizes.recv().await {
+                seen.lock().unwrap().push(size);
+            }
+        });
+        let stdin = child.stdin.take().filter(|_| options.stdin);
+        Ok(Session {
+            stdin: stdin.map(|s| Box::new(s) as _),
+            stdout: child.stdout.take().map(|s| Box::new(s) as _),
+            stderr: child
+                .stderr
+                .take()
+                .filter(|_| options.stderr)
+                .map(|s| Box::new(s) as _),
+            resize: Some(resize),
+            exit: Box::pin(async move {
+                Ok(child
+                    .wait()
+                    .await
+                    .map_err(Refusal::internal)?
+                    .code()
+                    .unwrap_or(137))
+            }),
+        })
+    }
+
+    async fn netns(&self, _: &str, _: &str) -> Result<Option<PathBuf>, Refusal> {
+        Ok(self.netns.get().cloned())
+    }
+}
+
+/// `admin` may do all, `viewer` reads metrics and pods. Counts the reviews.
+fn api(reviews: Arc<AtomicUsize>) -> kube::Client {
+    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+        reviews.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let bytes = request.into_body().collect().await.unwrap().to_bytes();
+            let mut review: Value = serde_json::from_slice(&bytes).unwrap();
+            let spec = &review["spec"];
+            review["status"] = if let Some(token) = spec["token"].as_str() {
+                let known = matches!(token, "admin" | "viewer");
+                json!({"authenticated": known, "user": {"username": token, "groups": ["system:authenticated"]}})
+            } else {
+                let sub = spec["resourceAttributes"]["subresource"].as_str().unwrap();
+                let verb = spec["resourceAttributes"]["verb"].as_str().unwrap();
+                assert_eq!(spec["resourceAttributes"]["name"], "node-a");
+                let sees = spec["user"] == "viewer"
+                    && verb == "get"
+                    && matches!(sub, "metrics" | "pods" | "proxy");
+                json!({"allowed": spec["user"] == "admin" || sees})
+            };
+            let body = kube::client::Body::from(serde_json::to_vec(&review).unwrap());
+            Ok::<_, std::convert::Infallible>(Response::builder().status(201).body(body).unwrap())
+        }
+    });
+    kube::Client::new(service, "default")
+}
+
+struct Pki {
+    ca: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap())
+            .unwrap();
+        Self { ca }
+    }
+
+    fn issue(&self, name: &str, usage: rcgen::ExtendedKeyUsagePurpose) -> (String, String) {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.extended_key_usages.push(usage);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.ca).unwrap();
+        (cert.pem(), key.serialize_pem())
+    }
+}
+
+struct Server {
+    dir: TempDir,
+    pki: Pki,
+    address: SocketAddr,
+    reviews: Arc<AtomicUsize>,
+    machine: Arc<Machine>,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl Server {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        let machine = Arc::new(Machine {
+            log,
+            running: AtomicBool::new(true),
+            sizes: Arc::default(),
+            netns: OnceLock::new(),
+        });
+        let (pki, reviews) = (Pki::new(), Arc::new(AtomicUsize::new(0)));
+        let config = Config {
+            node_name: "node-a".into(),
+            pods: machine.clone(),
+            client: api(reviews.clone()),
+            roots: Roots::host("/"),
+            metrics: Arc::new(|| "up 1\n".to_owned()),
+        };
+        let (cert, key) = pki.issue("node-a", rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+        let tls = keelson_serving::server_config(&cert, &key, Some(&pki.ca.pem())).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
+        tokio::spawn(keelson_serving::serve(
+            listener,
+            tls,
+            router(config),
+            shutdown.clone(),
+        ));
+        Self {
+            dir,
+            pki,
+            address,
+            reviews,
+            machine,
+            shutdown,
+        }
+    }
+
+    async fn connect(&self, client: Option<&str>) -> TlsStream<TcpStream> {
+        let issued = client.map(|name| {
+            self.pki
+                .issue(name, rcgen::ExtendedKeyUsagePurpose::ClientAuth)
+        });
+        let pair = issued.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
+        let config = keelson_serving::client_config(&self.pki.ca.pem(), pair).unwrap();
+        let mut config = Arc::unwrap_or_clone(config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        TlsConnector::from(Arc::new(config))
+            .connect("localhost".try_into().unwrap(), tcp)
+            .await
+            .unwrap()
+    }
+
+    /// A request with a token, or with a client certificate for `cert:<name>`.
+    async fn open(&self, who: &str, method: &str, path: &str) -> Response<hyper::body::Incoming> {
+        let stream = self.connect(who.strip_prefix("cert:")).await;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost");
+        if !who.is_empty() && !who.starts_with("cert:") {
+            request = request.header("authorization", format!("Bearer {who}"));
+        }
+        sender
+            .send_request(request.body(Empty::<Bytes>::new()).unwrap())
+            .await
+            .unwrap()
+    }
+
+    async fn get(&self, who: &str, path: &str) -> (u16, String) {
+        let response = self.open(who, "GET", path).await;
+        let status = response.status().as_u16();
+        (
+            status,
+            String::from_utf8(
+                response
+                    .into_body()
+                    .collect()
+                    .await
+                    .unwrap()
+                    .to_bytes()
+                    .to_vec(),
+            )
+            .unwrap(),
+        )
+    }
+
+    async fn websocket(&self, path: &str, protocol: &str) -> WebSocketStream<TlsStream<TcpStream>> {
+        let request = Request::builder()
+            .uri(format!("wss://localhost{path}"))
+            .header("host", "localhost")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", protocol)
+            .body(())
+            .unwrap();
+        let stream = self.connect(Some("admin")).await;
+        let (socket, response) = tokio_tungstenite::client_async(request, stream)
+            .await
+            .unwrap();
+        assert_eq!(response.headers()["sec-websocket-protocol"], protocol);
+        socket
+    }
+}
+
+/// Everything that comes until the server closes: bytes by channel.
+async fn drain(socket: &mut WebSocketStream<TlsStream<TcpStream>>) -> [Vec<u8>; 4] {
+    let mut channels: [Vec<u8>; 4] = Default::default();
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Binary(frame) = message {
+            channels[usize::from(frame[0])].extend_from_slice(&frame[1..]);
+        }
+    }
+    channels
+}
+
+const LOGS: &str = "/containerLogs/ns/p/c";
+
+#[tokio::test]
+async fn nobody_gets_in_without_a_right() {
+    let server = Server::start().await;
+    let table = [
+        ("", "/healthz", 401),
+        ("stranger", "/healthz", 401),
+        ("viewer", "/healthz", 200),
+        ("viewer", "/pods", 200),
+        ("viewer", "/metrics", 200),
+        ("viewer", "/stats/summary", 403),
+        ("viewer", "/exec/ns/p/c?command=id&stdout=1", 403),
+        ("viewer", "/nothing", 404),
+        ("", "/nothing", 401),
+        ("admin", "/stats/summary", 200),
+        ("cert:admin", "/runningpods/", 200),
+        ("cert:nobody", "/metrics", 403),
+    ];
+    for (who, path, want) in table {
+        let (status, body) = server.get(who, path).await;
+        assert_eq!(status, want, "{who} {path}: {body}");
+    }
+    let (_, body) = server.get("cert:nobody", "/healthz").await;
+    let message =
+        "Forbidden (user=nobody, verb=get, resource=nodes, subresource(s)=[healthz proxy])";
+    assert_eq!(
+        serde_json::from_str::<Value>(&body).unwrap()["message"],
+        message
+    );
+    let before = server.reviews.load(Ordering::SeqCst);
+    server.get("admin", "/stats/summary").await;
+    assert_eq!(
+        server.reviews.load(Ordering::SeqCst),
+        before,
+        "answers are kept for a moment"
+    );
+}
+
+#[tokio::test]
+async fn figures_are_this_machines() {
+    let server = Server::start().await;
+    let (_, body) = server.get("admin", "/stats/summary").await;
+    let summary: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(summary["node"]["nodeName"], "node-a");
+    assert!(
+        summary["node"]["memory"]["workingSetBytes"]
+            .as_u64()
+            .unwrap()
+            > 0
+    );
+    let (_, body) = server.get("admin", "/metrics/resource").await;
+    assert!(body.contains("\nnode_cpu_usage_seconds_total "), "{body}");
+    assert_eq!(server.get("admin", "/metrics").await.1, "up 1\n");
+}
+
+#[tokio::test]
+async fn logs_are_cut_to_what_was_asked() {
+    let server = Server::start().await;
+    let lines: String = (0..5000)
+        .map(|n| format!("2026-11-21T10:00:00.5Z stdout F line {n}\n"))
+        .collect();
+    fs::write(&server.machine.log, lines).unwrap();
+    let (_, all) = server.get("admin", LOGS).await;
+    assert_eq!(
+        (all.lines().count(), all.lines().last()),
+        (5000, Some("line 4999"))
+    );
+    let table = [
+        ("tailLines=2", "line 4998\nline 4999\n"),
+        ("tailLines=0", ""),
+        ("limitBytes=8", "line 0\nl"),
+        (
+            "tailLines=1&timestamps=true",
+            "2026-11-21T10:00:00.5Z line 4999\n",
+        ),
+        ("sinceSeconds=1", ""),
+    ];
+    for (query, want) in table {
+        assert_eq!(
+            server.get("admin", &format!("{LOGS}?{query}")).await,
+            (200, want.to_owned()),
+            "{query}"
+        );
+    }
+    assert_eq!(
+        server
+            .get("admin", &format!("{LOGS}?tailLines=4999"))
+            .await
+            .1
+            .lines()
+            .count(),
+        4999
+    );
+    let (status, body) = server.get("admin", &format!("{LOGS}?previous=true")).await;
+    assert!(
+        status == 400 && body.contains("previous terminated container"),
+        "{body}"
+    );
+    assert_eq!(
+        server
+            .get("admin", &format!("{LOGS}?sinceSeconds=0"))
+            .await
+            .0,
+        422
+    );
+}
+
+#[tokio::test]
+async fn a_followed_log_crosses_rotations_and_ends_with_its_container() {
+    const LINES: usize = 2000;
+    let server = Server::start().await;
+    let path = server.machine.log.clone();
+    let open = move || {
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .unwrap()
+    };
+    drop(open());
+    let response = server
+        .open("admin", "GET", &format!("{LOGS}?follow=true"))
+        .await;
+    let (log, dir, machine) = (
+        server.machine.log.clone(),
+        server.dir.path().to_owned(),
+        server.machine.clone(),
+    );
+    let writer = std::thread::spawn(move || {
+        let mut file = open();
+        for n in 0..LINES {
+            if n % 500 == 499 {
+                fs::rename(&log, dir.join(format!("0.log.{n}"))).unwrap();
+                // The writer still has the old file: this line must not be lost.
+                writeln!(file, "2026-11-21T10:00:00Z stdout F {n}").unwrap();
+                file = open();
+                // Two rotations between two looks of the reader would lose a file to any reader.
+                std::thread::sleep(Duration::from_millis(300));
+            } else {
+                // In two pieces, so that a reader sees halves of lines.
+                write!(file, "2026-11-21T10:00:00Z stdout F").unwrap();
+                writeln!(file, " {n}").unwrap();
+            }
+        }
+        machine.running.store(false, Ordering::SeqCst);
+    });
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    writer.join().unwrap();
+    let got: Vec<usize> = std::str::from_utf8(&body)
+        .unwrap()
+        .lines()
+        .map(|l| l.parse().unwrap())
+        .collect();
+    assert_eq!(got, (0..LINES).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn exec_joins_a_process_and_tells_its_exit_code() {
+    let server = Server::start().await;
+    let script = "cat;%20echo%20err%20%3E%262;%20exit%203";
+    let path =
+        format!("/exec/ns/p/c?command=sh&command=-c&command={script}&stdin=1&stdout=1&stderr=1");
+    let mut socket = server.websocket(&path, "v5.channel.k8s.io").await;
+    // Far more than any buffer holds: input and output must flow side by side.
+    let block: Vec<u8> = [0]
+        .into_iter()
+        .chain((0..32_000).map(|n| b'a' + (n % 26) as u8))
+        .collect();
+    let (mut send, receive) = futures::StreamExt::split(&mut socket);
+    let feed = async {
+        for _ in 0..200 {
+            send.send(Message::binary(block.clone())).await.unwrap();
+        }
+        send.send(Message::binary(vec![4, b'{', b'}']))
+            .await
+            .unwrap();
+        let size = [&[4][..], br#"{"Width":80,"Height":24}"#].concat();
+        send.send(Message::binary(size)).await.unwrap();
+        send.send(Message::binary(vec![255, 0])).await.unwrap();
+    };
+    let mut channels: [Vec<u8>; 4] = Default::default();
+    let read = receive.for_each(|message| {
+        if let Ok(Message::Binary(frame)) = message {
+            channels[usize::from(frame[0])].extend_from_slice(&frame[1..]);
+        }
+        std::future::ready(())
+    });
+    tokio::join!(feed, read);
+    let [_, out, err, status] = channels;
+    assert_eq!((out.len(), err.as_slice()), (200 * 32_000, &b"err\n"[..]));
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    assert_eq!(
+        (&status["status"], &status["reason"]),
+        (&json!("Failure"), &json!("NonZeroExitCode"))
+    );
+    assert_eq!(
+        status["details"]["causes"],
+        json!([{"reason": "ExitCode", "message": "3"}])
+    );
+    assert_eq!(
+        *server.machine.sizes.lock().unwrap(),
+        [TerminalSize {
+            width: 80,
+            height: 24
+        }]
+    );
+}
+
+#[tokio::test]
+async fn exec_speaks_v4_and_refuses_what_it_does_not_speak() {
+    let server = Server::start().await;
+    let mut socket = server
+        .websocket("/exec/ns/p/c?command=true&stdout=true", "v4.channel.k8s.io")
+        .await;
+    let [_, _, _, status] = drain(&mut socket).await;
+    assert_eq!(
+        serde_json::from_slice::<Value>(&status).unwrap()["status"],
+        "Success"
+    );
+    let mut socket = server
+        .websocket(
+            "/exec/ns/p/c?command=/no/such&stdout=true",
+            "v4.channel.k8s.io",
+        )
+        .await;
+    let [_, _, _, status] = drain(&mut socket).await;
+    assert!(String::from_utf8(status).unwrap().contains("No such file"));
+    let (status, body) = server
+        .get("admin", "/exec/ns/p/c?command=id&stdout=1")
+        .await;
+    assert!(
+        status == 400 && body.contains("missing upgrade headers"),
+        "{body}"
+    );
+    assert_eq!(server.get("admin", "/exec/ns/p/c?stdout=1").await.0, 400);
+    let run = server
+        .open("admin", "POST", "/run/ns/p/c?cmd=echo%20hi")
+        .await;
+    assert_eq!(run.into_body().collect().await.unwrap().to_bytes(), "hi\n");
+}
+
+#[tokio::test]
+async fn attach_follows_the_log_from_now_on() {
+    let server = Server::start().await;
+    fs::write(&server.machine.log, "2026-11-21T10:00:00Z stdout F old\n").unwrap();
+    let (status, body) = server.get("admin", "/attach/ns/p/c?stdin=1&stdout=1").await;
+    assert!(
+        status == 400 && body.contains("no standard input"),
+        "{body}"
+    );
+    let mut socket = server
+        .websocket("/attach/ns/p/c?stdout=1&stderr=1", "v4.channel.k8s.io")
+        .await;
+    // The first (empty) frame says that the streams stand.
+    socket.next().await.unwrap().unwrap();
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(&server.machine.log)
+        .unwrap();
+    file.write_all(b"2026-11-21T10:00:01Z stderr F oops\n2026-11-21T10:00:01Z stdout F new\n")
+        .unwrap();
+    server.machine.running.store(false, Ordering::SeqCst);
+    let [_, out, err, status] = drain(&mut socket).await;
+    assert_eq!(
+        (out.as_slice(), err.as_slice()),
+        (&b"new\n"[..], &b"oops\n"[..])
+    );
+    assert!(String::from_utf8(status).unwrap().contains("Success"));
+}
+
+#[tokio::test]
+async fn ports_are_forwarded() {
+    let server = Server::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let (mut read, mut write) = tcp.split();
+        tokio::io::copy(&mut read, &mut write).await
+    });
+    let mut socket = server
+        .websocket(
+            &format!("/portForward/ns/p?ports={port}"),
+            "v4.channel.k8s.io",
+        )
+        .await;
+    for channel in [0, 1] {
+        let [low, high] = port.to_le_bytes();
+        assert_eq!(
+            socket.next().await.unwrap().unwrap(),
+            Message::binary(vec![channel, low, high])
+        );
+    }
+    socket
+        .send(Message::Ping(Bytes::from_static(b"alive")))
+        .await
+        .unwrap();
+    assert_eq!(
+        socket.next().await.unwrap().unwrap(),
+        Message::Pong(Bytes::from_static(b"alive"))
+    );
+    socket.send(Message::binary(&b"\0ping"[..])).await.unwrap();
+    assert_eq!(
+        socket.next().await.unwrap().unwrap(),
+        Message::binary(&b"\0ping"[..])
+    );
+}
+
+#[tokio::test]
+async fn ports_of_a_pod_are_reached_in_its_own_network() {
+    let server = Server::start().await;
+    let (ready, listening) = std::sync::mpsc::channel();
+    let pod = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        // Started from this thread, so it works in this thread's namespace.
+        let up = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .unwrap();
+        assert!(up.success());
+        let listener = std::net::TcpListener::bind("127.0.0.1:8080").unwrap();
+        ready
+            .send(PathBuf::from(format!(
+                "/proc/self/task/{}/ns/net",
+                nix::unistd::gettid()
+            )))
+            .unwrap();
+        listener.accept().unwrap().0.write_all(b"pod").unwrap();
+    });
+    server.machine.netns.set(listening.recv().unwrap()).unwrap();
+    let mut socket = server
+        .websocket("/portForward/ns/p?ports=8080", "v4.channel.k8s.io")
+        .await;
+    let [data, errors, ..] = drain(&mut socket).await;
+    let number = 8080u16.to_le_bytes();
+    assert_eq!(
+        (data, errors),
+        ([&number[..], b"pod"].concat(), number.to_vec())
+    );
+    pod.join().unwrap();
+}
