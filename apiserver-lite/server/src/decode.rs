@@ -1,0 +1,242 @@
+//! From a request's body to a checked JSON value of the row's form.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use keelson_api::{Resource, Status};
+use keelson_schema::{Gvk, Schema};
+use serde_json::Value;
+
+use crate::protobuf;
+
+/// The largest body that is read, in bytes (upstream's limit).
+pub(crate) const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// What to do about fields a kind does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    /// Drop them.
+    Ignore,
+    /// Drop them and say so in a header.
+    Warn,
+    /// Refuse.
+    Strict,
+}
+
+impl FieldValidation {
+    /// Reads the query parameter; absent means `Warn`.
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self, Status> {
+        Ok(match text {
+            Some("Ignore") => Self::Ignore,
+            None | Some("Warn") => Self::Warn,
+            Some("Strict") => Self::Strict,
+            Some(other) => {
+                let cause = keelson_api::Cause {
+                    reason: "FieldValueNotSupported",
+                    field: "fieldValidation".into(),
+                    message: format!(
+                        "Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+                    ),
+                };
+                return Err(Status::invalid(
+                    "meta.k8s.io",
+                    "CreateOptions",
+                    "",
+                    vec![cause],
+                ));
+            }
+        })
+    }
+}
+
+/// Reads a body up to the limit.
+pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
+    match Limited::new(body, MAX_BODY).collect().await {
+        Ok(all) => Ok(all.to_bytes()),
+        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => Err(Status::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {MAX_BODY}"),
+        )),
+        Err(e) => Err(Status::bad_request(format!("read request body: {e}"))),
+    }
+}
+
+/// Decodes JSON or YAML by content type.
+pub(crate) fn parse(content_type: &str, body: &[u8]) -> Result<Value, Status> {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    match kind {
+        ""
+        | "application/json"
+        | "text/json"
+        | "application/merge-patch+json"
+        | "application/strategic-merge-patch+json"
+        | "application/json-patch+json" => json(body),
+        "application/yaml"
+        | "text/yaml"
+        | "application/x-yaml"
+        | "application/apply-patch+yaml" => yaml(body),
+        "application/vnd.kubernetes.protobuf" => protobuf::decode(body),
+        other => Err(unsupported(other)),
+    }
+}
+
+/// 415, naming what is taken.
+pub(crate) fn unsupported(kind: &str) -> Status {
+    Status::new(
+        415,
+        "UnsupportedMediaType",
+        format!(
+            "the body of the request was in an unknown format ({kind}) - accepted media types include: \
+             application/json, application/yaml"
+        ),
+    )
+}
+
+fn json(body: &[u8]) -> Result<Value, Status> {
+    serde_json::from_slice(body)
+        .map_err(|e| Status::bad_request(format!("couldn't parse the body as JSON: {e}")))
+}
+
+fn yaml(body: &[u8]) -> Result<Value, Status> {
+    serde_yaml_ng::from_slice(body)
+        .map_err(|e| Status::bad_request(format!("couldn't parse the body as YAML: {e}")))
+}
+
+/// The schema of a row's kind.
+pub(crate) fn schema(row: &Resource) -> Option<Schema> {
+    Schema::builtin(&gvk(row))
+}
+
+/// A row's group, version and kind.
+pub(crate) fn gvk(row: &Resource) -> Gvk {
+    Gvk {
+        group: row.group.to_string(),
+        version: row.version.to_string(),
+        kind: row.kind.to_string(),
+    }
+}
+
+/// Checks that the object is of the row's kind, removes unknown fields and says which they were.
+pub(crate) fn conform(
+    row: &Resource,
+    object: &mut Value,
+    mode: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    conform_as(&gvk(row), object, mode)
+}
+
+/// As [`conform`], for any kind (`Binding`, `Scale`, `Eviction`, ...).
+pub(crate) fn conform_as(
+    gvk: &Gvk,
+    object: &mut Value,
+    mode: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    check_type(gvk, object)?;
+    let Some(schema) = Schema::builtin(gvk) else {
+        return Ok(Vec::new());
+    };
+    let cannot = |why: String| {
+        let (kind, version) = (&gvk.kind, &gvk.version);
+        Status::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
+        ))
+    };
+    let unknown = schema.decode(object).map_err(cannot)?;
+    match mode {
+        FieldValidation::Strict if !unknown.is_empty() => Err(cannot(format!(
+            "strict decoding error: {}",
+            unknown.join(", ")
+        ))),
+        FieldValidation::Warn => Ok(unknown),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn check_type(gvk: &Gvk, object: &mut Value) -> Result<(), Status> {
+    let want = if gvk.group.is_empty() {
+        gvk.version.clone()
+    } else {
+        format!("{}/{}", gvk.group, gvk.version)
+    };
+    let Some(map) = object.as_object_mut() else {
+        return Err(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {})",
+            gvk.kind
+        )));
+    };
+    for (field, want) in [("kind", &gvk.kind), ("apiVersion", &want)] {
+        let have = match map.get(field) {
+            None | Some(Value::Null) => "",
+            Some(Value::String(s)) => s.as_str(),
+            Some(_) => return Err(Status::bad_request(format!("{field} must be a string"))),
+        };
+        if have.is_empty() {
+            map.insert(field.to_owned(), Value::String(want.clone()));
+        } else if have != want {
+            let message = if field == "kind" {
+                format!("the kind in the data ({have}) does not match the expected kind ({want})")
+            } else {
+                format!(
+                    "the API version in the data ({have}) does not match the expected API version ({want})"
+                )
+            };
+            return Err(Status::bad_request(message));
+        }
+    }
+    match map.get("metadata") {
+        None | Some(Value::Null | Value::Object(_)) => Ok(()),
+        Some(_) => Err(Status::bad_request("metadata must be an object")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn types_must_match() {
+        let gvk = Gvk {
+            group: "apps".into(),
+            version: "v1".into(),
+            kind: "Deployment".into(),
+        };
+        let mut empty = json!({});
+        assert_eq!(check_type(&gvk, &mut empty), Ok(()));
+        assert_eq!(
+            empty,
+            json!({"apiVersion": "apps/v1", "kind": "Deployment"})
+        );
+        for bad in [
+            json!([]),
+            json!(3),
+            json!({"kind": 4}),
+            json!({"kind": "Pod"}),
+            json!({"apiVersion": "apps/v2"}),
+            json!({"metadata": []}),
+        ] {
+            assert_eq!(
+                check_type(&gvk, &mut bad.clone())
+                    .expect_err("refused")
+                    .code,
+                400,
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn bodies() {
+        assert_eq!(parse("application/cbor", b"").expect_err("cbor").code, 415);
+        assert_eq!(
+            parse("application/yaml", b"a: [1]").expect("yaml"),
+            json!({"a": [1]})
+        );
+        assert_eq!(
+            parse("application/json; charset=utf-8", b"{}").expect("json"),
+            json!({})
+        );
+        assert_eq!(parse("", b"{").expect_err("broken").code, 400);
+    }
+}

@@ -1,0 +1,299 @@
+//! `list`: pages of one revision.
+
+use axum::body::Body;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::Response;
+use keelson_api::{Cause, Resource, Status};
+use keelson_store::{Range, Revision};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Ctx;
+use super::filter::Filter;
+use crate::object;
+use crate::state::{Server, store_error};
+
+/// Keys read from the store at once when a selector thins out what a page holds.
+const CHUNK: usize = 500;
+
+/// Where a list goes on: opaque to clients.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+struct Continue {
+    /// Marks the token as one of ours.
+    v: String,
+    /// The revision of the first page.
+    rv: Revision,
+    /// The last key looked at.
+    after: String,
+}
+
+const TOKEN_VERSION: &str = "keelson/v1";
+
+/// A page of objects.
+pub(crate) struct Listed {
+    /// The objects, as the row serves them.
+    pub(crate) items: Vec<Value>,
+    /// The revision they show.
+    pub(crate) revision: Revision,
+    token: String,
+    remaining: Option<u64>,
+}
+
+/// Answers a list.
+pub(crate) async fn run(ctx: &Ctx) -> Result<Response<Body>, Status> {
+    let filter = Filter::of(ctx)?;
+    let range = range(ctx).await?;
+    let listed = pages(&ctx.server, &ctx.row, &filter, range).await?;
+    let mut meta = json!({"resourceVersion": listed.revision.to_string()});
+    if !listed.token.is_empty() {
+        meta["continue"] = json!(listed.token);
+    }
+    if let Some(remaining) = listed.remaining {
+        meta["remainingItemCount"] = json!(remaining);
+    }
+    let list = json!({
+        "apiVersion": ctx.row.api_version(),
+        "kind": ctx.row.list_kind,
+        "metadata": meta,
+        "items": listed.items,
+    });
+    Ok(ctx.answer(200, list))
+}
+
+/// All objects of a row, now.
+pub(crate) async fn all(
+    server: &Server,
+    row: &Resource,
+    namespace: &str,
+) -> Result<Listed, Status> {
+    let range = Range {
+        prefix: object::prefix(row, namespace),
+        ..Range::default()
+    };
+    pages(server, row, &Filter::default(), range).await
+}
+
+/// Reads until the page is full, leaving out what the filter does not match.
+pub(crate) async fn pages(
+    server: &Server,
+    row: &Resource,
+    filter: &Filter,
+    range: Range,
+) -> Result<Listed, Status> {
+    let mut items = Vec::new();
+    let mut after = range.after.clone();
+    let mut revision = range.revision;
+    let chunk = if filter.is_empty() || range.limit == 0 {
+        range.limit
+    } else {
+        range.limit.max(CHUNK)
+    };
+    loop {
+        let ask = Range {
+            prefix: range.prefix.clone(),
+            after: after.clone(),
+            limit: chunk,
+            revision,
+        };
+        let page = server.store.list(ask).await.map_err(list_error)?;
+        revision = Some(page.revision);
+        let count = page.items.len();
+        for (index, kv) in page.items.into_iter().enumerate() {
+            let object = object::load(row, &kv)?;
+            after = Some(kv.key);
+            if filter.matches(row, &object) {
+                items.push(object);
+            }
+            if range.limit > 0 && items.len() == range.limit {
+                let remaining = page.remaining + (count - index - 1) as u64;
+                return Ok(listed(filter, items, page.revision, after, remaining));
+            }
+        }
+        if page.remaining == 0 {
+            return Ok(listed(filter, items, page.revision, after, 0));
+        }
+    }
+}
+
+fn listed(
+    filter: &Filter,
+    items: Vec<Value>,
+    revision: Revision,
+    after: Option<String>,
+    remaining: u64,
+) -> Listed {
+    let token = match after {
+        Some(after) if remaining > 0 => token(&Continue {
+            v: TOKEN_VERSION.to_owned(),
+            rv: revision,
+            after,
+        }),
+        _ => String::new(),
+    };
+    let remaining = (remaining > 0 && filter.is_empty()).then_some(remaining);
+    Listed {
+        items,
+        revision,
+        token,
+        remaining,
+    }
+}
+
+fn token(at: &Continue) -> String {
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(at).unwrap_or_default())
+}
+
+fn read_token(text: &str, prefix: &str) -> Result<Continue, Status> {
+    let invalid = || Status::bad_request("continue key is not valid");
+    let bytes = URL_SAFE_NO_PAD
+        .decode(text.trim_end_matches('='))
+        .map_err(|_| invalid())?;
+    let at: Continue = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
+    if at.v != TOKEN_VERSION || at.rv == 0 || !at.after.starts_with(prefix) {
+        return Err(invalid());
+    }
+    Ok(at)
+}
+
+/// What to read, from `limit`, `continue`, `resourceVersion` and `resourceVersionMatch`.
+async fn range(ctx: &Ctx) -> Result<Range, Status> {
+    let prefix = object::prefix(&ctx.row, &ctx.info.namespace);
+    let limit = ctx.query.number("limit")?.unwrap_or(0);
+    let limit = usize::try_from(limit).unwrap_or(0);
+    let asked = asked_revision(ctx)?;
+    if let Some(text) = ctx.query.get("continue") {
+        if asked.is_some_and(|rv| rv != 0) {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        let at = read_token(text, &prefix)?;
+        return Ok(Range {
+            prefix,
+            after: Some(at.after),
+            limit,
+            revision: Some(at.rv),
+        });
+    }
+    let exact = match ctx.query.get("resourceVersionMatch") {
+        Some("Exact") => true,
+        Some("NotOlderThan") => false,
+        Some(other) => return Err(invalid_match(format!("Unsupported value: {other:?}"))),
+        None => limit > 0 && asked.is_some_and(|rv| rv != 0),
+    };
+    if ctx.query.get("resourceVersionMatch").is_some() && asked.is_none() {
+        return Err(invalid_match(
+            "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+                .into(),
+        ));
+    }
+    if exact && asked == Some(0) {
+        return Err(invalid_match(
+            "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""
+                .into(),
+        ));
+    }
+    let Some(rv) = asked.filter(|rv| *rv != 0) else {
+        return Ok(Range {
+            prefix,
+            limit,
+            ..Range::default()
+        });
+    };
+    not_future(&ctx.server, rv).await?;
+    Ok(Range {
+        prefix,
+        after: None,
+        limit,
+        revision: exact.then_some(rv),
+    })
+}
+
+fn invalid_match(message: String) -> Status {
+    let field = "resourceVersionMatch".to_owned();
+    let cause = Cause {
+        reason: "FieldValueForbidden",
+        field,
+        message,
+    };
+    Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
+}
+
+/// `resourceVersion` of the query.
+pub(crate) fn asked_revision(ctx: &Ctx) -> Result<Option<Revision>, Status> {
+    let Some(text) = ctx.query.get("resourceVersion") else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let field = "resourceVersion".to_owned();
+        let message =
+            format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+        let cause = Cause {
+            reason: "FieldValueInvalid",
+            field,
+            message,
+        };
+        Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
+    })
+}
+
+/// 504 for a revision that was not written yet, in the words clients look for.
+pub(crate) async fn not_future(server: &Server, asked: Revision) -> Result<(), Status> {
+    let now = server.store.revision().await.map_err(store_error)?;
+    if asked <= now {
+        Ok(())
+    } else {
+        Err(too_large(asked, now))
+    }
+}
+
+/// 504 `Too large resource version`.
+pub(crate) fn too_large(asked: Revision, now: Revision) -> Status {
+    let mut status = Status::new(
+        504,
+        "Timeout",
+        format!("Timeout: Too large resource version: {asked}, current: {now}"),
+    );
+    status.retry_after = Some(1);
+    status.causes.push(Cause {
+        reason: "ResourceVersionTooLarge",
+        field: String::new(),
+        message: "Too large resource version".into(),
+    });
+    status
+}
+
+fn list_error(error: keelson_store::Error) -> Status {
+    match error {
+        keelson_store::Error::Compacted { .. } => Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. \
+             You must start a new list without the continue parameter.",
+        ),
+        other => store_error(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_checked() {
+        let at = Continue {
+            v: TOKEN_VERSION.into(),
+            rv: 7,
+            after: "/registry/pods/a/b".into(),
+        };
+        let text = token(&at);
+        assert_eq!(read_token(&text, "/registry/pods/").expect("ours"), at);
+        for (text, prefix) in [
+            (text.as_str(), "/registry/secrets/"),
+            ("%%%", "/registry/pods/"),
+            ("e30", "/registry/pods/"),
+            ("", "/registry/pods/"),
+        ] {
+            assert_eq!(read_token(text, prefix).expect_err(text).code, 400);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! `patch`: JSON patch, merge patch, strategic merge patch and server-side apply, of an object or a part of it.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::Response;
+use keelson_api::{Cause, Status};
+use keelson_schema::apply::{self, ApplyError};
+use keelson_schema::{PatchError, json_merge};
+use serde_json::Value;
+
+use super::create::{self, Managed};
+use super::write::{self, Change, Part};
+use super::{Ctx, fields, get};
+use crate::{decode, object};
+
+/// Most operations in one JSON patch (upstream's limit).
+const MAX_OPERATIONS: usize = 10_000;
+
+/// A patch in its form.
+pub(crate) enum Patch {
+    /// RFC 6902.
+    Json(json_patch::Patch),
+    /// RFC 7386.
+    Merge(Value),
+    /// Lists are merged by their keys.
+    Strategic(Value),
+    /// Server-side apply (KEP-555).
+    Apply(Value),
+}
+
+impl Patch {
+    /// Decodes a patch by its content type.
+    pub(crate) fn parse(content_type: &str, body: &Bytes) -> Result<Patch, Status> {
+        let kind = content_type.split(';').next().unwrap_or_default().trim();
+        Ok(match kind {
+            "application/json-patch+json" => Patch::Json(json_patch(body)?),
+            "application/merge-patch+json" => Patch::Merge(decode::parse(kind, body)?),
+            "application/strategic-merge-patch+json" => {
+                Patch::Strategic(decode::parse(kind, body)?)
+            }
+            "application/apply-patch+yaml" => Patch::Apply(decode::parse(kind, body)?),
+            _ => {
+                return Err(Status::new(
+                    415,
+                    "UnsupportedMediaType",
+                    "the body of the request was in an unknown format - accepted media types include: \
+                     application/json-patch+json, application/merge-patch+json, \
+                     application/strategic-merge-patch+json, application/apply-patch+yaml",
+                ));
+            }
+        })
+    }
+}
+
+fn json_patch(body: &[u8]) -> Result<json_patch::Patch, Status> {
+    let patch: json_patch::Patch = serde_json::from_slice(body)
+        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    if patch.0.len() > MAX_OPERATIONS {
+        return Err(Status::new(
+            413,
+            "RequestEntityTooLarge",
+            format!(
+                "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                patch.0.len()
+            ),
+        ));
+    }
+    Ok(patch)
+}
+
+/// Answers `PATCH` of the main resource.
+pub(crate) async fn run(ctx: &Ctx, body: Body) -> Result<Response<Body>, Status> {
+    part(ctx, body, Part::Main, "").await
+}
+
+/// Patches a part of an object.
+pub(crate) async fn part(
+    ctx: &Ctx,
+    body: Body,
+    part: Part,
+    sub: &str,
+) -> Result<Response<Body>, Status> {
+    if ctx.info.name.is_empty() {
+        return Err(super::method_not_allowed(ctx));
+    }
+    let body = decode::read(body).await?;
+    match Patch::parse(&ctx.content_type, &body)? {
+        Patch::Apply(applied) => server_side_apply(ctx, applied, part, sub).await,
+        patch => {
+            let change = Change {
+                part,
+                sub,
+                managed: Managed::Record,
+            };
+            let done = write::update(ctx, change, |old| patched(ctx, &patch, old)).await?;
+            Ok(ctx.answer(200, done))
+        }
+    }
+}
+
+/// The live object with a patch applied, checked against the schema.
+fn patched(ctx: &Ctx, patch: &Patch, old: &Value) -> Result<Value, Status> {
+    let mut new = apply_patch(ctx, patch, old)?;
+    ctx.conform(&mut new)?;
+    Ok(new)
+}
+
+/// A patch onto any value.
+pub(crate) fn apply_patch(ctx: &Ctx, patch: &Patch, old: &Value) -> Result<Value, Status> {
+    let mut new = old.clone();
+    match patch {
+        Patch::Json(patch) => json_patch::patch(&mut new, patch).map_err(|e| {
+            let path = e.path.to_string();
+            Status::new(
+                422,
+                "Invalid",
+                format!("the server rejected our request due to an error in our request: {e}"),
+            )
+            .about(&ctx.row.group, &ctx.row.kind, &ctx.info.name)
+            .with_cause(&path)
+        })?,
+        Patch::Merge(patch) => {
+            if !patch.is_object() {
+                return Err(Status::bad_request("a merge patch must be an object"));
+            }
+            json_merge(&mut new, patch);
+        }
+        Patch::Strategic(patch) => {
+            let Some(schema) = decode::schema(&ctx.row) else {
+                return Err(Status::new(
+                    415,
+                    "UnsupportedMediaType",
+                    "strategic merge patch is not supported for this kind; use a merge patch",
+                ));
+            };
+            new = schema
+                .strategic_merge(&new, patch)
+                .map_err(|e| patch_error(ctx, e))?;
+        }
+        Patch::Apply(_) => return Err(Status::bad_request("an apply patch cannot be used here")),
+    }
+    Ok(new)
+}
+
+trait WithCause {
+    fn with_cause(self, field: &str) -> Status;
+}
+
+impl WithCause for Status {
+    fn with_cause(mut self, field: &str) -> Status {
+        let message = self.message.clone();
+        self.causes.push(Cause {
+            reason: "FieldValueInvalid",
+            field: field.to_owned(),
+            message,
+        });
+        self
+    }
+}
+
+fn patch_error(ctx: &Ctx, error: PatchError) -> Status {
+    match error {
+        PatchError::Malformed(why) => Status::bad_request(why),
+        PatchError::Unprocessable(why) => {
+            Status::new(422, "Invalid", why).about(&ctx.row.group, &ctx.row.kind, &ctx.info.name)
+        }
+    }
+}
+
+async fn server_side_apply(
+    ctx: &Ctx,
+    mut applied: Value,
+    part: Part,
+    sub: &str,
+) -> Result<Response<Body>, Status> {
+    if ctx.query.get("fieldManager").is_none() {
+        let cause = Cause {
+            reason: "FieldValueRequired",
+            field: "fieldManager".into(),
+            message: "Required value: is required for apply patch".into(),
+        };
+        return Err(Status::invalid(
+            "meta.k8s.io",
+            "PatchOptions",
+            "",
+            vec![cause],
+        ));
+    }
+    for field in ["apiVersion", "kind"] {
+        if object::text(&applied, &format!("/{field}")).is_empty() {
+            return Err(Status::bad_request(format!(
+                "invalid object type: {field} must be set for apply"
+            )));
+        }
+    }
+    ctx.conform(&mut applied)?;
+    if !object::items(&applied, "/metadata/managedFields").is_empty() {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    object::meta_mut(&mut applied)
+        .entry("name")
+        .or_insert_with(|| ctx.info.name.as_str().into());
+    let found = get::find(&ctx.server, &ctx.row, &ctx.info.namespace, &ctx.info.name).await?;
+    if found.is_none() && part == Part::Main && sub.is_empty() {
+        return create_by_apply(ctx, &applied).await;
+    }
+    let change = Change {
+        part,
+        sub,
+        managed: Managed::Applied,
+    };
+    let done = write::update(ctx, change, |old| merged(ctx, sub, Some(old), &applied)).await?;
+    Ok(ctx.answer(200, done))
+}
+
+async fn create_by_apply(ctx: &Ctx, applied: &Value) -> Result<Response<Body>, Status> {
+    if object::revision(applied)? != 0 || !object::text(applied, "/metadata/uid").is_empty() {
+        return Err(ctx.not_found());
+    }
+    if object::name(applied) != ctx.info.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            object::name(applied),
+            ctx.info.name
+        )));
+    }
+    let new = merged(ctx, "", None, applied)?;
+    match create::create(ctx, new, Managed::Applied).await {
+        Err(status) if status.reason == "AlreadyExists" => {
+            let change = Change {
+                part: Part::Main,
+                sub: "",
+                managed: Managed::Applied,
+            };
+            let done =
+                write::update(ctx, change, |old| merged(ctx, "", Some(old), applied)).await?;
+            Ok(ctx.answer(200, done))
+        }
+        done => Ok(ctx.answer(201, done?)),
+    }
+}
+
+fn merged(ctx: &Ctx, sub: &str, live: Option<&Value>, applied: &Value) -> Result<Value, Status> {
+    let Some(schema) = decode::schema(&ctx.row) else {
+        return Err(Status::bad_request(format!(
+            "apply is not supported for {}",
+            ctx.row.kind
+        )));
+    };
+    let manager = fields::manager(ctx, sub)?;
+    let force = ctx.query.flag("force");
+    apply::apply(&schema, live, applied, &manager, force).map_err(|e| apply_error(ctx, e))
+}
+
+fn apply_error(ctx: &Ctx, error: ApplyError) -> Status {
+    let conflicts = match error {
+        ApplyError::Malformed(why) => return Status::bad_request(why),
+        ApplyError::Conflicts(conflicts) => conflicts,
+    };
+    let noun = if conflicts.len() == 1 {
+        "conflict"
+    } else {
+        "conflicts"
+    };
+    let list: Vec<String> = match conflicts.as_slice() {
+        [one] => vec![format!(" conflict with {}: {}", one.manager, one.field)],
+        many => many
+            .iter()
+            .map(|c| format!("\nconflict with {}: {}", c.manager, c.field))
+            .collect(),
+    };
+    let message = format!(
+        "Apply failed with {} {noun}:{}",
+        conflicts.len(),
+        list.concat()
+    );
+    let mut status = Status::new(409, "Conflict", message).about(
+        &ctx.row.group,
+        &ctx.row.plural,
+        &ctx.info.name,
+    );
+    status.causes = conflicts
+        .into_iter()
+        .map(|c| Cause {
+            reason: "FieldManagerConflict",
+            message: format!("conflict with {}", c.manager),
+            field: c.field,
+        })
+        .collect();
+    status
+}

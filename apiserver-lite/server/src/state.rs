@@ -1,0 +1,186 @@
+//! What all requests share.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use keelson_admission::{Chain, Lookup};
+use keelson_api::{Resource, Status, Table};
+use keelson_auth::pki::Pki;
+use keelson_auth::{Attributes, Decision, User, node, rbac};
+use keelson_store::{Error as StoreError, Store};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::Config;
+use crate::authn::TokenCache;
+use crate::connect::Dialer;
+use crate::discovery::Documents;
+use crate::handler::{get, list};
+use crate::metrics::Metrics;
+
+/// The server's state.
+pub(crate) struct Server {
+    /// How it was started.
+    pub(crate) config: Config,
+    /// Where objects are.
+    pub(crate) store: Arc<dyn Store>,
+    /// Certificates and token keys.
+    pub(crate) pki: Arc<Pki>,
+    /// Admission plugins.
+    pub(crate) chain: Chain,
+    /// Counters.
+    pub(crate) metrics: Metrics,
+    /// Verified tokens.
+    pub(crate) tokens: TokenCache,
+    /// Connections to agents.
+    pub(crate) dialer: Dialer,
+    /// Discovery and OpenAPI documents.
+    pub(crate) documents: Documents,
+    /// Cancelled when the server stops: watches end.
+    pub(crate) stopping: CancellationToken,
+    /// What runs in the background.
+    pub(crate) tasks: TaskTracker,
+    table: RwLock<Arc<Table>>,
+    rbac: RwLock<rbac::Index>,
+    graph: RwLock<node::Graph>,
+}
+
+impl Server {
+    /// A server with empty caches.
+    pub(crate) fn new(
+        config: Config,
+        store: Arc<dyn Store>,
+        pki: Arc<Pki>,
+        dialer: Dialer,
+    ) -> Server {
+        Server {
+            config,
+            store,
+            pki,
+            chain: Chain::standard(),
+            metrics: Metrics::new(),
+            tokens: TokenCache::default(),
+            dialer,
+            documents: Documents::default(),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            table: RwLock::new(Arc::new(keelson_api::builtin())),
+            rbac: RwLock::default(),
+            graph: RwLock::default(),
+        }
+    }
+
+    /// The resource table as it is now.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A row, or a 404.
+    pub(crate) fn row(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+    ) -> Result<Arc<Resource>, Status> {
+        self.table()
+            .get(group, version, plural)
+            .cloned()
+            .ok_or_else(no_such_resource)
+    }
+
+    /// Changes the index of roles and bindings.
+    pub(crate) fn with_rbac(&self, change: impl FnOnce(&mut rbac::Index)) {
+        change(&mut self.rbac.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Changes the graph of what nodes may see.
+    pub(crate) fn with_graph(&self, change: impl FnOnce(&mut node::Graph)) {
+        change(&mut self.graph.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Reads the index of roles and bindings.
+    pub(crate) fn read_rbac<T>(&self, read: impl FnOnce(&rbac::Index) -> T) -> T {
+        read(&self.rbac.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks the authorizers in turn: the privileged group, Node, RBAC.
+    pub(crate) fn authorize(&self, user: &User, attributes: &Attributes) -> Decision {
+        if user.in_group("system:masters") {
+            return Decision::Allow("the group system:masters may do everything".to_owned());
+        }
+        let by_node = node::authorize(
+            &self.graph.read().unwrap_or_else(PoisonError::into_inner),
+            user,
+            attributes,
+        );
+
+        match by_node {
+            Decision::NoOpinion(ref why) => {
+                match self.read_rbac(|index| index.authorize(user, attributes)) {
+                    Decision::NoOpinion(other) => Decision::NoOpinion(join(why, &other)),
+                    decided => decided,
+                }
+            }
+            decided => decided,
+        }
+    }
+}
+
+fn join(a: &str, b: &str) -> String {
+    match (a.is_empty(), b.is_empty()) {
+        (false, false) => format!("{a}, {b}"),
+        _ => format!("{a}{b}"),
+    }
+}
+
+#[async_trait]
+impl Lookup for Server {
+    async fn get(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status> {
+        let row = self.row(group, version, plural)?;
+        Ok(get::find(self, &row, namespace, name)
+            .await?
+            .map(|(_, object)| object))
+    }
+
+    async fn list(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+        namespace: &str,
+    ) -> Result<Vec<Value>, Status> {
+        let row = self.row(group, version, plural)?;
+        Ok(list::all(self, &row, namespace).await?.items)
+    }
+}
+
+/// 404 for a URL that names nothing.
+pub(crate) fn no_such_resource() -> Status {
+    Status::new(
+        404,
+        "NotFound",
+        "the server could not find the requested resource",
+    )
+}
+
+/// What a client hears of a store's refusal.
+pub(crate) fn store_error(error: StoreError) -> Status {
+    match error {
+        StoreError::Compacted { asked, oldest } => {
+            Status::expired(format!("too old resource version: {asked} ({oldest})"))
+        }
+        StoreError::Future { asked, now } => list::too_large(asked, now),
+        other => Status::internal(other),
+    }
+}
