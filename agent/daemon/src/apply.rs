@@ -1,0 +1,517 @@
+//! Carries actions out, each as a task of its own, and takes their outcomes.
+
+use std::future::Future;
+
+use jiff::{SignedDuration, Timestamp};
+use keelson_agent_io::cni::Attachment;
+use keelson_agent_plan::resources::{self, Qos};
+use keelson_agent_plan::{
+    Action, Failure, Hook, Image, Kill, Sandbox, Stage, backoff, event, names,
+};
+use keelson_runtime::PodResources;
+
+use crate::outcome::{Message, Outcome, StartError};
+use crate::shared::chain;
+use crate::volumes::Job;
+use crate::worker::Worker;
+use crate::{container, files, hooks, images, kill};
+
+/// When a container that could not be made is tried again: what it lacks may appear at any time.
+const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
+
+impl Worker {
+    /// Begins one step and notes that it is under way.
+    pub(crate) fn apply(&mut self, action: Action) {
+        tracing::debug!(
+            pod = self.pod.metadata.name,
+            uid = self.uid,
+            ?action,
+            "step"
+        );
+        match action {
+            Action::CreateCgroup => self.create_cgroup(),
+            Action::MaterializeVolumes => {
+                self.observed.volumes = Stage::Working;
+                let job = Job::new(self);
+                self.step(async move { Outcome::Volumes(job.materialize().await) });
+            }
+            Action::CreateSandbox => self.create_sandbox(),
+            Action::EnsureImage { container, attempt } => self.ensure_image(container, attempt),
+            Action::CreateContainer { container, attempt } => {
+                if attempt > 0 {
+                    self.restarted(&container);
+                }
+                self.start(container, attempt, true);
+            }
+            Action::StartContainer { container, attempt } => self.start(container, attempt, false),
+            Action::KillContainer(kill) => self.kill(kill),
+            Action::RemoveContainer { container, attempt } => self.remove(container, attempt),
+            Action::RemoveSandbox => self.remove_sandbox(),
+            Action::TeardownVolumes => self.teardown_volumes(),
+            Action::RemoveCgroup => self.remove_cgroup(),
+            Action::RemoveLogs => self.remove_logs(),
+            Action::DeletePod => self.delete_pod(),
+            Action::Event(event) => self.event(event),
+        }
+    }
+
+    /// Tells people about the pod; nobody is told about one the API has forgotten.
+    pub(crate) fn event(&self, event: event::Event) {
+        if !self.observed.orphan {
+            self.shared.events.pod(&self.pod, event);
+        }
+    }
+
+    fn step(&self, step: impl Future<Output = Outcome> + Send + 'static) {
+        let tx = self.tx.clone();
+        tokio::spawn(async move {
+            let outcome = step.await;
+            // The worker may have ended with the agent's shutdown.
+            let _ = tx.send(Message::Step(outcome));
+        });
+    }
+
+    /// A step that blocks its thread.
+    fn blocking(
+        &self,
+        work: impl FnOnce() -> Outcome + Send + 'static,
+        lost: fn(String) -> Outcome,
+    ) {
+        self.step(async move {
+            let done = tokio::task::spawn_blocking(work).await;
+            done.unwrap_or_else(|e| lost(e.to_string()))
+        });
+    }
+
+    fn create_cgroup(&mut self) {
+        self.observed.cgroup = Stage::Working;
+        let Some(spec) = self.pod.spec.clone() else {
+            return;
+        };
+        let (runtime, uid) = (self.shared.runtime.clone(), self.uid.clone());
+        let pids = self.shared.config.pod_pids_limit;
+        let work = move || {
+            let figures = resources::pod(&spec, pids);
+            let limits = PodResources {
+                cpu_shares: figures.cpu_shares,
+                cpu_quota: figures.cpu_quota,
+                cpu_period: figures.cpu_period,
+                memory_limit: figures.memory_limit,
+                pids_limit: figures.pids_limit,
+            };
+            let made = runtime.pod_cgroup_create(&uid, qos(resources::qos(&spec)), &limits);
+            Outcome::Cgroup(made.map(drop).map_err(|e| chain(&e)))
+        };
+        self.blocking(work, |e| Outcome::Cgroup(Err(e)));
+    }
+
+    fn create_sandbox(&mut self) {
+        self.observed.sandbox = Stage::Working;
+        let (shared, pod, uid) = (self.shared.clone(), self.pod.clone(), self.uid.clone());
+        self.step(async move {
+            let make = async {
+                let options = files::sandbox_options(&shared, &pod);
+                let made = shared
+                    .runtime
+                    .sandbox_create(&uid, &options)
+                    .await
+                    .map_err(|e| chain(&e))?;
+                let ips = match &made.netns {
+                    None => shared.config.node_ips.clone(),
+                    Some(netns) => {
+                        let added = shared.cni.add(&Attachment::from_pod(&pod, netns)).await;
+                        added.map_err(|e| chain(&e))?.ips
+                    }
+                };
+                let created = files::sandbox_created(&shared, &uid);
+                Ok((Sandbox { created, ips }, made.netns))
+            };
+            Outcome::Sandbox(make.await)
+        });
+    }
+
+    fn remove_sandbox(&mut self) {
+        self.observed.sandbox = Stage::Working;
+        let (shared, pod, uid) = (self.shared.clone(), self.pod.clone(), self.uid.clone());
+        let netns = self
+            .netns
+            .clone()
+            .unwrap_or_else(|| shared.config.run_dir.join("ns").join(&uid).join("net"));
+        self.step(async move {
+            let network = shared
+                .cni
+                .del(&Attachment::from_pod(&pod, netns))
+                .await
+                .map_err(|e| chain(&e));
+            let namespaces = shared
+                .runtime
+                .sandbox_remove(&uid)
+                .await
+                .map_err(|e| chain(&e));
+            Outcome::SandboxRemoved(network.and(namespaces))
+        });
+    }
+
+    fn ensure_image(&mut self, name: String, attempt: u32) {
+        let Some(c) = self.spec_of(&name).cloned() else {
+            return;
+        };
+        self.observed.images.insert(name.clone(), Image::Working);
+        let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        self.step(async move {
+            let result = images::ensure(&shared, &pod, &c).await;
+            Outcome::Image {
+                container: name,
+                attempt,
+                result,
+            }
+        });
+    }
+
+    fn start(&mut self, name: String, attempt: u32, create: bool) {
+        self.observed.busy.insert(name.clone());
+        let id = keelson_runtime::container::id(&self.uid, &name, attempt);
+        // Its first events may come before the step's end.
+        self.shared.owners().insert(id.clone(), self.uid.clone());
+        if self
+            .spec_of(&name)
+            .is_some_and(|c| hooks::post_start(c).is_some())
+        {
+            self.hooks.insert(id.clone(), Hook::Running);
+        }
+        let job = container::Job::new(self, &name, attempt);
+        let shared = self.shared.clone();
+        self.step(async move {
+            let made = if create {
+                job.create().await.map(drop)
+            } else {
+                Ok(())
+            };
+            let result = match made {
+                Ok(()) => job.start(&shared, &id).await,
+                Err(e) => Err(e),
+            };
+            Outcome::Started {
+                container: name,
+                attempt,
+                id,
+                result,
+            }
+        });
+    }
+
+    fn kill(&mut self, kill: Kill) {
+        let key = (kill.container.clone(), kill.attempt);
+        self.observed
+            .killing
+            .insert(kill.container.clone(), kill.grace);
+        if let Some(handle) = self.kills.get(&key) {
+            handle.shorten(kill.grace);
+            return;
+        }
+        let Some(run) = self.observed.latest(&kill.container) else {
+            return;
+        };
+        self.event(event::killing(&kill.container, &kill.message));
+        let (handle, job) = kill::prepare(self, &run.id, &kill);
+        self.kills.insert(key, handle);
+        self.step(async move {
+            job.run().await;
+            Outcome::Killed {
+                container: kill.container,
+                attempt: kill.attempt,
+            }
+        });
+    }
+
+    fn remove(&mut self, container: String, attempt: u32) {
+        let runs = self
+            .observed
+            .containers
+            .get(&container)
+            .into_iter()
+            .flatten();
+        let Some(id) = runs
+            .into_iter()
+            .find(|a| a.attempt == attempt)
+            .map(|a| a.id.clone())
+        else {
+            return;
+        };
+        self.observed.busy.insert(container.clone());
+        let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        self.step(async move {
+            let result = shared
+                .runtime
+                .container_remove(&id)
+                .await
+                .map_err(|e| chain(&e));
+            let m = &pod.metadata;
+            let text = |o: &Option<String>| o.clone().unwrap_or_default();
+            let log = names::log_path(
+                &shared.config.log_dir,
+                &text(&m.namespace),
+                &text(&m.name),
+                &text(&m.uid),
+                &container,
+                attempt,
+            );
+            remove_file(&log);
+            Outcome::Removed {
+                container,
+                attempt,
+                result,
+            }
+        });
+    }
+
+    fn teardown_volumes(&mut self) {
+        self.observed.volumes = Stage::Working;
+        let (volumes, uid) = (self.shared.volumes.clone(), self.uid.clone());
+        let work = move || Outcome::VolumesRemoved(volumes.teardown(&uid).map_err(|e| chain(&e)));
+        self.blocking(work, |e| Outcome::VolumesRemoved(Err(e)));
+    }
+
+    fn remove_cgroup(&mut self) {
+        self.observed.cgroup = Stage::Working;
+        let (runtime, uid) = (self.shared.runtime.clone(), self.uid.clone());
+        let work =
+            move || Outcome::CgroupRemoved(runtime.pod_cgroup_remove(&uid).map_err(|e| chain(&e)));
+        self.blocking(work, |e| Outcome::CgroupRemoved(Err(e)));
+    }
+
+    fn remove_logs(&self) {
+        let m = &self.pod.metadata;
+        let parts = [&m.namespace, &m.name, &m.uid].map(|o| o.clone().unwrap_or_default());
+        if !parts.iter().all(|p| names::is_path_element(p)) {
+            return;
+        }
+        let dir = names::log_dir(&self.shared.config.log_dir, &parts[0], &parts[1], &parts[2]);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %dir.display(), %error, "logs cannot be removed");
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the end of a step.
+    pub(crate) async fn step_ended(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Cgroup(r) => self.observed.cgroup = self.stage("cgroup", r),
+            Outcome::CgroupRemoved(r) => self.observed.cgroup = self.removed("cgroup", r),
+            Outcome::VolumesRemoved(r) => self.observed.volumes = self.removed("volumes", r),
+            Outcome::SandboxRemoved(r) => {
+                self.observed.sandbox = self.removed("sandbox", r);
+                self.netns = None;
+            }
+            Outcome::Volumes(Ok(())) => self.observed.volumes = self.stage("volumes", Ok(())),
+            Outcome::Volumes(Err((volume, message))) => {
+                self.event(event::mount_failed(&volume, &message));
+                self.observed.volumes = self.stage("volumes", Err(message));
+            }
+            Outcome::Sandbox(Ok((sandbox, netns))) => {
+                self.netns = netns;
+                self.observed.sandbox = self.stage("sandbox", Ok(sandbox));
+            }
+            Outcome::Sandbox(Err(message)) => {
+                self.event(event::sandbox_failed(&message));
+                self.observed.sandbox = self.stage("sandbox", Err(message));
+            }
+            Outcome::Image {
+                container,
+                attempt,
+                result,
+            } => self.image_ended(container, attempt, result),
+            Outcome::Started {
+                container,
+                attempt,
+                id,
+                result,
+            } => self.start_ended(&container, attempt, &id, result).await,
+            Outcome::PostStart {
+                container,
+                attempt,
+                result,
+            } => self.hook_ended(&container, attempt, result).await,
+            Outcome::Killed { container, attempt } => {
+                self.kills.remove(&(container.clone(), attempt));
+                self.observed.killing.remove(&container);
+                let id = keelson_runtime::container::id(&self.uid, &container, attempt);
+                self.reread(&id).await;
+            }
+            Outcome::Removed {
+                container,
+                attempt,
+                result,
+            } => self.remove_ended(&container, attempt, result).await,
+        }
+    }
+
+    fn stage<T>(&mut self, what: &str, result: Result<T, String>) -> Stage<T> {
+        match result {
+            Ok(t) => {
+                self.backoffs.remove(what);
+                Stage::Ready(t)
+            }
+            Err(message) => Stage::Failed(self.step_failed(what, message)),
+        }
+    }
+
+    fn removed<T>(&mut self, what: &str, result: Result<(), String>) -> Stage<T> {
+        match result {
+            Ok(()) => Stage::Absent,
+            Err(message) => Stage::Failed(self.step_failed(what, message)),
+        }
+    }
+
+    fn step_failed(&mut self, what: &str, message: String) -> Failure {
+        tracing::warn!(
+            pod = self.pod.metadata.name,
+            uid = self.uid,
+            step = what,
+            error = message,
+            "step failed"
+        );
+        let curve = if what == "volumes" {
+            backoff::VOLUME
+        } else {
+            backoff::SANDBOX
+        };
+        self.failure(what, curve, "", message)
+    }
+
+    fn image_ended(
+        &mut self,
+        name: String,
+        attempt: u32,
+        result: Result<(), keelson_agent_plan::ImageFailure>,
+    ) {
+        let what = format!("image {name}");
+        let image = match result {
+            Ok(()) => {
+                self.backoffs.remove(&what);
+                Image::Ready { attempt }
+            }
+            Err(mut failure) => {
+                let entry = self.failure(
+                    &what,
+                    backoff::CONTAINER,
+                    &failure.reason,
+                    failure.message.clone(),
+                );
+                (failure.at, failure.retry_at) = (entry.at, entry.retry_at);
+                Image::Failed(failure)
+            }
+        };
+        self.observed.images.insert(name, image);
+    }
+
+    async fn start_ended(
+        &mut self,
+        name: &str,
+        attempt: u32,
+        id: &str,
+        result: Result<(), StartError>,
+    ) {
+        self.observed.busy.remove(name);
+        let at = Timestamp::now();
+        match result {
+            Ok(()) => {
+                self.observed.failures.remove(name);
+                self.event(event::started(name));
+                self.post_start(name, attempt, id);
+            }
+            Err(StartError::Create { reason, message }) => {
+                self.event(event::failed(name, &message));
+                self.hooks.remove(id);
+                let retry_at = at.checked_add(CONFIG_RETRY).unwrap_or(at);
+                let failure = Failure {
+                    reason: reason.into(),
+                    message,
+                    at,
+                    retry_at,
+                };
+                self.observed.failures.insert(name.to_owned(), failure);
+            }
+            Err(StartError::Start(message)) => {
+                self.event(event::failed(name, &message));
+                self.hooks.remove(id);
+                self.start_errors.insert(id.to_owned(), (at, message));
+            }
+        }
+        self.reread(id).await;
+    }
+
+    fn post_start(&self, name: &str, attempt: u32, id: &str) {
+        let Some(c) = self.spec_of(name).cloned() else {
+            return;
+        };
+        let Some(handler) = hooks::post_start(&c).cloned() else {
+            return;
+        };
+        let hook = hooks::Hook::new(self, &c, id);
+        let name = name.to_owned();
+        self.step(async move {
+            let result = hook.run(&handler).await;
+            Outcome::PostStart {
+                container: name,
+                attempt,
+                result,
+            }
+        });
+    }
+
+    async fn hook_ended(&mut self, name: &str, attempt: u32, result: Result<(), String>) {
+        let id = keelson_runtime::container::id(&self.uid, name, attempt);
+        match result {
+            Ok(()) => _ = self.hooks.remove(&id),
+            Err(error) => {
+                self.event(event::post_start_failed(name, &error));
+                self.hooks.insert(id.clone(), Hook::Failed(error));
+            }
+        }
+        self.reread(&id).await;
+    }
+
+    async fn remove_ended(&mut self, name: &str, attempt: u32, result: Result<(), String>) {
+        let id = keelson_runtime::container::id(&self.uid, name, attempt);
+        if let Err(error) = result {
+            tracing::warn!(container = id, error, "container cannot be removed");
+            // Not at once again: the container stays marked until then.
+            let tx = self.tx.clone();
+            let (container, wait) = (name.to_owned(), std::time::Duration::from_secs(2));
+            tokio::spawn(async move {
+                tokio::time::sleep(wait).await;
+                let _ = tx.send(Message::Step(Outcome::Removed {
+                    container,
+                    attempt,
+                    result: Ok(()),
+                }));
+            });
+            return;
+        }
+        self.observed.busy.remove(name);
+        self.start_errors.remove(&id);
+        self.hooks.remove(&id);
+        self.reread(&id).await;
+    }
+}
+
+fn remove_file(path: &std::path::Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "log cannot be removed");
+        }
+        _ => {}
+    }
+}
+
+/// The plan's class as the runtime names it.
+pub(crate) fn qos(class: Qos) -> keelson_runtime::Qos {
+    match class {
+        Qos::Guaranteed => keelson_runtime::Qos::Guaranteed,
+        Qos::Burstable => keelson_runtime::Qos::Burstable,
+        Qos::BestEffort => keelson_runtime::Qos::BestEffort,
+    }
+}

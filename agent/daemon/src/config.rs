@@ -1,0 +1,133 @@
+//! What the agent is told.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Taint;
+
+/// The serving side of port 10250.
+#[derive(Clone)]
+pub struct Serving {
+    /// Where to listen.
+    pub bind: SocketAddr,
+    /// Certificate chain, PEM, leaf first.
+    pub cert_pem: String,
+    /// Its key, PEM.
+    pub key_pem: String,
+    /// Who signs client certificates, PEM.
+    pub client_ca_pem: String,
+}
+
+/// Everything the agent needs to know. Directories can differ per node, so that several nodes on one
+/// machine do not meet.
+#[derive(Clone)]
+pub struct Config {
+    /// This node's name.
+    pub node_name: String,
+    /// Its addresses, the preferred family first.
+    pub node_ips: Vec<IpAddr>,
+    /// Labels besides the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// Taints at registration.
+    pub taints: Vec<Taint>,
+    /// State that survives a reboot: volumes, hosts files, CNI results.
+    pub root_dir: PathBuf,
+    /// State that does not: pinned namespaces.
+    pub run_dir: PathBuf,
+    /// Container logs.
+    pub log_dir: PathBuf,
+    /// Root of static paths of the host (`etc/hosts`, `etc/resolv.conf`).
+    pub etc_dir: PathBuf,
+    /// CNI configuration.
+    pub cni_conf_dir: PathBuf,
+    /// CNI plugins.
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// Name of the bridge in the CNI configuration that the agent writes when there is no other. `None`:
+    /// it writes none.
+    pub cni_bridge: Option<String>,
+    /// Set routes to other nodes' pods and masquerade.
+    pub overlay: bool,
+    /// containerd's socket.
+    pub containerd_socket: PathBuf,
+    /// containerd's namespace.
+    pub containerd_namespace: String,
+    /// The `keelson-logger` binary.
+    pub logger: PathBuf,
+    /// Top cgroup of all pods.
+    pub cgroup_root: String,
+    /// containerd's snapshotter; its default when unset.
+    pub snapshotter: Option<String>,
+    /// Registries spoken to over plain HTTP besides loopback ones.
+    pub insecure_registries: Vec<String>,
+    /// The cluster DNS service.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Such as `cluster.local`.
+    pub cluster_domain: String,
+    /// All pods' addresses: not masqueraded.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The HTTPS endpoint; `None`: no endpoint.
+    pub serving: Option<Serving>,
+    /// Most pods.
+    pub max_pods: u32,
+    /// Most tasks of one pod; no limit when unset.
+    pub pod_pids_limit: Option<i64>,
+    /// Image archives imported at start.
+    pub images_dir: Option<PathBuf>,
+    /// Pulls at one time.
+    pub parallel_pulls: usize,
+    /// Shown as `kubeletVersion`.
+    pub version: String,
+}
+
+impl Config {
+    /// Defaults of a node with this name and these addresses, in the places of one that has the machine to
+    /// itself.
+    pub fn new(node_name: impl Into<String>, node_ips: Vec<IpAddr>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            node_ips,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            root_dir: "/var/lib/keelson/agent".into(),
+            run_dir: "/run/keelson".into(),
+            log_dir: "/var/log/pods".into(),
+            etc_dir: "/etc".into(),
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cni_bridge: Some("keelson0".into()),
+            overlay: true,
+            containerd_socket: "/run/containerd/containerd.sock".into(),
+            containerd_namespace: "k8s.io".into(),
+            logger: "/usr/local/bin/keelson-logger".into(),
+            cgroup_root: "kubepods".into(),
+            snapshotter: None,
+            insecure_registries: Vec::new(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            cluster_cidrs: Vec::new(),
+            serving: None,
+            max_pods: 110,
+            pod_pids_limit: None,
+            images_dir: None,
+            parallel_pulls: 3,
+            version: concat!("v1.36.0+keelson-", env!("CARGO_PKG_VERSION")).into(),
+        }
+    }
+
+    /// What the runtime is told.
+    pub fn runtime(&self) -> keelson_runtime::Config {
+        keelson_runtime::Config {
+            socket: self.containerd_socket.clone(),
+            namespace: self.containerd_namespace.clone(),
+            run_dir: self.run_dir.clone(),
+            root_dir: self.root_dir.clone(),
+            log_dir: self.log_dir.clone(),
+            logger: self.logger.clone(),
+            cgroup_root: self.cgroup_root.clone(),
+            snapshotter: self.snapshotter.clone(),
+            insecure_registries: self.insecure_registries.clone(),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! This node in the API: registration, lease, status.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeStatus};
+use keelson_agent_io::node::{self as io, Inputs};
+use keelson_agent_plan::event::Event;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+
+use crate::shared::{Shared, chain};
+
+/// Between two renewals of the lease, and two looks at the node's own figures.
+const PERIOD: Duration = Duration::from_secs(10);
+/// While the node is not registered or not ready.
+const SOON: Duration = Duration::from_secs(1);
+/// A status without changes is written this often all the same (upstream's `nodeStatusReportFrequency`).
+const REPORT: Duration = Duration::from_secs(300);
+
+/// Registers the node and keeps it.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut keeper = Keeper {
+        nodes: Api::all(shared.client.clone()),
+        leases: Api::namespaced(shared.client.clone(), "kube-node-lease"),
+        shared: shared.clone(),
+        images: (None, Vec::new()),
+        written: None,
+        lease: None,
+    };
+    loop {
+        let wait = match keeper.turn().await {
+            Ok(true) => PERIOD,
+            Ok(false) => SOON,
+            Err(error) => {
+                tracing::warn!(
+                    node = shared.config.node_name,
+                    error = format!("{error:#}"),
+                    "node not kept"
+                );
+                SOON
+            }
+        };
+        tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+struct Keeper {
+    shared: Arc<Shared>,
+    nodes: Api<Node>,
+    leases: Api<Lease>,
+    images: (Option<Instant>, Vec<ContainerImage>),
+    /// What was written last, without its heartbeat times, and when.
+    written: Option<(Value, Instant)>,
+    lease: Option<Lease>,
+}
+
+impl Keeper {
+    /// Once around. False when the node is not ready yet and it should be looked at again soon.
+    async fn turn(&mut self) -> anyhow::Result<bool> {
+        let known = self.shared.node.borrow().clone();
+        let previous = known
+            .as_ref()
+            .and_then(|n| n.status.clone())
+            .unwrap_or_default();
+        let status = self
+            .status(previous.conditions.clone().unwrap_or_default())
+            .await?;
+        let node = match known {
+            Some(node) if self.written.is_some() => node,
+            _ => Arc::new(self.register(&status).await?),
+        };
+        // The lease says that the agent lives: it does not wait for anything else.
+        let renewed = self.renew(&node).await;
+        self.report(&node, status.clone(), &previous).await?;
+        renewed?;
+        Ok(is_ready(&status))
+    }
+
+    async fn status(
+        &mut self,
+        previous: Vec<k8s_openapi::api::core::v1::NodeCondition>,
+    ) -> anyhow::Result<NodeStatus> {
+        let config = &self.shared.config;
+        let mut problems = Vec::new();
+        let version = match self.shared.runtime.version().await {
+            Ok(version) => version,
+            Err(error) => {
+                problems.push(Inputs::runtime_down(&chain(&error)));
+                String::new()
+            }
+        };
+        if let Err(error) = self.shared.cni.status().await {
+            problems.push(Inputs::network_down(&chain(&error)));
+        }
+        if problems.is_empty() && self.images.0.is_none_or(|at| at.elapsed() > REPORT) {
+            self.images = (Some(Instant::now()), images(&self.shared).await);
+        }
+        let roots = self.shared.roots.clone();
+        let facts = tokio::task::spawn_blocking(move || io::read(&roots)).await??;
+        let inputs = Inputs {
+            addresses: config.node_ips.clone(),
+            hostname: config.node_name.clone(),
+            max_pods: config.max_pods,
+            kubelet_version: config.version.clone(),
+            runtime_version: format!("containerd://{}", version.trim_start_matches('v')),
+            port: config.serving.as_ref().map_or(0, |s| s.bind.port()),
+            images: self.images.1.clone(),
+            problems,
+            previous,
+            ..Inputs::default()
+        };
+        Ok(io::status(&facts, &inputs, Timestamp::now()))
+    }
+
+    /// Creates the node, or brings the labels of the one that stands up to date.
+    async fn register(&self, status: &NodeStatus) -> anyhow::Result<Node> {
+        let config = &self.shared.config;
+        let wanted = io::node(
+            &config.node_name,
+            &config.labels,
+            &config.taints,
+            status.clone(),
+        );
+        let node = match self.nodes.get_opt(&config.node_name).await? {
+            None => self.nodes.create(&PostParams::default(), &wanted).await?,
+            Some(_) => {
+                let patch = json!({"metadata": {"labels": wanted.metadata.labels}});
+                self.nodes
+                    .patch(
+                        &config.node_name,
+                        &PatchParams::default(),
+                        &Patch::Merge(&patch),
+                    )
+                    .await?
+            }
+        };
+        tracing::info!(node = config.node_name, "node registered");
+        let started = Event {
+            warning: false,
+            reason: "Starting".into(),
+            message: "Starting kubelet.".into(),
+            container: None,
+        };
+        self.shared.events.node(&config.node_name, started);
+        Ok(node)
+    }
+
+    async fn renew(&mut self, node: &Node) -> anyhow::Result<()> {
+        let name = &self.shared.config.node_name;
+        if self.lease.is_none() {
+            self.lease = self.leases.get_opt(name).await?;
+        }
+        let wanted = io::lease(
+            name,
+            node.metadata.uid.as_deref(),
+            self.lease.as_ref(),
+            Timestamp::now(),
+        );
+        let renewed = match &self.lease {
+            None => self.leases.create(&PostParams::default(), &wanted).await,
+            Some(_) => {
+                self.leases
+                    .replace(name, &PostParams::default(), &wanted)
+                    .await
+            }
+        };
+        // After a conflict or a deletion the lease is read again.
+        self.lease = renewed.as_ref().ok().cloned();
+        renewed?;
+        Ok(())
+    }
+
+    async fn report(
+        &mut self,
+        node: &Node,
+        mut status: NodeStatus,
+        previous: &NodeStatus,
+    ) -> anyhow::Result<()> {
+        let own: Vec<String> = status
+            .conditions
+            .iter()
+            .flatten()
+            .map(|c| c.type_.clone())
+            .collect();
+        let theirs = previous
+            .conditions
+            .iter()
+            .flatten()
+            .filter(|c| !own.contains(&c.type_))
+            .cloned();
+        let theirs: Vec<_> = theirs.collect();
+        status.conditions.get_or_insert_default().extend(theirs);
+        let content = without_heartbeats(&status);
+        let same = self
+            .written
+            .as_ref()
+            .is_some_and(|(w, at)| *w == content && at.elapsed() < REPORT);
+        if same && without_heartbeats(previous) == content {
+            return Ok(());
+        }
+        let patch = json!({"status": status});
+        let name = &self.shared.config.node_name;
+        let written = match self
+            .nodes
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+        {
+            // Somebody deleted the node: register again.
+            Err(kube::Error::Api(s)) if s.code == 404 => {
+                self.written = None;
+                anyhow::bail!("node {name} is gone from the API");
+            }
+            r => r?,
+        };
+        let first = self.shared.node.borrow().is_none();
+        if first || node.metadata.uid != written.metadata.uid || self.written.is_none() {
+            self.shared.node.send_replace(Some(Arc::new(slim(written))));
+        }
+        self.written = Some((content, Instant::now()));
+        Ok(())
+    }
+}
+
+/// A node without what the agent never reads.
+pub(crate) fn slim(mut node: Node) -> Node {
+    node.metadata.managed_fields = None;
+    if let Some(status) = &mut node.status {
+        status.images = status.images.take().map(|_| Vec::new());
+    }
+    node
+}
+
+fn is_ready(status: &NodeStatus) -> bool {
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// What must not count as a change: heartbeats, and images, which have their own pace.
+fn without_heartbeats(status: &NodeStatus) -> Value {
+    let mut status = status.clone();
+    status.images = None;
+    for c in status.conditions.iter_mut().flatten() {
+        c.last_heartbeat_time = None;
+    }
+    serde_json::to_value(status).unwrap_or_default()
+}
+
+async fn images(shared: &Shared) -> Vec<ContainerImage> {
+    let found = shared.runtime.images().await;
+    let found = found.inspect_err(|e| tracing::warn!(error = %chain(e), "images cannot be listed"));
+    let image = |i: keelson_runtime::Image| ContainerImage {
+        names: Some(i.names),
+        size_bytes: i64::try_from(i.size).ok(),
+    };
+    found.unwrap_or_default().into_iter().map(image).collect()
+}

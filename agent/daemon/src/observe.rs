@@ -1,0 +1,274 @@
+//! From the runtime's containers (and what outlived the last agent) to what the plan reads.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ContainerState;
+use keelson_agent_io::cni::Attachment;
+use keelson_agent_plan::{Attempt, AttemptState, Failure, ProbeVerdict, Sandbox, Stage};
+use keelson_runtime::{Container, State};
+
+use crate::files;
+use crate::shared::chain;
+use crate::worker::Worker;
+
+/// Label that keeps a container's image reference: what the status shows as `imageID`.
+pub(crate) const IMAGE_LABEL: &str = "keelson.io/image-ref";
+
+/// Label that keeps the image as the spec named it.
+pub(crate) const SPEC_IMAGE_LABEL: &str = "keelson.io/spec-image";
+
+/// The exit code and reason CRI runtimes give a container whose process could not be started.
+const START_ERROR: (i32, &str) = (128, "StartError");
+
+impl Worker {
+    /// Reads back what is there of the pod when its worker starts.
+    pub(crate) async fn recover(&mut self, containers: Vec<Container>) {
+        let known = !containers.is_empty();
+        self.take_containers(containers);
+        if self.pod.metadata.deletion_timestamp.is_some() || self.observed.orphan {
+            self.observed.terminating_since = Some(Timestamp::now());
+        }
+        let has = |list: Result<Vec<String>, String>, uid: &str| match list {
+            Ok(uids) => uids.iter().any(|u| u == uid),
+            // Unknown: make or remove it again, both can be repeated.
+            Err(error) => {
+                tracing::warn!(uid, error, "state of a pod cannot be read back");
+                true
+            }
+        };
+        let runtime = &self.shared.runtime;
+        let cgroups = runtime
+            .pod_cgroups()
+            .map(|l| l.into_iter().map(|(uid, _)| uid).collect());
+        if has(cgroups.map_err(|e| chain(&e)), &self.uid) {
+            self.observed.cgroup = whole_or_part(known);
+        }
+        if has(self.shared.volumes.list().map_err(|e| chain(&e)), &self.uid) {
+            self.observed.volumes = whole_or_part(known);
+        }
+        if has(runtime.sandboxes().map_err(|e| chain(&e)), &self.uid) {
+            self.observed.sandbox = self.recover_sandbox().await;
+        }
+        self.seed_probes();
+    }
+
+    /// A sandbox is whole when its namespaces are pinned and the network's result is on disk.
+    async fn recover_sandbox(&mut self) -> Stage<Sandbox> {
+        if self.observed.orphan {
+            return part();
+        }
+        let made = self
+            .shared
+            .runtime
+            .sandbox_create(&self.uid, &files::sandbox_options(&self.shared, &self.pod))
+            .await;
+        let Ok(made) = made else { return part() };
+        let created = files::sandbox_created(&self.shared, &self.uid);
+        let ips = match &made.netns {
+            None => self.shared.config.node_ips.clone(),
+            Some(netns) => match self
+                .shared
+                .cni
+                .cached(&Attachment::from_pod(&self.pod, netns))
+            {
+                Ok(Some(outcome)) => outcome.ips,
+                _ => return part(),
+            },
+        };
+        self.netns = made.netns;
+        Stage::Ready(Sandbox { created, ips })
+    }
+
+    /// A container that was ready and started before the agent was away stays so until its probes say
+    /// otherwise: a restart of the agent takes no pod out of its services.
+    fn seed_probes(&mut self) {
+        let status = &self.observed.status;
+        let all = status
+            .init_container_statuses
+            .iter()
+            .chain(&status.container_statuses)
+            .flatten();
+        let mut seeds = BTreeMap::new();
+        for s in all {
+            let Some(run) = self.observed.latest(&s.name).filter(|a| a.is_running()) else {
+                continue;
+            };
+            if s.container_id
+                .as_deref()
+                .is_some_and(|id| id.ends_with(&run.id))
+            {
+                let seed = ProbeVerdict {
+                    attempt: run.attempt,
+                    startup: (s.started == Some(true)).then_some(true),
+                    liveness: None,
+                    readiness: s.ready.then_some(true),
+                };
+                seeds.insert(s.name.clone(), seed);
+            }
+        }
+        self.observed.probes = seeds;
+    }
+
+    /// Replaces all that is known of the pod's containers.
+    pub(crate) fn take_containers(&mut self, all: Vec<Container>) {
+        let mut runs: BTreeMap<String, Vec<Attempt>> = BTreeMap::new();
+        {
+            let mut owners = self.shared.owners();
+            for c in &all {
+                owners.insert(c.id.clone(), self.uid.clone());
+            }
+        }
+        for c in &all {
+            runs.entry(c.name.clone())
+                .or_default()
+                .push(self.attempt(c));
+        }
+        runs.values_mut()
+            .for_each(|list| list.sort_by_key(|a| a.attempt));
+        self.observed.containers = runs;
+        self.note_ended();
+    }
+
+    /// Reads one container again.
+    pub(crate) async fn reread(&mut self, id: &str) {
+        let found = match self.shared.runtime.container(id).await {
+            Ok(found) => found,
+            Err(error) => {
+                // The runtime's events say when it is back; everything is listed again then.
+                tracing::warn!(container = id, error = %chain(&error), "container cannot be read");
+                return;
+            }
+        };
+        match found {
+            Some(c) => {
+                let attempt = self.attempt(&c);
+                self.shared.owners().insert(c.id.clone(), self.uid.clone());
+                let list = self.observed.containers.entry(c.name).or_default();
+                list.retain(|a| a.id != attempt.id);
+                list.push(attempt);
+                list.sort_by_key(|a| a.attempt);
+            }
+            None => {
+                self.observed
+                    .containers
+                    .values_mut()
+                    .for_each(|l| l.retain(|a| a.id != id));
+                self.shared.owners().remove(id);
+            }
+        }
+        self.observed.containers.retain(|_, l| !l.is_empty());
+        self.note_ended();
+    }
+
+    /// Tells kills whose process is gone.
+    fn note_ended(&mut self) {
+        for ((name, attempt), kill) in &self.kills {
+            let runs = self.observed.containers.get(name).into_iter().flatten();
+            if !runs
+                .into_iter()
+                .any(|a| a.attempt == *attempt && a.is_running())
+            {
+                kill.ended();
+            }
+        }
+    }
+
+    fn attempt(&self, c: &Container) -> Attempt {
+        let state = match &c.state {
+            State::Created => match self.start_errors.get(&c.id) {
+                None => AttemptState::Created,
+                Some((at, message)) => AttemptState::Exited {
+                    code: START_ERROR.0,
+                    started: None,
+                    finished: *at,
+                    oom: false,
+                    reason: Some(START_ERROR.1.into()),
+                    message: Some(message.clone()),
+                },
+            },
+            State::Running { started, .. } => {
+                let post_start = self.hooks.get(&c.id).cloned().unwrap_or_default();
+                AttemptState::Running {
+                    started: *started,
+                    post_start,
+                }
+            }
+            State::Exited {
+                code,
+                started,
+                at,
+                oom,
+            } => AttemptState::Exited {
+                code: *code,
+                started: *started,
+                finished: *at,
+                oom: *oom,
+                reason: None,
+                message: self.termination_message(c, *code),
+            },
+        };
+        Attempt {
+            attempt: c.attempt,
+            id: c.id.clone(),
+            image: c.image.clone(),
+            image_id: c.labels.get(IMAGE_LABEL).unwrap_or(&c.image_id).clone(),
+            spec_image: c.labels.get(SPEC_IMAGE_LABEL).cloned(),
+            created: c.created,
+            state,
+        }
+    }
+
+    /// The message a run left; the status remembers it when the file is gone with the volumes.
+    fn termination_message(&self, c: &Container, code: i32) -> Option<String> {
+        let spec = self.spec_of(&c.name);
+        let on_error = spec.and_then(|s| s.termination_message_policy.as_deref())
+            == Some("FallbackToLogsOnError");
+        let file = files::termination_log(&self.shared, &self.uid, &c.name, c.attempt);
+        if let Some(message) = files::message(&file) {
+            return Some(message);
+        }
+        if let Some(message) = self.remembered(c) {
+            return Some(message);
+        }
+        (on_error && code != 0)
+            .then(|| files::log_tail(&c.log_path))
+            .flatten()
+    }
+
+    fn remembered(&self, c: &Container) -> Option<String> {
+        let status = &self.observed.status;
+        let all = status
+            .init_container_statuses
+            .iter()
+            .chain(&status.container_statuses)
+            .flatten();
+        let own = all.filter(|s| s.name == c.name);
+        let ends = own
+            .flat_map(|s| [&s.state, &s.last_state])
+            .flatten()
+            .filter_map(|s: &ContainerState| s.terminated.as_ref());
+        let mut same = ends.filter(|t| {
+            t.container_id
+                .as_deref()
+                .is_some_and(|id| id.ends_with(&c.id))
+        });
+        same.find_map(|t| t.message.clone())
+    }
+}
+
+/// What an earlier agent left: whole if containers stand on it; else perhaps in part, so that it is made (or
+/// removed) again.
+fn whole_or_part(whole: bool) -> Stage<()> {
+    if whole { Stage::Ready(()) } else { part() }
+}
+
+fn part<T>() -> Stage<T> {
+    let now = Timestamp::now();
+    Stage::Failed(Failure {
+        reason: String::new(),
+        message: "left by an earlier agent".into(),
+        at: now,
+        retry_at: now,
+    })
+}

@@ -1,0 +1,78 @@
+//! What wakes a worker.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use keelson_agent_plan::probe::Kind;
+use keelson_agent_plan::{ImageFailure, Sandbox};
+use keelson_runtime::Container;
+
+/// Something a worker should know.
+pub(crate) enum Message {
+    /// The pod as the API has it now.
+    Pod(Arc<Pod>),
+    /// The API does not have it any more.
+    Gone,
+    /// A container of the pod changed: read it again.
+    Container(String),
+    /// All of the pod's containers, after events may have been missed.
+    Containers(Vec<Container>),
+    /// A step ended.
+    Step(Outcome),
+    /// A probe has a new verdict.
+    Probe {
+        container: String,
+        attempt: u32,
+        kind: Kind,
+        verdict: bool,
+    },
+}
+
+/// How a step ended. Errors are texts for people.
+pub(crate) enum Outcome {
+    Cgroup(Result<(), String>),
+    CgroupRemoved(Result<(), String>),
+    /// The error names the volume.
+    Volumes(Result<(), (String, String)>),
+    VolumesRemoved(Result<(), String>),
+    Sandbox(Result<(Sandbox, Option<PathBuf>), String>),
+    SandboxRemoved(Result<(), String>),
+    Image {
+        container: String,
+        attempt: u32,
+        result: Result<(), ImageFailure>,
+    },
+    /// A container was made and started, or only started.
+    Started {
+        container: String,
+        attempt: u32,
+        id: String,
+        result: Result<(), StartError>,
+    },
+    PostStart {
+        container: String,
+        attempt: u32,
+        result: Result<(), String>,
+    },
+    Killed {
+        container: String,
+        attempt: u32,
+    },
+    Removed {
+        container: String,
+        attempt: u32,
+        result: Result<(), String>,
+    },
+}
+
+/// Why a container does not run.
+pub(crate) enum StartError {
+    /// It was not made; the reason is a waiting reason.
+    Create {
+        reason: &'static str,
+        message: String,
+    },
+    /// It was made, but its process could not be started.
+    Start(String),
+}

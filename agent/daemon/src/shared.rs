@@ -1,0 +1,147 @@
+//! What all tasks of the agent have in common.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use keelson_agent_io::cni::Cni;
+use keelson_agent_io::node::Roots;
+use keelson_agent_io::probes::Prober;
+use keelson_agent_io::volumes::Volumes;
+use keelson_agent_plan::Attempt;
+use keelson_runtime::Runtime;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::events::Recorder;
+use crate::outcome::Message;
+
+/// A pod's worker as others see it.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    /// Wakes the worker.
+    pub(crate) tx: mpsc::UnboundedSender<Message>,
+    /// The pod as it was last seen in the API, with the status the worker last computed.
+    pub(crate) pod: Arc<Pod>,
+    /// Its containers' runs.
+    pub(crate) containers: Arc<BTreeMap<String, Vec<Attempt>>>,
+    /// Its network namespace; none on the host's network or before there is one.
+    pub(crate) netns: Option<PathBuf>,
+}
+
+/// Handles and figures that every task uses.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<Config>,
+    pub(crate) client: kube::Client,
+    pub(crate) runtime: Runtime,
+    pub(crate) cni: Cni,
+    pub(crate) volumes: Volumes,
+    pub(crate) prober: Prober,
+    pub(crate) roots: Roots,
+    pub(crate) events: Recorder,
+    pub(crate) shutdown: CancellationToken,
+    /// Pulls at one time.
+    pub(crate) pulls: Semaphore,
+    /// Status writes at one time.
+    pub(crate) writes: Semaphore,
+    /// Images of `images_dir` are in.
+    pub(crate) imported: watch::Sender<bool>,
+    /// Whether services are known yet: containers' environments need them.
+    pub(crate) services_known: watch::Sender<bool>,
+    /// This node as it is in the API.
+    pub(crate) node: watch::Sender<Option<Arc<Node>>>,
+    entries: Mutex<HashMap<String, Entry>>,
+    owners: Mutex<HashMap<String, String>>,
+    services: Mutex<HashMap<(String, String), Arc<Service>>>,
+}
+
+impl Shared {
+    /// Opens what needs opening; makes the agent's directories.
+    pub(crate) fn new(
+        config: Arc<Config>,
+        client: kube::Client,
+        runtime: Runtime,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
+        use anyhow::Context;
+        for dir in [&config.root_dir, &config.run_dir, &config.log_dir] {
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("create directory {}", dir.display()))?;
+        }
+        let cni = Cni::load(
+            &config.cni_conf_dir,
+            config.cni_bin_dirs.clone(),
+            config.root_dir.join("cni"),
+        );
+        Ok(Arc::new(Self {
+            events: Recorder::start(client.clone(), &config.node_name),
+            volumes: Volumes::new(&config.root_dir),
+            prober: Prober::new(),
+            roots: Roots::host(&config.root_dir),
+            pulls: Semaphore::new(config.parallel_pulls.max(1)),
+            writes: Semaphore::new(8),
+            imported: watch::Sender::new(config.images_dir.is_none()),
+            services_known: watch::Sender::new(false),
+            node: watch::Sender::new(None),
+            entries: Mutex::default(),
+            owners: Mutex::default(),
+            services: Mutex::default(),
+            config,
+            client,
+            runtime,
+            cni,
+            shutdown,
+        }))
+    }
+
+    /// Workers by pod UID.
+    pub(crate) fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pod UIDs by container id: where an exit belongs.
+    pub(crate) fn owners(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Services by namespace and name.
+    pub(crate) fn services(&self) -> MutexGuard<'_, HashMap<(String, String), Arc<Service>>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends to a pod's worker, if it has one.
+    pub(crate) fn tell(&self, uid: &str, message: Message) {
+        if let Some(entry) = self.entries().get(uid) {
+            // A worker that has just ended needs no message.
+            let _ = entry.tx.send(message);
+        }
+    }
+
+    /// What pods may use of this node.
+    pub(crate) fn allocatable(
+        &self,
+    ) -> BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity> {
+        let node = self.node.borrow();
+        let status = node.as_ref().and_then(|n| n.status.as_ref());
+        status
+            .and_then(|s| s.allocatable.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// The text of an error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = e.source();
+    }
+    text
+}

@@ -1,0 +1,169 @@
+//! ConfigMaps, Secrets and tokens, fetched when needed.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount, Volume};
+use keelson_agent_io::volumes::{Data, Want, wants};
+use keelson_agent_plan::env::{Reference, Sources};
+use kube::Api;
+use kube::api::PostParams;
+
+use crate::shared::Shared;
+
+type Key = (String, i64);
+
+/// Tokens of a pod, each with the time it should be replaced.
+#[derive(Default)]
+pub(crate) struct Tokens(Mutex<HashMap<Key, (String, Timestamp)>>);
+
+/// What a container's environment refers to. What does not exist is left out.
+pub(crate) async fn references(
+    shared: &Shared,
+    namespace: &str,
+    list: &[Reference],
+) -> Result<Sources, String> {
+    let mut found = Sources::default();
+    for r in list {
+        match r {
+            Reference::ConfigMap(name) => {
+                found.config_maps.extend(
+                    config_map(shared, namespace, name)
+                        .await?
+                        .map(|m| (name.clone(), m)),
+                );
+            }
+            Reference::Secret(name) => {
+                found.secrets.extend(
+                    secret(shared, namespace, name)
+                        .await?
+                        .map(|s| (name.clone(), s)),
+                );
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn config_map(
+    shared: &Shared,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<ConfigMap>, String> {
+    let api: Api<ConfigMap> = Api::namespaced(shared.client.clone(), namespace);
+    api.get_opt(name)
+        .await
+        .map_err(|e| format!("get configmap {namespace}/{name}: {e}"))
+}
+
+async fn secret(shared: &Shared, namespace: &str, name: &str) -> Result<Option<Secret>, String> {
+    let api: Api<Secret> = Api::namespaced(shared.client.clone(), namespace);
+    api.get_opt(name)
+        .await
+        .map_err(|e| format!("get secret {namespace}/{name}: {e}"))
+}
+
+/// What a volume is made of.
+pub(crate) async fn of_volume(
+    shared: &Shared,
+    pod: &Pod,
+    tokens: &Tokens,
+    volume: &Volume,
+) -> Result<Data, String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let mut data = Data::default();
+    for want in wants(volume) {
+        match want {
+            Want::ConfigMap { name, .. } => {
+                data.config_maps.extend(
+                    config_map(shared, namespace, &name)
+                        .await?
+                        .map(|m| (name, m)),
+                );
+            }
+            Want::Secret { name, .. } => {
+                data.secrets
+                    .extend(secret(shared, namespace, &name).await?.map(|s| (name, s)));
+            }
+            Want::Token {
+                audience,
+                expiration_seconds,
+            } => {
+                let key = (audience, expiration_seconds);
+                data.tokens
+                    .insert(key.clone(), tokens.get(shared, pod, &key).await?);
+            }
+        }
+    }
+    Ok(data)
+}
+
+impl Tokens {
+    /// A token that is good for a while: a new one when four fifths of the old one's life are over, as
+    /// upstream does.
+    async fn get(&self, shared: &Shared, pod: &Pod, key: &Key) -> Result<String, String> {
+        let known = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned();
+        if let Some((token, renew)) = known
+            && renew > Timestamp::now()
+        {
+            return Ok(token);
+        }
+        let (token, renew) = request(shared, pod, key).await?;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(key.clone(), (token.clone(), renew));
+        Ok(token)
+    }
+}
+
+async fn request(
+    shared: &Shared,
+    pod: &Pod,
+    (audience, seconds): &Key,
+) -> Result<(String, Timestamp), String> {
+    let m = &pod.metadata;
+    let namespace = m.namespace.as_deref().unwrap_or_default();
+    let account = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.service_account_name.as_deref());
+    let account = account.filter(|a| !a.is_empty()).unwrap_or("default");
+    let spec = TokenRequestSpec {
+        audiences: (!audience.is_empty()).then(|| vec![audience.clone()]),
+        expiration_seconds: Some(*seconds),
+        bound_object_ref: Some(BoundObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            name: m.name.clone(),
+            uid: m.uid.clone(),
+        }),
+    };
+    let body = TokenRequest {
+        spec: Some(spec),
+        ..TokenRequest::default()
+    };
+    let api: Api<ServiceAccount> = Api::namespaced(shared.client.clone(), namespace);
+    let made = api
+        .create_token_request(account, &PostParams::default(), &body)
+        .await;
+    let made = made.map_err(|e| {
+        format!("failed to fetch token for service account {namespace}/{account}: {e}")
+    })?;
+    let missing = || format!("no token for service account {namespace}/{account}");
+    let status = made.status.ok_or_else(missing)?;
+    let token = status.token.ok_or_else(missing)?;
+    let now = Timestamp::now();
+    let life = status
+        .expiration_timestamp
+        .map_or(SignedDuration::ZERO, |t| t.0.duration_since(now));
+    let renew = now
+        .checked_add(SignedDuration::from_secs(life.as_secs() * 4 / 5))
+        .unwrap_or(now);
+    Ok((token, renew))
+}

@@ -1,0 +1,191 @@
+//! Writes a pod's status: in order, only what changed, as often as it takes, and never in the worker's way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use crate::shared::Shared;
+
+#[derive(Clone, Default)]
+struct Wanted {
+    status: Option<PodStatus>,
+    delete: bool,
+}
+
+/// A pod's writer. Its task ends with it.
+pub(crate) struct Writer(watch::Sender<Wanted>);
+
+impl Writer {
+    /// A writer for a pod whose status in the API is `known`.
+    pub(crate) fn start(shared: Arc<Shared>, pod: &Pod, known: PodStatus) -> Self {
+        let (tx, rx) = watch::channel(Wanted::default());
+        let m = &pod.metadata;
+        let text = |o: &Option<String>| o.clone().unwrap_or_default();
+        let task = Task {
+            shared,
+            namespace: text(&m.namespace),
+            name: text(&m.name),
+            uid: text(&m.uid),
+            rx,
+        };
+        tokio::spawn(task.run(value(&known)));
+        Self(tx)
+    }
+
+    /// Wants this status written; one that was not written yet is skipped over.
+    pub(crate) fn write(&self, status: &PodStatus) {
+        self.0.send_if_modified(|w| {
+            let new = w.status.as_ref() != Some(status);
+            if new {
+                w.status = Some(status.clone());
+            }
+            new
+        });
+    }
+
+    /// Wants the pod deleted, after its status.
+    pub(crate) fn delete(&self) {
+        self.0
+            .send_if_modified(|w| !std::mem::replace(&mut w.delete, true));
+    }
+}
+
+fn value(status: &PodStatus) -> Value {
+    serde_json::to_value(status).unwrap_or_default()
+}
+
+/// How an attempt ended.
+enum Done {
+    Written,
+    /// The pod is not there any more, or is another one.
+    Gone,
+    Failed(kube::Error),
+}
+
+impl Done {
+    fn of<T>(result: kube::Result<T>) -> Self {
+        match result {
+            Ok(_) => Self::Written,
+            // The only precondition is the UID: a conflict is another pod of that name.
+            Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => Self::Gone,
+            Err(e) => Self::Failed(e),
+        }
+    }
+}
+
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+struct Task {
+    shared: Arc<Shared>,
+    namespace: String,
+    name: String,
+    uid: String,
+    rx: watch::Receiver<Wanted>,
+}
+
+impl Task {
+    async fn run(mut self, mut known: Value) {
+        let mut wait = RETRY.0;
+        while self.rx.changed().await.is_ok() {
+            loop {
+                let wanted = self.rx.borrow_and_update().clone();
+                match self.bring(&wanted, &mut known).await {
+                    Done::Written => break,
+                    Done::Gone => return,
+                    Done::Failed(error) => {
+                        tracing::warn!(pod = self.name, namespace = self.namespace, %error, "status not written");
+                    }
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY.1);
+                if self.rx.has_changed().is_err() {
+                    return;
+                }
+            }
+            wait = RETRY.0;
+        }
+    }
+
+    async fn bring(&self, wanted: &Wanted, known: &mut Value) -> Done {
+        let Ok(_slot) = self.shared.writes.acquire().await else {
+            return Done::Gone;
+        };
+        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &self.namespace);
+        if let Some(status) = &wanted.status {
+            let new = value(status);
+            let changes = diff(known, &new);
+            if !changes.is_empty() {
+                let patch = json!({"metadata": {"uid": self.uid}, "status": changes});
+                match Done::of(
+                    api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
+                        .await,
+                ) {
+                    Done::Written => *known = new,
+                    other => return other,
+                }
+            }
+        }
+        if !wanted.delete {
+            return Done::Written;
+        }
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: Some(self.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        Done::of(api.delete(&self.name, &params).await)
+    }
+}
+
+/// The merge patch from one object to another: what is new or different, and null for what is gone.
+fn diff(old: &Value, new: &Value) -> Map<String, Value> {
+    let empty = Map::new();
+    let (old, new) = (
+        old.as_object().unwrap_or(&empty),
+        new.as_object().unwrap_or(&empty),
+    );
+    let gone = old
+        .keys()
+        .filter(|k| !new.contains_key(*k))
+        .map(|k| (k.clone(), Value::Null));
+    let changed = new
+        .iter()
+        .filter(|(k, v)| old.get(*k) != Some(v))
+        .map(|(k, v)| (k.clone(), v.clone()));
+    gone.chain(changed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches() {
+        let rows = [
+            ("nothing", json!({"a": 1}), json!({"a": 1}), json!({})),
+            (
+                "changed and gone",
+                json!({"a": 1, "b": 2}),
+                json!({"a": 3}),
+                json!({"a": 3, "b": null}),
+            ),
+            (
+                "lists whole",
+                json!({"l": [1, 2]}),
+                json!({"l": [2]}),
+                json!({"l": [2]}),
+            ),
+        ];
+        for (name, old, new, want) in rows {
+            assert_eq!(Value::Object(diff(&old, &new)), want, "{name}");
+        }
+    }
+}

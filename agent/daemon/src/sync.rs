@@ -1,0 +1,376 @@
+//! The watches that feed the workers: pods of this node, services, and the runtime's events.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodSpec, PodStatus, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use keelson_agent_plan::{admit, event, resources, status};
+use keelson_runtime::{Container, RuntimeEvent};
+use kube::Api;
+use kube::runtime::watcher::{self, Event, watcher};
+
+use crate::outcome::Message;
+use crate::shared::{Shared, chain};
+use crate::worker::{self, Start};
+
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Repeats until it works or the agent shuts down (`None`).
+async fn insist<T, E, F>(shared: &Shared, what: &str, mut f: impl FnMut() -> F) -> Option<T>
+where
+    E: std::error::Error,
+    F: Future<Output = Result<T, E>>,
+{
+    loop {
+        match f().await {
+            Ok(t) => return Some(t),
+            Err(error) => tracing::warn!(what, error = %chain(&error), "trying again"),
+        }
+        tokio::select! {
+            () = shared.shutdown.cancelled() => return None,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// Feeds a watch's events to `take` until shutdown. Errors are logged; the watcher goes on by itself.
+pub(crate) async fn follow<K>(
+    shared: &Shared,
+    api: Api<K>,
+    config: watcher::Config,
+    mut take: impl FnMut(Event<K>),
+) where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    use kube::runtime::WatchStreamExt;
+    let stream = watcher(api, config).default_backoff();
+    futures::pin_mut!(stream);
+    loop {
+        let next = tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            next = stream.next() => next,
+        };
+        match next {
+            Some(Ok(event)) => take(event),
+            Some(Err(error)) => tracing::warn!(error = %chain(&error), "watch interrupted"),
+            None => return,
+        }
+    }
+}
+
+/// Services, for the environment of containers.
+pub(crate) async fn services(shared: Arc<Shared>) {
+    let api: Api<Service> = Api::all(shared.client.clone());
+    let mut fresh = HashMap::new();
+    let key = |s: &Service| {
+        (
+            s.metadata.namespace.clone().unwrap_or_default(),
+            s.metadata.name.clone().unwrap_or_default(),
+        )
+    };
+    let slim = |mut s: Service| {
+        s.metadata = ObjectMeta {
+            name: s.metadata.name,
+            namespace: s.metadata.namespace,
+            ..ObjectMeta::default()
+        };
+        s.status = None;
+        Arc::new(s)
+    };
+    let take = |event: Event<Service>| match event {
+        Event::Init => fresh.clear(),
+        Event::InitApply(s) => _ = fresh.insert(key(&s), slim(s)),
+        Event::InitDone => {
+            *shared.services() = std::mem::take(&mut fresh);
+            shared.services_known.send_replace(true);
+        }
+        Event::Apply(s) => _ = shared.services().insert(key(&s), slim(s)),
+        Event::Delete(s) => _ = shared.services().remove(&key(&s)),
+    };
+    follow(&shared, api, watcher::Config::default(), take).await;
+}
+
+/// Exits, to the workers they belong to; everything again when events may have been missed.
+pub(crate) async fn runtime_events(shared: Arc<Shared>) {
+    let mut events = shared.runtime.events();
+    loop {
+        let event = tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            event = events.recv() => event,
+        };
+        match event {
+            None => return,
+            // A start is ours, and its step says how it went; memory kills end with an exit.
+            Some(RuntimeEvent::Start { .. } | RuntimeEvent::Oom { .. }) => {}
+            Some(RuntimeEvent::Exit { id, .. }) => {
+                let owner = shared.owners().get(&id).cloned();
+                if let Some(uid) = owner {
+                    shared.tell(&uid, Message::Container(id));
+                }
+            }
+            Some(RuntimeEvent::Reconnected) => relist(&shared).await,
+        }
+    }
+}
+
+async fn relist(shared: &Shared) {
+    let Some(all) = insist(shared, "list containers", || shared.runtime.containers()).await else {
+        return;
+    };
+    let mut by_pod = group(all);
+    let uids: Vec<String> = shared.entries().keys().cloned().collect();
+    for uid in uids {
+        let containers = by_pod.remove(&uid).unwrap_or_default();
+        shared.tell(&uid, Message::Containers(containers));
+    }
+}
+
+fn group(all: Vec<Container>) -> BTreeMap<String, Vec<Container>> {
+    let mut by_pod: BTreeMap<String, Vec<Container>> = BTreeMap::new();
+    for c in all {
+        by_pod.entry(c.pod.uid.clone()).or_default().push(c);
+    }
+    by_pod
+}
+
+/// The pods bound to this node.
+pub(crate) async fn pods(shared: Arc<Shared>) {
+    let Some(found) = insist(&shared, "list containers", || shared.runtime.containers()).await
+    else {
+        return;
+    };
+    let mut node = shared.node.subscribe();
+    let registered = tokio::select! {
+        () = shared.shutdown.cancelled() => return,
+        r = node.wait_for(Option::is_some) => r.is_ok(),
+    };
+    if !registered {
+        return;
+    }
+    let mut sync = Sync {
+        shared: shared.clone(),
+        found: group(found),
+        listed: Vec::new(),
+        first: true,
+    };
+    let api: Api<Pod> = Api::all(shared.client.clone());
+    let config =
+        watcher::Config::default().fields(&format!("spec.nodeName={}", shared.config.node_name));
+    follow(&shared, api, config, |event| sync.take(event)).await;
+}
+
+struct Sync {
+    shared: Arc<Shared>,
+    /// What the runtime had when the agent started and no worker has taken yet.
+    found: BTreeMap<String, Vec<Container>>,
+    /// A list under way.
+    listed: Vec<Pod>,
+    first: bool,
+}
+
+impl Sync {
+    fn take(&mut self, event: Event<Pod>) {
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(pod) => self.listed.push(slim(pod)),
+            Event::InitDone => self.list_done(),
+            Event::Apply(pod) => self.apply(slim(pod)),
+            Event::Delete(pod) => self.shared.tell(
+                pod.metadata.uid.as_deref().unwrap_or_default(),
+                Message::Gone,
+            ),
+        }
+    }
+
+    fn list_done(&mut self) {
+        let mut listed = std::mem::take(&mut self.listed);
+        let uid = |p: &Pod| p.metadata.uid.clone().unwrap_or_default();
+        let seen: HashSet<String> = listed.iter().map(uid).collect();
+        let known: Vec<String> = self.shared.entries().keys().cloned().collect();
+        for gone in known.iter().filter(|k| !seen.contains(*k)) {
+            self.shared.tell(gone, Message::Gone);
+        }
+        // Those that run keep their place: they are admitted before new ones are counted.
+        listed.sort_by_key(|p| {
+            (
+                !self.is_here(p),
+                p.metadata.creation_timestamp.clone().map(|t| t.0),
+            )
+        });
+        for pod in listed {
+            self.apply(pod);
+        }
+        if std::mem::take(&mut self.first) {
+            self.orphans();
+        }
+    }
+
+    fn is_here(&self, pod: &Pod) -> bool {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        self.found.contains_key(uid) || pod.status.as_ref().is_some_and(|s| s.start_time.is_some())
+    }
+
+    fn apply(&mut self, pod: Pod) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if self.shared.entries().contains_key(&uid) {
+            return self.shared.tell(&uid, Message::Pod(Arc::new(pod)));
+        }
+        let mut status = pod.status.clone().unwrap_or_default();
+        if !self.is_here(&pod) && pod.metadata.deletion_timestamp.is_none() {
+            status = self.admit(&pod, status);
+        }
+        let containers = self.found.remove(&uid).unwrap_or_default();
+        worker::spawn(
+            &self.shared,
+            Start {
+                pod: Arc::new(pod),
+                status,
+                containers,
+                orphan: false,
+            },
+        );
+    }
+
+    /// The status a new pod starts with: as it is, or refused.
+    fn admit(&self, pod: &Pod, status: PodStatus) -> PodStatus {
+        let active =
+            |p: &&Arc<Pod>| !status::is_final(p.status.as_ref().and_then(|s| s.phase.as_deref()));
+        let others: Vec<Arc<Pod>> = {
+            let entries = self.shared.entries();
+            entries
+                .values()
+                .map(|e| &e.pod)
+                .filter(active)
+                .cloned()
+                .collect()
+        };
+        let specs: Vec<&PodSpec> = others.iter().filter_map(|p| p.spec.as_ref()).collect();
+        let api = self.shared.node.borrow().clone();
+        let node = admit::Node {
+            name: self.shared.config.node_name.clone(),
+            labels: api
+                .as_ref()
+                .and_then(|n| n.metadata.labels.clone())
+                .unwrap_or_default(),
+            allocatable: self.shared.allocatable(),
+        };
+        let Err(refusal) = admit::admit(pod, &specs, &node) else {
+            return status;
+        };
+        tracing::info!(
+            pod = pod.metadata.name,
+            reason = refusal.reason,
+            "pod refused"
+        );
+        let told = event::Event {
+            warning: true,
+            reason: refusal.reason.clone().into(),
+            message: refusal.message.clone(),
+            container: None,
+        };
+        self.shared.events.pod(pod, told);
+        let now = Timestamp::now();
+        PodStatus {
+            phase: Some("Failed".into()),
+            reason: Some(refusal.reason),
+            message: Some(refusal.message),
+            start_time: Timestamp::from_second(now.as_second()).ok().map(Time),
+            qos_class: pod.spec.as_ref().map(|s| resources::qos(s).to_string()),
+            container_statuses: None,
+            init_container_statuses: None,
+            ..status
+        }
+    }
+
+    /// What is here of pods that the API does not have: only torn down.
+    fn orphans(&mut self) {
+        let shared = self.shared.clone();
+        let note = |what: &str, error: &dyn std::error::Error| {
+            tracing::warn!(what, error = %chain(error), "orphans cannot be listed");
+        };
+        let mut uids: BTreeSet<String> = self.found.keys().cloned().collect();
+        uids.extend(
+            shared
+                .runtime
+                .sandboxes()
+                .inspect_err(|e| note("sandboxes", e))
+                .unwrap_or_default(),
+        );
+        let cgroups = shared
+            .runtime
+            .pod_cgroups()
+            .inspect_err(|e| note("cgroups", e))
+            .unwrap_or_default();
+        uids.extend(cgroups.into_iter().map(|(uid, _)| uid));
+        uids.extend(
+            shared
+                .volumes
+                .list()
+                .inspect_err(|e| note("volumes", e))
+                .unwrap_or_default(),
+        );
+        let known: Vec<String> = shared.entries().keys().cloned().collect();
+        for uid in uids.into_iter().filter(|u| !known.contains(u)) {
+            let containers = self.found.remove(&uid).unwrap_or_default();
+            tracing::info!(uid, containers = containers.len(), "orphan is torn down");
+            let pod = Arc::new(made_up(&uid, &containers));
+            worker::spawn(
+                &shared,
+                Start {
+                    pod,
+                    status: PodStatus::default(),
+                    containers,
+                    orphan: true,
+                },
+            );
+        }
+        // A network attachment may be left of a pod of which nothing else is.
+        tokio::spawn(async move {
+            let valid: Vec<String> = shared.entries().keys().cloned().collect();
+            for error in shared.cni.gc(&valid).await {
+                tracing::warn!(error = %chain(&error), "cni: leftovers cannot be removed");
+            }
+        });
+    }
+}
+
+/// A pod as far as its containers tell. It gets one second to end, as upstream gives.
+fn made_up(uid: &str, containers: &[Container]) -> Pod {
+    let known = containers
+        .first()
+        .map(|c| c.pod.clone())
+        .unwrap_or_default();
+    let names: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+    let list = names.into_iter().map(|n| SpecContainer {
+        name: n.to_owned(),
+        ..SpecContainer::default()
+    });
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(known.name),
+            namespace: Some(known.namespace),
+            uid: Some(uid.to_owned()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            containers: list.collect(),
+            termination_grace_period_seconds: Some(1),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// A pod without what the agent never reads.
+fn slim(mut pod: Pod) -> Pod {
+    pod.metadata.managed_fields = None;
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+    pod
+}

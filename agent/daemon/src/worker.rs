@@ -1,0 +1,288 @@
+//! One pod's worker: waits, then observes, plans and applies. It alone changes what it knows of its pod.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodStatus};
+use keelson_agent_plan::backoff::{self, Backoff, Curve};
+use keelson_agent_plan::{Failure, Hook, Observed, Plan, plan};
+use keelson_runtime::Container;
+use tokio::sync::mpsc;
+
+use crate::kill;
+use crate::outcome::Message;
+use crate::probes::Probes;
+use crate::shared::{Entry, Shared};
+use crate::sources::Tokens;
+use crate::status::Writer;
+use crate::volumes;
+
+/// How often volumes of files are brought up to date.
+const REFRESH: SignedDuration = SignedDuration::from_secs(60);
+
+/// A pod's worker.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) uid: String,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) observed: Observed,
+    pub(crate) tx: mpsc::UnboundedSender<Message>,
+    rx: mpsc::UnboundedReceiver<Message>,
+    /// Kills under way, by container and attempt.
+    pub(crate) kills: BTreeMap<(String, u32), kill::Handle>,
+    pub(crate) probes: Probes,
+    /// Runs whose process could not be started, by container id.
+    pub(crate) start_errors: BTreeMap<String, (Timestamp, String)>,
+    /// `postStart` hooks that run or failed, by container id.
+    pub(crate) hooks: BTreeMap<String, Hook>,
+    pub(crate) netns: Option<PathBuf>,
+    pub(crate) backoffs: BTreeMap<String, Backoff>,
+    pub(crate) tokens: Arc<Tokens>,
+    writer: Writer,
+    refresh_at: Timestamp,
+}
+
+/// What a worker starts with.
+pub(crate) struct Start {
+    /// The pod; one made up from labels for an orphan.
+    pub(crate) pod: Arc<Pod>,
+    /// The status to go on from: the API's, or a refusal.
+    pub(crate) status: PodStatus,
+    /// What the runtime already has of it.
+    pub(crate) containers: Vec<Container>,
+    /// The API does not know it.
+    pub(crate) orphan: bool,
+}
+
+/// Starts a pod's worker and makes it known.
+pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
+    let (tx, rx) = mpsc::unbounded_channel();
+    let uid = start.pod.metadata.uid.clone().unwrap_or_default();
+    let known = start.pod.status.clone().unwrap_or_default();
+    let entry = Entry {
+        tx: tx.clone(),
+        pod: start.pod.clone(),
+        containers: Arc::default(),
+        netns: None,
+    };
+    shared.entries().insert(uid.clone(), entry);
+    let observed = Observed {
+        orphan: start.orphan,
+        status: start.status,
+        host_ips: shared.config.node_ips.clone(),
+        ..Observed::default()
+    };
+    let worker = Worker {
+        writer: Writer::start(shared.clone(), &start.pod, known),
+        probes: Probes::new(tx.clone()),
+        shared: shared.clone(),
+        uid,
+        pod: start.pod,
+        observed,
+        tx,
+        rx,
+        kills: BTreeMap::new(),
+        start_errors: BTreeMap::new(),
+        hooks: BTreeMap::new(),
+        netns: None,
+        backoffs: BTreeMap::new(),
+        tokens: Arc::default(),
+        refresh_at: Timestamp::now() + REFRESH,
+    };
+    tokio::spawn(worker.run(start.containers));
+}
+
+impl Worker {
+    async fn run(mut self, containers: Vec<Container>) {
+        let shutdown = self.shared.shutdown.clone();
+        self.recover(containers).await;
+        loop {
+            let wake_at = match self.turn().await {
+                Some(plan) => plan.wake_at,
+                None => break,
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                message = self.rx.recv() => match message {
+                    Some(message) => self.take(message).await,
+                    None => return,
+                },
+                () = until(wake_at) => {}
+                () = until(Some(self.refresh_at)) => self.refresh(),
+            }
+            while let Ok(message) = self.rx.try_recv() {
+                self.take(message).await;
+            }
+        }
+        self.end();
+    }
+
+    /// Plans and applies once. `None` when nothing of the pod is left.
+    async fn turn(&mut self) -> Option<Plan> {
+        let mut plan = plan(&self.pod, &self.observed, Timestamp::now());
+        for action in std::mem::take(&mut plan.actions) {
+            self.apply(action);
+        }
+        self.observed.status = plan.status.clone();
+        if !self.observed.orphan {
+            self.writer.write(&plan.status);
+        }
+        self.publish();
+        if plan.finished {
+            return None;
+        }
+        self.probes
+            .sync(&self.shared, &self.pod, &mut self.observed);
+        Some(plan)
+    }
+
+    fn end(&mut self) {
+        self.shared.entries().remove(&self.uid);
+        let ids = self
+            .observed
+            .containers
+            .values()
+            .flatten()
+            .map(|a| a.id.clone());
+        let mut owners = self.shared.owners();
+        ids.for_each(|id| _ = owners.remove(&id));
+        tracing::debug!(pod = self.pod.metadata.name, uid = self.uid, "pod is gone");
+    }
+
+    /// Lets others see the pod, its status and its containers.
+    fn publish(&self) {
+        let mut entries = self.shared.entries();
+        let Some(entry) = entries.get_mut(&self.uid) else {
+            return;
+        };
+        if entry.pod.status.as_ref() != Some(&self.observed.status) {
+            let mut pod = Pod::clone(&self.pod);
+            pod.status = Some(self.observed.status.clone());
+            entry.pod = Arc::new(pod);
+        }
+        if *entry.containers != self.observed.containers {
+            entry.containers = Arc::new(self.observed.containers.clone());
+        }
+        entry.netns.clone_from(&self.netns);
+    }
+
+    async fn take(&mut self, message: Message) {
+        match message {
+            Message::Pod(pod) => self.take_pod(pod),
+            Message::Gone => {
+                self.observed.orphan = true;
+                self.observed
+                    .terminating_since
+                    .get_or_insert_with(Timestamp::now);
+            }
+            Message::Container(id) => self.reread(&id).await,
+            Message::Containers(all) => self.take_containers(all),
+            Message::Step(outcome) => self.step_ended(outcome).await,
+            Message::Probe {
+                container,
+                attempt,
+                kind,
+                verdict,
+            } => {
+                self.probes
+                    .note(&mut self.observed, &container, attempt, kind, verdict);
+            }
+        }
+    }
+
+    /// The agent owns its part of the status: only conditions of others are taken from the API.
+    fn take_pod(&mut self, pod: Arc<Pod>) {
+        const OURS: [&str; 5] = [
+            "PodReadyToStartContainers",
+            "Initialized",
+            "Ready",
+            "ContainersReady",
+            "PodScheduled",
+        ];
+        let theirs = pod
+            .status
+            .iter()
+            .flat_map(|s| s.conditions.iter().flatten());
+        let theirs: Vec<_> = theirs
+            .filter(|c| !OURS.contains(&c.type_.as_str()))
+            .cloned()
+            .collect();
+        let own = self.observed.status.conditions.get_or_insert_default();
+        own.retain(|c| OURS.contains(&c.type_.as_str()));
+        own.extend(theirs);
+        if pod.metadata.deletion_timestamp.is_some() {
+            self.observed
+                .terminating_since
+                .get_or_insert_with(Timestamp::now);
+        }
+        self.pod = pod;
+    }
+
+    fn refresh(&mut self) {
+        self.refresh_at = Timestamp::now() + REFRESH;
+        if self.observed.volumes.ready().is_some()
+            && self.observed.any_running()
+            && !self.observed.orphan
+        {
+            let job = volumes::Job::new(self);
+            tokio::spawn(async move { job.refresh().await });
+        }
+    }
+
+    /// A container of the spec.
+    pub(crate) fn spec_of(&self, name: &str) -> Option<&SpecContainer> {
+        let spec = self.pod.spec.as_ref()?;
+        spec.init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+            .find(|c| c.name == name)
+    }
+
+    /// One more failure of `what`: what to remember of it.
+    pub(crate) fn failure(
+        &mut self,
+        what: &str,
+        curve: Curve,
+        reason: &str,
+        message: String,
+    ) -> Failure {
+        let at = Timestamp::now();
+        let entry = Backoff::next(self.backoffs.get(what).copied(), curve, at);
+        self.backoffs.insert(what.to_owned(), entry);
+        Failure {
+            reason: reason.to_owned(),
+            message,
+            at,
+            retry_at: at.checked_add(entry.delay).unwrap_or(at),
+        }
+    }
+
+    /// Grows a container's restart back-off.
+    pub(crate) fn restarted(&mut self, container: &str) {
+        let previous = self.observed.backoffs.get(container).copied();
+        let entry = Backoff::next(previous, backoff::CONTAINER, Timestamp::now());
+        self.observed.backoffs.insert(container.to_owned(), entry);
+    }
+
+    /// Deletes the pod from the API, after its status.
+    pub(crate) fn delete_pod(&self) {
+        self.writer.delete();
+    }
+}
+
+/// Sleeps until a time; for ever without one.
+async fn until(at: Option<Timestamp>) {
+    match at {
+        None => std::future::pending().await,
+        Some(at) => {
+            // A little late rather than early: the plan compares whole nanoseconds.
+            let wait = at
+                .duration_since(Timestamp::now())
+                .max(SignedDuration::ZERO);
+            tokio::time::sleep(wait.unsigned_abs() + std::time::Duration::from_millis(1)).await;
+        }
+    }
+}

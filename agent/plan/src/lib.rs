@@ -1,0 +1,29 @@
+//! What the node agent decides, without doing any of it: a pod and what was observed of it become
+//! actions, a status and a time to look again.
+//!
+//! Nothing here reads a clock, a file or a socket: times and figures are handed in, so every decision
+//! is a value that can be printed, compared and tested by a table.
+
+pub mod action;
+pub mod admit;
+pub mod backoff;
+pub mod dns;
+pub mod env;
+pub mod event;
+pub mod hosts;
+pub mod lifecycle;
+pub mod names;
+pub mod observed;
+pub mod probe;
+pub mod pull;
+pub mod quantity;
+pub mod resources;
+pub mod security;
+pub mod status;
+
+pub use action::{Action, Kill, Plan};
+pub use lifecycle::plan;
+pub use observed::{
+    Attempt, AttemptState, Failure, Hook, Image, ImageFailure, Observed, ProbeVerdict, Sandbox,
+    Stage,
+};

@@ -1,0 +1,5 @@
+//! A pod's whole way, in a world that does at once what the plan says.
+
+mod invariants;
+mod stories;
+mod world;

@@ -1,0 +1,145 @@
+//! Names and paths, all derived from the pod's UID, the container and the attempt.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+
+/// A pod in messages: `name_namespace(uid)`.
+pub fn pod_ref(pod: &Pod) -> String {
+    let m = &pod.metadata;
+    let text = |o: &Option<String>| o.clone().unwrap_or_default();
+    format!("{}_{}({})", text(&m.name), text(&m.namespace), text(&m.uid))
+}
+
+/// A pod's log directory: `<root>/<namespace>_<name>_<uid>`.
+pub fn log_dir(root: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
+    root.join(format!("{namespace}_{name}_{uid}"))
+}
+
+/// A run's log file: `<pod's log directory>/<container>/<attempt>.log`.
+pub fn log_path(
+    root: &Path,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    container: &str,
+    attempt: u32,
+) -> PathBuf {
+    log_dir(root, namespace, name, uid)
+        .join(container)
+        .join(format!("{attempt}.log"))
+}
+
+/// A file path is one element: no separator, and not the directory itself or its parent.
+pub fn is_path_element(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+}
+
+/// Linux takes 64 bytes with the terminating zero.
+const HOSTNAME_MAX: usize = 63;
+
+/// A pod's host name and its domain (empty without a subdomain).
+/// Source: "DNS for Services and Pods"; a name that is too long is cut, as upstream does.
+pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, String) {
+    let spec = pod.spec.as_ref();
+    let own = spec
+        .and_then(|s| s.hostname.as_deref())
+        .filter(|h| !h.is_empty());
+    let name = own.or(pod.metadata.name.as_deref()).unwrap_or_default();
+    let host = cut(name);
+    let sub = spec
+        .and_then(|s| s.subdomain.as_deref())
+        .filter(|s| !s.is_empty());
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let domain = sub
+        .map(|s| format!("{s}.{namespace}.svc.{cluster_domain}"))
+        .unwrap_or_default();
+    (host, domain)
+}
+
+/// The name the sandbox gets: the full one with `setHostnameAsFQDN`.
+pub fn sandbox_hostname(pod: &Pod, cluster_domain: &str) -> String {
+    let spec = pod.spec.as_ref();
+    if let Some(name) = spec
+        .and_then(|s| s.hostname_override.clone())
+        .filter(|n| !n.is_empty())
+    {
+        return name;
+    }
+    let (host, domain) = hostname(pod, cluster_domain);
+    let full = spec.and_then(|s| s.set_hostname_as_fqdn) == Some(true) && !domain.is_empty();
+    if full {
+        format!("{host}.{domain}")
+    } else {
+        host
+    }
+}
+
+fn cut(name: &str) -> String {
+    let end = name
+        .char_indices()
+        .map(|(i, c)| i + c.len_utf8())
+        .take_while(|end| *end <= HOSTNAME_MAX)
+        .last();
+    name[..end.unwrap_or(0)]
+        .trim_end_matches(['-', '.'])
+        .to_owned()
+}
+
+/// Containers that wait, with the reason.
+pub(crate) fn waiting_reasons(status: &PodStatus) -> Vec<(&str, &str)> {
+    fn reason(s: &ContainerStatus) -> Option<(&str, &str)> {
+        let waiting = s.state.as_ref()?.waiting.as_ref()?;
+        Some((s.name.as_str(), waiting.reason.as_deref()?))
+    }
+    let all = status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses)
+        .flatten();
+    all.filter_map(reason).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::PodSpec;
+
+    #[test]
+    fn hostnames() {
+        let long = format!("{}-{}", "a".repeat(62), "b".repeat(20));
+        let rows = [
+            ("name", "web-0", None, None, false, "web-0"),
+            ("own", "web-0", Some("h"), None, false, "h"),
+            ("fqdn needs a subdomain", "web-0", None, None, true, "web-0"),
+            (
+                "fqdn",
+                "web-0",
+                None,
+                Some("web"),
+                true,
+                "web-0.web.ns.svc.cluster.local",
+            ),
+            (
+                "cut, no trailing dash",
+                long.as_str(),
+                None,
+                None,
+                false,
+                &long[..62],
+            ),
+        ];
+        for (name, pod_name, own, sub, full, want) in rows {
+            let mut pod = Pod::default();
+            pod.metadata.name = Some(pod_name.into());
+            pod.metadata.namespace = Some("ns".into());
+            pod.spec = Some(PodSpec {
+                hostname: own.map(Into::into),
+                subdomain: sub.map(Into::into),
+                set_hostname_as_fqdn: Some(full),
+                ..Default::default()
+            });
+            assert_eq!(sandbox_hostname(&pod, "cluster.local"), want, "{name}");
+        }
+    }
+}

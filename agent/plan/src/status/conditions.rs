@@ -1,0 +1,202 @@
+//! The pod's conditions.
+
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodCondition, PodStatus};
+
+use super::time;
+use crate::lifecycle::{Context, app_was_made, is_sidecar};
+
+/// A condition's value, reason and message.
+struct Value {
+    holds: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+impl Value {
+    fn yes() -> Self {
+        Self {
+            holds: true,
+            reason: None,
+            message: None,
+        }
+    }
+
+    fn no(reason: &'static str, message: Option<String>) -> Self {
+        Self {
+            holds: false,
+            reason: Some(reason),
+            message,
+        }
+    }
+}
+
+/// Brings the agent's own conditions up to date; those of others stay as they are.
+pub(super) fn update(ctx: &Context<'_>, status: &mut PodStatus, refused: bool) {
+    if refused {
+        return;
+    }
+    let containers = containers_ready(ctx, status);
+    let ready = ready(ctx, status, &containers);
+    let wanted = [
+        ("PodReadyToStartContainers", sandbox(ctx)),
+        ("Initialized", initialized(ctx, status)),
+        ("Ready", ready),
+        ("ContainersReady", containers),
+        ("PodScheduled", Value::yes()),
+    ];
+    let old = status.conditions.take().unwrap_or_default();
+    let mut all: Vec<PodCondition> = wanted
+        .into_iter()
+        .map(|(name, v)| condition(ctx, name, v, &old))
+        .collect();
+    let ours: Vec<String> = all.iter().map(|c| c.type_.clone()).collect();
+    all.extend(old.into_iter().filter(|c| !ours.contains(&c.type_)));
+    status.conditions = Some(all);
+}
+
+fn condition(ctx: &Context<'_>, name: &str, value: Value, old: &[PodCondition]) -> PodCondition {
+    let text = if value.holds { "True" } else { "False" };
+    let same = old.iter().find(|c| c.type_ == name && c.status == text);
+    PodCondition {
+        type_: name.to_owned(),
+        status: text.to_owned(),
+        last_probe_time: None,
+        last_transition_time: same
+            .and_then(|c| c.last_transition_time.clone())
+            .or_else(|| Some(time(ctx.now))),
+        message: value.message,
+        observed_generation: ctx.pod.metadata.generation,
+        reason: value.reason.map(str::to_owned),
+    }
+}
+
+fn sandbox(ctx: &Context<'_>) -> Value {
+    let holds = ctx.observed.sandbox.ready().is_some();
+    Value {
+        holds,
+        reason: None,
+        message: None,
+    }
+}
+
+fn find<'a>(
+    statuses: &'a Option<Vec<ContainerStatus>>,
+    c: &Container,
+) -> Option<&'a ContainerStatus> {
+    statuses.iter().flatten().find(|s| s.name == c.name)
+}
+
+fn started(s: &ContainerStatus) -> bool {
+    s.started == Some(true)
+}
+
+/// `containers with unready status: [a b]`, and those without any status before it.
+fn lists(unknown: &[&str], bad: &[&str], word: &str) -> Option<String> {
+    let part = |names: &[&str], word: &str| {
+        format!("containers with {word} status: [{}]", names.join(" "))
+    };
+    let mut parts = Vec::new();
+    if !unknown.is_empty() {
+        parts.push(part(unknown, "unknown"));
+    }
+    if !bad.is_empty() {
+        parts.push(part(bad, word));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn initialized(ctx: &Context<'_>, status: &PodStatus) -> Value {
+    if status.phase.as_deref() == Some("Succeeded") {
+        return Value {
+            holds: true,
+            reason: Some("PodCompleted"),
+            message: None,
+        };
+    }
+    if app_was_made(ctx) {
+        return Value::yes();
+    }
+    let (mut unknown, mut bad) = (Vec::new(), Vec::new());
+    for c in ctx.spec.init_containers.iter().flatten() {
+        match find(&status.init_container_statuses, c) {
+            None => unknown.push(c.name.as_str()),
+            Some(s) if is_sidecar(c) && !started(s) => bad.push(c.name.as_str()),
+            Some(s) if !is_sidecar(c) && !s.ready => bad.push(c.name.as_str()),
+            Some(_) => {}
+        }
+    }
+    match lists(&unknown, &bad, "incomplete") {
+        None => Value::yes(),
+        message => Value::no("ContainersNotInitialized", message),
+    }
+}
+
+fn containers_ready(ctx: &Context<'_>, status: &PodStatus) -> Value {
+    match status.phase.as_deref() {
+        Some("Succeeded") => return Value::no("PodCompleted", None),
+        Some("Failed") => return Value::no("PodFailed", None),
+        _ => {}
+    }
+    let (mut unknown, mut bad) = (Vec::new(), Vec::new());
+    let sidecars = ctx
+        .spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| is_sidecar(c));
+    let sidecars = sidecars.map(|c| (c, find(&status.init_container_statuses, c)));
+    let apps = ctx
+        .spec
+        .containers
+        .iter()
+        .map(|c| (c, find(&status.container_statuses, c)));
+    for (c, found) in sidecars.chain(apps) {
+        match found {
+            None => unknown.push(c.name.as_str()),
+            Some(s) if !s.ready => bad.push(c.name.as_str()),
+            Some(_) => {}
+        }
+    }
+    match lists(&unknown, &bad, "unready") {
+        None => Value::yes(),
+        message => Value::no("ContainersNotReady", message),
+    }
+}
+
+/// Readiness gates come from conditions that others write (KEP-580).
+fn ready(ctx: &Context<'_>, status: &PodStatus, containers: &Value) -> Value {
+    if !containers.holds {
+        return Value {
+            holds: false,
+            reason: containers.reason,
+            message: containers.message.clone(),
+        };
+    }
+    let gates = ctx
+        .spec
+        .readiness_gates
+        .iter()
+        .flatten()
+        .map(|g| g.condition_type.as_str());
+    let missing: Vec<String> = gates
+        .filter_map(|gate| gate_message(status, gate))
+        .collect();
+    if missing.is_empty() {
+        Value::yes()
+    } else {
+        Value::no("ReadinessGatesNotReady", Some(missing.join(", ")))
+    }
+}
+
+fn gate_message(status: &PodStatus, gate: &str) -> Option<String> {
+    match status.conditions.iter().flatten().find(|c| c.type_ == gate) {
+        None => Some(format!(
+            "corresponding condition of pod readiness gate \"{gate}\" does not exist."
+        )),
+        Some(c) if c.status != "True" => Some(format!(
+            "the status of pod readiness gate \"{gate}\" is not \"True\", but {}",
+            c.status
+        )),
+        Some(_) => None,
+    }
+}

@@ -1,0 +1,104 @@
+//! The pod's status as the API shows it. Phases, conditions, reasons and their texts are upstream's
+//! (pod lifecycle, "Pod conditions", KEP-3085 for `PodReadyToStartContainers`).
+
+mod conditions;
+mod containers;
+mod phase;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{HostIP, PodIP, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::event::{self, Event};
+use crate::lifecycle::{Context, Final, Goal};
+use crate::names;
+use crate::resources;
+
+pub use phase::is_final;
+pub(crate) use phase::wanted as wanted_phase;
+
+/// The status of a pod.
+pub(crate) fn compute(ctx: &Context<'_>, goal: Goal) -> PodStatus {
+    let before = &ctx.observed.status;
+    let mut status = before.clone();
+    status.observed_generation = ctx.pod.metadata.generation;
+    status.qos_class = Some(resources::qos(ctx.spec).to_string());
+    status.start_time = before.start_time.clone().or_else(|| Some(time(ctx.now)));
+    addresses(ctx, &mut status);
+    // A pod that was refused at the door never had containers.
+    let refused = is_final(before.phase.as_deref()) && before.container_statuses.is_none();
+    if !refused {
+        let (init, apps) = containers::statuses(ctx, goal);
+        status.init_container_statuses = (!init.is_empty()).then_some(init);
+        status.container_statuses = Some(apps);
+    }
+    let phase = phase::reported(ctx, goal, &status);
+    status.phase = Some(phase.into());
+    match goal {
+        Goal::Finish(Final::Deadline) => {
+            status.reason = Some("DeadlineExceeded".into());
+            status.message = Some(event::DEADLINE_MESSAGE.into());
+        }
+        _ if !is_final(before.phase.as_deref()) => (status.reason, status.message) = (None, None),
+        _ => {}
+    }
+    conditions::update(ctx, &mut status, refused);
+    status
+}
+
+fn addresses(ctx: &Context<'_>, status: &mut PodStatus) {
+    let hosts: Vec<String> = ctx
+        .observed
+        .host_ips
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if let Some(first) = hosts.first() {
+        status.host_ip = Some(first.clone());
+        status.host_ips = Some(hosts.iter().map(|ip| HostIP { ip: ip.clone() }).collect());
+    }
+    let Some(sandbox) = ctx.observed.sandbox.ready() else {
+        return;
+    };
+    let ips: Vec<String> = sandbox.ips.iter().map(ToString::to_string).collect();
+    status.pod_ip = ips.first().cloned();
+    status.pod_ips =
+        (!ips.is_empty()).then(|| ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect());
+}
+
+/// Back-offs that have begun since the last status: people are told once each time.
+pub(crate) fn transitions(ctx: &Context<'_>, status: &PodStatus) -> Vec<Event> {
+    let old = names::waiting_reasons(&ctx.observed.status);
+    let spec_image = |name: &str| {
+        let all = ctx
+            .spec
+            .init_containers
+            .iter()
+            .flatten()
+            .chain(&ctx.spec.containers);
+        all.filter(|c| c.name == name)
+            .find_map(|c| c.image.clone())
+            .unwrap_or_default()
+    };
+    let pod = names::pod_ref(ctx.pod);
+    let mut events = Vec::new();
+    for (name, reason) in names::waiting_reasons(status) {
+        if old.contains(&(name, reason)) {
+            continue;
+        }
+        match reason {
+            "CrashLoopBackOff" => events.push(event::restart_backoff(name, &pod)),
+            "ImagePullBackOff" => {
+                events.push(event::pull_backoff(name, &spec_image(name)));
+                events.push(event::failed(name, "ImagePullBackOff"));
+            }
+            _ => {}
+        }
+    }
+    events
+}
+
+/// The API keeps whole seconds; more would make every status differ from the one read back.
+pub(crate) fn time(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}

@@ -1,0 +1,117 @@
+//! The phase: upstream's counting of what the containers do.
+
+use k8s_openapi::api::core::v1::{Container, PodStatus};
+
+use crate::lifecycle::{Context, Final, Goal, app_was_made, is_sidecar, should_restart};
+use crate::observed::AttemptState;
+
+/// `Succeeded` and `Failed` never change again.
+pub fn is_final(phase: Option<&str>) -> bool {
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// What the phase is, going by the containers alone; final when nothing will run again.
+pub(crate) fn wanted(ctx: &Context<'_>) -> &'static str {
+    if init_failed(ctx) {
+        return "Failed";
+    }
+    if !app_was_made(ctx) && init_pending(ctx) {
+        return "Pending";
+    }
+    apps(ctx)
+}
+
+/// What is reported: a final phase only when no container runs any more.
+pub(crate) fn reported(ctx: &Context<'_>, goal: Goal, status: &PodStatus) -> &'static str {
+    let before = ctx.observed.status.phase.as_deref();
+    match before {
+        Some("Failed") => return "Failed",
+        Some("Succeeded") => return "Succeeded",
+        _ => {}
+    }
+    let stopped = !ctx.observed.any_running() && ctx.observed.busy.is_empty();
+    let phase = match goal {
+        Goal::Finish(Final::Deadline) => "Failed",
+        Goal::Terminate if stopped => ended(status),
+        Goal::Run | Goal::Finish(Final::Phase) | Goal::Terminate => wanted(ctx),
+    };
+    if is_final(Some(phase)) && !stopped {
+        return if before == Some("Pending") && !app_was_made(ctx) {
+            "Pending"
+        } else {
+            "Running"
+        };
+    }
+    phase
+}
+
+/// The final phase of a pod that is ended from outside: by its containers' last words in the status, as
+/// they may be gone by now. One that never ran has failed.
+fn ended(status: &PodStatus) -> &'static str {
+    let apps = status.container_statuses.iter().flatten();
+    let terminated = |s: &k8s_openapi::api::core::v1::ContainerStatus| {
+        let state = s.state.as_ref().and_then(|s| s.terminated.as_ref());
+        let last = s.last_state.as_ref().and_then(|s| s.terminated.as_ref());
+        state.or(last).map(|t| t.exit_code)
+    };
+    let codes: Option<Vec<i32>> = apps.map(terminated).collect();
+    match codes {
+        Some(codes) if !codes.is_empty() && codes.iter().all(|c| *c == 0) => "Succeeded",
+        _ => "Failed",
+    }
+}
+
+fn init_containers<'a>(ctx: &'a Context<'_>) -> impl Iterator<Item = &'a Container> {
+    ctx.spec.init_containers.iter().flatten()
+}
+
+/// A plain init container failed and will not be tried again.
+fn init_failed(ctx: &Context<'_>) -> bool {
+    let mut plain = init_containers(ctx).filter(|c| !is_sidecar(c));
+    plain.any(|c| {
+        let code = ctx.observed.current(&c.name).and_then(|a| a.exit_code());
+        code.is_some_and(|code| code != 0 && !should_restart(ctx.spec, c, true, code))
+    })
+}
+
+fn init_pending(ctx: &Context<'_>) -> bool {
+    init_containers(ctx).any(|c| match ctx.observed.current(&c.name) {
+        None => true,
+        Some(a) if is_sidecar(c) => a.state == AttemptState::Created,
+        Some(a) => a.exit_code() != Some(0),
+    })
+}
+
+fn apps(ctx: &Context<'_>) -> &'static str {
+    let (mut running, mut waiting, mut stopped, mut succeeded, mut again) = (0, 0, 0, 0, 0);
+    for c in &ctx.spec.containers {
+        match ctx.observed.current(&c.name).map(|a| &a.state) {
+            None if ctx.observed.latest(&c.name).is_some() => {
+                (stopped, again) = (stopped + 1, again + 1)
+            }
+            None => waiting += 1,
+            Some(AttemptState::Created) if was_restarted(ctx, &c.name) => {
+                (stopped, again) = (stopped + 1, again + 1)
+            }
+            Some(AttemptState::Created) => waiting += 1,
+            Some(AttemptState::Running { .. }) => running += 1,
+            Some(AttemptState::Exited { code, .. }) => {
+                stopped += 1;
+                succeeded += u32::from(*code == 0);
+                again += u32::from(should_restart(ctx.spec, c, false, *code));
+            }
+        }
+    }
+    match (running, waiting, stopped) {
+        (_, w, _) if w > 0 => "Pending",
+        (r, _, _) if r > 0 => "Running",
+        (_, _, 0) => "Pending",
+        _ if again > 0 => "Running",
+        (_, _, s) if s == succeeded => "Succeeded",
+        _ => "Failed",
+    }
+}
+
+fn was_restarted(ctx: &Context<'_>, name: &str) -> bool {
+    ctx.observed.latest(name).is_some_and(|a| a.attempt > 0)
+}
