@@ -11,6 +11,7 @@
 //! containerd's labels, the pinned namespaces, the cgroups and the directories, all by pod UID.
 
 mod apply;
+mod cleanup;
 mod config;
 mod container;
 mod endpoint;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+pub use cleanup::cleanup;
 pub use config::{Config, Serving};
 
 use shared::Shared;

@@ -1,0 +1,87 @@
+//! Ends all pods of this node without an API: what `keelson cleanup` calls when the agent does not run.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use keelson_agent_io::cni::Cni;
+use keelson_agent_io::volumes::Volumes;
+use keelson_runtime::{Container, Runtime};
+
+use crate::config::Config;
+
+/// Kills and removes every container of ours, then networks, namespaces, volumes, cgroups and logs. Goes on after
+/// errors and gives them all; can be repeated. Without a containerd only its part is left out.
+pub async fn cleanup(config: Config) -> Vec<anyhow::Error> {
+    let mut errors = Vec::new();
+    let mut logs = BTreeSet::new();
+    let connect = tokio::time::timeout(CONNECT, Runtime::connect(config.runtime())).await;
+    match connect.map_err(anyhow::Error::from).and_then(|r| r.map_err(Into::into)) {
+        Ok(runtime) => {
+            end_containers(&runtime, &mut logs, &mut errors).await;
+            let cni = Cni::load(&config.cni_conf_dir, config.cni_bin_dirs.clone(), config.root_dir.join("cni"));
+            errors.extend(cni.gc(&[]).await.into_iter().map(Into::into));
+            end_sandboxes(&runtime, &mut errors).await;
+            errors.extend(runtime.cgroups_remove().err().map(Into::into));
+        }
+        Err(error) => errors.push(error.context("connect to containerd")),
+    }
+    end_volumes(&config.root_dir, &mut errors);
+    for dir in logs {
+        note(&mut errors, "remove logs", std::fs::remove_dir_all(&dir));
+    }
+    errors
+}
+
+/// containerd answers in milliseconds or does not run.
+const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
+
+async fn end_containers(runtime: &Runtime, logs: &mut BTreeSet<std::path::PathBuf>, errors: &mut Vec<anyhow::Error>) {
+    let containers = match runtime.containers().await {
+        Ok(containers) => containers,
+        Err(error) => return errors.push(error.into()),
+    };
+    // All at once: each waits for its shim.
+    let end = |c: &Container| {
+        let (runtime, id) = (runtime.clone(), c.id.clone());
+        async move {
+            // One that has ended can't be killed; removing tells what matters.
+            let _ = runtime.container_kill(&id, "KILL", true).await;
+            runtime.container_remove(&id).await
+        }
+    };
+    let ended = futures::future::join_all(containers.iter().map(end)).await;
+    errors.extend(ended.into_iter().filter_map(Result::err).map(Into::into));
+    // `<log dir>/<namespace>_<pod>_<uid>/<container>/<attempt>.log`
+    let pods = containers.iter().filter_map(|c| c.log_path.ancestors().nth(2)).filter(|d| !d.as_os_str().is_empty());
+    logs.extend(pods.map(Path::to_path_buf));
+}
+
+async fn end_sandboxes(runtime: &Runtime, errors: &mut Vec<anyhow::Error>) {
+    match runtime.sandboxes() {
+        Ok(uids) => {
+            for uid in uids {
+                errors.extend(runtime.sandbox_remove(&uid).await.err().map(Into::into));
+            }
+        }
+        Err(error) => errors.push(error.into()),
+    }
+}
+
+fn end_volumes(root: &Path, errors: &mut Vec<anyhow::Error>) {
+    let volumes = Volumes::new(root);
+    match volumes.list() {
+        Ok(uids) => {
+            for uid in uids {
+                errors.extend(volumes.teardown(&uid).err().map(Into::into));
+            }
+        }
+        Err(error) => errors.push(error.into()),
+    }
+}
+
+fn note(errors: &mut Vec<anyhow::Error>, action: &'static str, done: std::io::Result<()>) {
+    match done {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => errors.push(anyhow::Error::new(e).context(action)),
+        _ => {}
+    }
+}

@@ -1,0 +1,82 @@
+//! The log file: appended to, opened again after rotation, never waited for.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const MODE: u32 = 0o640;
+
+/// An open log file.
+pub(crate) struct LogFile {
+    path: PathBuf,
+    file: File,
+    inode: (u64, u64),
+    /// The last write stopped in the middle of a line.
+    torn: bool,
+}
+
+impl LogFile {
+    /// Opens the file for appending, and makes its directory.
+    pub(crate) fn create(path: PathBuf) -> io::Result<LogFile> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let (file, inode) = open(&path)?;
+        Ok(LogFile {
+            path,
+            file,
+            inode,
+            torn: false,
+        })
+    }
+
+    /// Goes over to the file that now has the path. A directory that is gone is not made again: the
+    /// pod has been removed, and the old file takes what still comes.
+    pub(crate) fn reopen(&mut self) {
+        if let Ok((file, inode)) = open(&self.path) {
+            (self.file, self.inode) = (file, inode);
+            self.torn = false;
+        }
+    }
+
+    /// Appends whole lines. What does not fit on the disk is dropped: a container must never wait
+    /// for its log.
+    pub(crate) fn append(&mut self, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
+        let renamed = fs::metadata(&self.path).map_or(true, |meta| identity(&meta) != self.inode);
+        if renamed {
+            self.reopen();
+        }
+        if self.torn && self.file.write(b"\n").is_ok_and(|length| length == 1) {
+            self.torn = false;
+        }
+        let mut rest = lines;
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(length @ 1..) => rest = rest.get(length..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => {
+                    self.torn |= rest.len() < lines.len();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<(File, (u64, u64))> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(MODE)
+        .open(path)?;
+    let inode = identity(&file.metadata()?);
+    Ok((file, inode))
+}
+
+fn identity(meta: &fs::Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
+}

@@ -1,0 +1,91 @@
+//! The logger as containerd starts it: streams on 3 and 4, ready on 5.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Standard input becomes the container's stdout, standard output the ready pipe.
+fn start(log: &str) -> Child {
+    let script = "exec \"$0\" log \"$1\" 3<&0 4</dev/null 5>&1 </dev/null >/dev/null";
+    Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_keelson-logger"), log])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn ready(logger: &mut Child) {
+    let mut rest = Vec::new();
+    logger
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_end(&mut rest)
+        .unwrap();
+}
+
+#[test]
+fn it_outlives_what_ends_an_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pod/app/0.log");
+    let mut logger = start(path.to_str().unwrap());
+    ready(&mut logger);
+    let pid = Pid::from_raw(logger.id().cast_signed());
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+    ] {
+        kill(pid, signal).unwrap();
+    }
+    let mut input = logger.stdin.take().unwrap();
+    input.write_all(b"one\ntwo").unwrap();
+    drop(input);
+    assert!(logger.wait().unwrap().success());
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| line.split_once('Z').unwrap().1)
+        .collect();
+    assert_eq!(lines, [" stdout F one", " stdout F two"]);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
+}
+
+#[test]
+fn a_full_disk_does_not_stop_the_container() {
+    let mut logger = start("/dev/full");
+    ready(&mut logger);
+    let mut input = logger.stdin.take().unwrap();
+    let line = [b'x'; 999]
+        .iter()
+        .chain(b"\n")
+        .copied()
+        .collect::<Vec<u8>>();
+    for _ in 0..1000 {
+        input.write_all(&line).unwrap();
+    }
+    drop(input);
+    assert!(logger.wait().unwrap().success());
+}
+
+#[test]
+fn without_its_descriptors_it_says_so() {
+    let binary = env!("CARGO_BIN_EXE_keelson-logger");
+    let output = Command::new("sh")
+        .args(["-c", "exec \"$0\" log /dev/null 3<&- 4<&- 5<&-", binary])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("descriptor 3 was not handed over"), "{text}");
+}

@@ -1,0 +1,299 @@
+//! cgroups of pods and quality-of-service classes, laid out as the cgroupfs driver of Kubernetes
+//! does: `<root>/[burstable|besteffort/]pod<uid>/<container id>`.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::{Cgroup, MaxValue, hierarchies};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::error::{Error, Errors};
+use crate::runtime::Runtime;
+
+/// Quality of service class of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Qos {
+    /// Requests equal limits.
+    Guaranteed,
+    /// Some requests or limits.
+    Burstable,
+    /// None.
+    BestEffort,
+}
+
+const CLASSES: [Qos; 3] = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort];
+/// cpu.shares of the best-effort class: the kernel's minimum.
+const LEAST_SHARES: u64 = 2;
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Qos {
+    /// Directory of the class below the root; guaranteed pods live in the root itself.
+    fn dir(self) -> &'static str {
+        match self {
+            Qos::Guaranteed => "",
+            Qos::Burstable => "burstable",
+            Qos::BestEffort => "besteffort",
+        }
+    }
+}
+
+/// Limits of a pod's cgroup. Unset fields are not written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodResources {
+    /// cgroup v1 cpu shares, 2..=262144; converted to a weight on v2.
+    pub cpu_shares: Option<u64>,
+    /// CPU time per period, microseconds; negative is unlimited.
+    pub cpu_quota: Option<i64>,
+    /// Length of the period, microseconds.
+    pub cpu_period: Option<u64>,
+    /// Memory limit, bytes.
+    pub memory_limit: Option<i64>,
+    /// Largest number of tasks.
+    pub pids_limit: Option<i64>,
+}
+
+impl Runtime {
+    /// The cgroup of a pod, absolute within the hierarchy; what
+    /// [`crate::ContainerSpec::cgroup_parent`] takes.
+    pub fn pod_cgroup(&self, uid: &str, qos: Qos) -> String {
+        format!("{}/pod{uid}", self.qos_cgroup(qos))
+    }
+
+    /// Makes the pod's cgroup (and its class's) and writes the limits; again: updates them.
+    /// Returns [`Runtime::pod_cgroup`].
+    pub fn pod_cgroup_create(
+        &self,
+        uid: &str,
+        qos: Qos,
+        resources: &PodResources,
+    ) -> Result<String, Error> {
+        let class = self.qos_cgroup(qos);
+        if qos == Qos::BestEffort && !exists(&class) {
+            self.qos_cgroup_update(qos, LEAST_SHARES)?;
+        }
+        let path = self.pod_cgroup(uid, qos);
+        apply(&path, resources)?;
+        Ok(path)
+    }
+
+    /// Removes the pod's cgroup in whichever class it is, killing what is left in it. Waits and
+    /// tries again for up to two seconds, so call it where blocking is allowed.
+    pub fn pod_cgroup_remove(&self, uid: &str) -> Result<(), Error> {
+        let mut errors = Errors::default();
+        for qos in CLASSES {
+            errors.note(remove(&self.pod_cgroup(uid, qos)));
+        }
+        errors.finish()
+    }
+
+    /// Removes the whole tree below our root, killing what is left in it. Blocks like
+    /// [`Runtime::pod_cgroup_remove`].
+    pub fn cgroups_remove(&self) -> Result<(), Error> {
+        remove(&self.qos_cgroup(Qos::Guaranteed))
+    }
+
+    /// UIDs of all pods that have a cgroup below our root.
+    pub fn pod_cgroups(&self) -> Result<Vec<(String, Qos)>, Error> {
+        let mut pods = Vec::new();
+        for qos in CLASSES {
+            for dir in everywhere(&self.qos_cgroup(qos)) {
+                let Ok(entries) = fs::read_dir(&dir) else {
+                    continue;
+                };
+                let names = entries
+                    .flatten()
+                    .map(|entry| entry.file_name().into_string());
+                let uids = names
+                    .flatten()
+                    .filter_map(|name| Some(name.strip_prefix("pod")?.to_owned()));
+                pods.extend(uids.map(|uid| (uid, qos)));
+            }
+        }
+        pods.sort_by(|a, b| a.0.cmp(&b.0));
+        pods.dedup();
+        Ok(pods)
+    }
+
+    /// Sets the cpu shares of a class's cgroup (the sum of its pods' requests).
+    pub fn qos_cgroup_update(&self, qos: Qos, cpu_shares: u64) -> Result<(), Error> {
+        let resources = PodResources {
+            cpu_shares: Some(cpu_shares),
+            ..PodResources::default()
+        };
+        apply(&self.qos_cgroup(qos), &resources)
+    }
+
+    fn qos_cgroup(&self, qos: Qos) -> String {
+        let root = self.config().cgroup_root.trim_matches('/');
+        match qos.dir() {
+            "" => format!("/{root}"),
+            dir => format!("/{root}/{dir}"),
+        }
+    }
+}
+
+/// cgroup v2 weight of v1 shares, as KEP-2254 maps them: 2..=262144 to 1..=10000.
+pub(crate) fn weight(shares: u64) -> u64 {
+    let shares = shares.clamp(2, 262_144);
+    1 + (shares - 2) * 9999 / 262_142
+}
+
+fn apply(path: &str, resources: &PodResources) -> Result<(), Error> {
+    let failed = |error: cgroups_rs::fs::error::Error| {
+        let source = std::io::Error::other(chain(&error));
+        Error::io("configure cgroup", path)(source)
+    };
+    let group = Cgroup::load(hierarchies::auto(), path.trim_start_matches('/'));
+    group.create().map_err(failed)?;
+    let v2 = group.v2();
+    if let Some(cpu) = group.controller_of::<CpuController>() {
+        if let Some(shares) = resources.cpu_shares {
+            let value = if v2 { weight(shares) } else { shares };
+            cpu.set_shares(value).map_err(failed)?;
+        }
+        // The period first: a quota below 1 ms is refused whatever the period will be.
+        if resources.cpu_quota.is_some() || resources.cpu_period.is_some() {
+            cpu.set_cfs_quota_and_period(None, resources.cpu_period)
+                .map_err(failed)?;
+            cpu.set_cfs_quota_and_period(resources.cpu_quota, None)
+                .map_err(failed)?;
+        }
+    }
+    if let (Some(limit), Some(memory)) = (
+        resources.memory_limit,
+        group.controller_of::<MemController>(),
+    ) {
+        memory.set_limit(limit).map_err(failed)?;
+    }
+    if let (Some(limit), Some(pids)) =
+        (resources.pids_limit, group.controller_of::<PidController>())
+    {
+        let limit = if limit > 0 {
+            MaxValue::Value(limit)
+        } else {
+            MaxValue::Max
+        };
+        pids.set_pid_max(limit).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// The directory of a cgroup in the hierarchy of one controller; the unified one on v2.
+pub(crate) fn controller_dir(controller: &str, path: &str) -> Option<PathBuf> {
+    let hierarchy = hierarchies::auto();
+    let relative = path.trim_start_matches('/');
+    if hierarchy.v2() {
+        return Some(hierarchy.root().join(relative));
+    }
+    let subsystems = hierarchy.subsystems();
+    let mut roots = subsystems
+        .iter()
+        .filter(|s| s.controller_name() == controller);
+    roots
+        .next()
+        .map(|s| s.to_controller().path().join(relative))
+}
+
+/// Whether the hierarchy is the unified one.
+pub(crate) fn unified() -> bool {
+    hierarchies::auto().v2()
+}
+
+/// The directories of a cgroup in every mounted hierarchy, whether they exist or not: runc makes
+/// some in hierarchies nobody asked for (`name=systemd`).
+fn everywhere(path: &str) -> Vec<PathBuf> {
+    let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
+    let mounts = mounts.map(|all| all.0).unwrap_or_default();
+    let mut dirs: Vec<PathBuf> = mounts
+        .into_iter()
+        .filter(|mount| mount.fs_type.starts_with("cgroup"))
+        .map(|mount| mount.mount_point.join(path.trim_start_matches('/')))
+        .collect();
+    dirs.sort();
+    dirs.dedup();
+    dirs
+}
+
+fn exists(path: &str) -> bool {
+    everywhere(path).iter().any(|dir| dir.is_dir())
+}
+
+/// Removes a cgroup everywhere with what is below, killing its processes; retries while they die.
+fn remove(path: &str) -> Result<(), Error> {
+    let mut result = Ok(());
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        let mut errors = Errors::default();
+        for dir in everywhere(path) {
+            errors.note(remove_tree(&dir));
+        }
+        result = errors.finish();
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn remove_tree(dir: &Path) -> Result<(), Error> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    let failed = |error| Error::io("remove cgroup", dir.display())(error);
+    let entries = fs::read_dir(dir).map_err(failed)?;
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    kill_all(dir);
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
+        _ => Ok(()),
+    }
+}
+
+fn kill_all(dir: &Path) {
+    let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for pid in procs.lines().filter_map(|line| line.trim().parse().ok()) {
+        // 0 is a process of another PID namespace, and to kill(2) it means ourselves.
+        if pid > 1 {
+            // It may have ended meanwhile; if not, removing the directory reports it.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_map_to_weights_within_bounds() {
+        for (shares, expected) in [
+            (0, 1),
+            (2, 1),
+            (1024, 39),
+            (262_144, 10_000),
+            (u64::MAX, 10_000),
+        ] {
+            assert_eq!(weight(shares), expected, "{shares}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! From a [`ContainerSpec`] to containerd's snapshot and container object.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1::container::Runtime as OciRuntime;
+use containerd_client::services::v1::snapshots::{MountsRequest, PrepareSnapshotRequest};
+use containerd_client::services::v1::{
+    Container as Object, CreateContainerRequest, GetContainerRequest,
+};
+use containerd_client::types::Mount;
+use prost_types::Any;
+
+use super::{id, label};
+use crate::client::{Lease, QUICK, ask, or_absent, or_exists};
+use crate::error::Error;
+use crate::image::Image;
+use crate::model::ContainerSpec;
+use crate::runtime::Runtime;
+use crate::spec;
+
+const RUNC: &str = "io.containerd.runc.v2";
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+impl Runtime {
+    /// Makes snapshot and container object. A container that exists already, or whose creation
+    /// stopped half-way, is completed. Returns its id.
+    pub async fn container_create(&self, spec: &ContainerSpec) -> Result<String, Error> {
+        let id = id(&spec.pod.uid, &spec.name, spec.attempt);
+        if self.object(&id).await?.is_some() {
+            return Ok(id);
+        }
+        let image = self.image(&spec.image).await?;
+        let image = image.ok_or_else(|| Error::not_found("image", &spec.image))?;
+        self.client()
+            .with_lease("create", async |lease| {
+                let rootfs = self.prepare(lease, &id, &image.top_snapshot).await?;
+                let object = self.describe(&id, spec, &image, &rootfs)?;
+                let message = CreateContainerRequest {
+                    container: Some(object),
+                };
+                or_exists(ask!(
+                    lease => self.client(),
+                    containers.create(message),
+                    QUICK,
+                    "create container",
+                    &id
+                ))
+            })
+            .await?;
+        Ok(id)
+    }
+
+    /// The writable snapshot of a container: new, or left by an earlier attempt.
+    async fn prepare(&self, lease: &Lease, key: &str, parent: &str) -> Result<Vec<Mount>, Error> {
+        let message = PrepareSnapshotRequest {
+            snapshotter: self.config().snapshotter().into(),
+            key: key.to_owned(),
+            parent: parent.to_owned(),
+            labels: HashMap::new(),
+        };
+        let prepared = or_exists(ask!(
+            lease => self.client(),
+            snapshots.prepare(message),
+            QUICK,
+            "prepare snapshot for container",
+            key
+        ))?;
+        match prepared {
+            Some(answer) => Ok(answer.mounts),
+            None => self.rootfs(key).await,
+        }
+    }
+
+    /// How a container's snapshot is mounted.
+    pub(super) async fn rootfs(&self, key: &str) -> Result<Vec<Mount>, Error> {
+        let message = MountsRequest {
+            snapshotter: self.config().snapshotter().into(),
+            key: key.to_owned(),
+        };
+        let answer = ask!(
+            self.client(),
+            snapshots.mounts(message),
+            QUICK,
+            "look up snapshot of container",
+            key
+        )?;
+        Ok(answer.mounts)
+    }
+
+    fn describe(
+        &self,
+        id: &str,
+        spec: &ContainerSpec,
+        image: &Image,
+        rootfs: &[Mount],
+    ) -> Result<Object, Error> {
+        let facts = self.facts(spec, &image.config.user, rootfs)?;
+        let oci = spec::build(id, spec, &image.config, &facts)?;
+        let json = serde_json::to_vec(&oci)
+            .map_err(|error| Error::invalid("oci spec", id, error.to_string()))?;
+        Ok(Object {
+            id: id.to_owned(),
+            labels: labels(id, spec, image),
+            image: spec.image.clone(),
+            runtime: Some(OciRuntime {
+                name: RUNC.into(),
+                options: None,
+            }),
+            spec: Some(Any {
+                type_url: SPEC_TYPE.into(),
+                value: json,
+            }),
+            snapshotter: self.config().snapshotter().into(),
+            snapshot_key: id.to_owned(),
+            ..Object::default()
+        })
+    }
+
+    /// containerd's object of a container.
+    pub(crate) async fn object(&self, id: &str) -> Result<Option<Object>, Error> {
+        let message = GetContainerRequest { id: id.to_owned() };
+        let answer = ask!(
+            self.client(),
+            containers.get(message),
+            QUICK,
+            "get container",
+            id
+        );
+        Ok(or_absent(answer)?.and_then(|answer| answer.container))
+    }
+}
+
+fn labels(id: &str, spec: &ContainerSpec, image: &Image) -> HashMap<String, String> {
+    let own = [
+        (label::POD_UID, spec.pod.uid.clone()),
+        (label::POD_NAME, spec.pod.name.clone()),
+        (label::POD_NAMESPACE, spec.pod.namespace.clone()),
+        (label::NAME, spec.name.clone()),
+        (label::KIND, spec.kind.as_str().to_owned()),
+        (label::ATTEMPT, spec.attempt.to_string()),
+        (label::CGROUP, spec::cgroup_path(id, spec)),
+        (label::IMAGE_ID, image.id.clone()),
+        (label::LOG, spec.log_path.display().to_string()),
+        (label::TTY, spec.tty.to_string()),
+    ];
+    let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
+    spec.labels.clone().into_iter().chain(own).collect()
+}

@@ -1,0 +1,135 @@
+//! Containers as they are: labels and tasks read back from containerd.
+
+use std::collections::{BTreeMap, HashMap};
+
+use containerd_client::services::v1::{
+    Container as Object, GetRequest, ListContainersRequest, ListTasksRequest,
+};
+use containerd_client::types::v1::{Process as Task, Status};
+use jiff::Timestamp;
+
+use super::{Container, State, label};
+use crate::client::{QUICK, ask, or_absent};
+use crate::error::Error;
+use crate::events::timestamp;
+use crate::model::{Kind, PodRef};
+use crate::runtime::Runtime;
+use crate::stats::oom_kills;
+
+impl Runtime {
+    /// All of our containers with their states.
+    pub async fn containers(&self) -> Result<Vec<Container>, Error> {
+        let message = ListContainersRequest {
+            filters: vec![format!("labels.{:?}", label::KIND)],
+        };
+        let objects = ask!(
+            self.client(),
+            containers.list(message),
+            QUICK,
+            "list",
+            "containers"
+        )?;
+        let message = ListTasksRequest::default();
+        let tasks = ask!(self.client(), tasks.list(message), QUICK, "list", "tasks")?;
+        let tasks: HashMap<String, Task> = tasks
+            .tasks
+            .into_iter()
+            .map(|task| (task.id.clone(), task))
+            .collect();
+        let objects = objects.containers.into_iter();
+        Ok(objects
+            .map(|object| read(&object, tasks.get(&object.id)))
+            .collect())
+    }
+
+    /// One of our containers.
+    pub async fn container(&self, id: &str) -> Result<Option<Container>, Error> {
+        let Some(object) = self.object(id).await? else {
+            return Ok(None);
+        };
+        if !object.labels.contains_key(label::KIND) {
+            return Ok(None);
+        }
+        let task = self.task(id).await?;
+        Ok(Some(read(&object, task.as_ref())))
+    }
+
+    /// A container's task, if it has one.
+    pub(crate) async fn task(&self, id: &str) -> Result<Option<Task>, Error> {
+        let message = GetRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        };
+        let answer = ask!(
+            self.client(),
+            tasks.get(message),
+            QUICK,
+            "get task of container",
+            id
+        );
+        Ok(or_absent(answer)?.and_then(|answer| answer.process))
+    }
+
+    pub(crate) async fn container_labels(
+        &self,
+        id: &str,
+    ) -> Result<HashMap<String, String>, Error> {
+        let object = self.object(id).await?;
+        let object = object.ok_or_else(|| Error::not_found("container", id))?;
+        Ok(object.labels)
+    }
+}
+
+fn read(object: &Object, task: Option<&Task>) -> Container {
+    let text = |key: &str| object.labels.get(key).cloned().unwrap_or_default();
+    let created = timestamp(object.created_at.as_ref()).unwrap_or(Timestamp::UNIX_EPOCH);
+    let started = text(label::STARTED).parse().ok();
+    Container {
+        id: object.id.clone(),
+        pod: PodRef {
+            uid: text(label::POD_UID),
+            namespace: text(label::POD_NAMESPACE),
+            name: text(label::POD_NAME),
+        },
+        name: text(label::NAME),
+        attempt: text(label::ATTEMPT).parse().unwrap_or_default(),
+        kind: Kind::parse(&text(label::KIND)),
+        image: object.image.clone(),
+        image_id: text(label::IMAGE_ID),
+        created,
+        log_path: text(label::LOG).into(),
+        tty: text(label::TTY) == "true",
+        state: state(task, created, started, &text(label::CGROUP)),
+        labels: object
+            .labels
+            .clone()
+            .into_iter()
+            .collect::<BTreeMap<_, _>>(),
+    }
+}
+
+fn state(
+    task: Option<&Task>,
+    created: Timestamp,
+    started: Option<Timestamp>,
+    cgroup: &str,
+) -> State {
+    let Some(task) = task else {
+        return State::Created;
+    };
+    match task.status() {
+        Status::Running | Status::Paused | Status::Pausing => State::Running {
+            pid: task.pid,
+            // Missing only when the agent ended between start and label.
+            started: started.unwrap_or(created),
+        },
+        Status::Stopped => State::Exited {
+            code: task.exit_status.cast_signed(),
+            started,
+            at: timestamp(task.exited_at.as_ref()).unwrap_or(created),
+            // runc keeps the cgroup until the task is deleted, so the kernel still knows.
+            oom: oom_kills(cgroup) > 0,
+        },
+        Status::Created | Status::Unknown => State::Created,
+    }
+}

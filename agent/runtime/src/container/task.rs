@@ -1,0 +1,261 @@
+//! The process side of a container: start, signal, remove.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use containerd_client::services::v1::{
+    Container as Object, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest, KillRequest,
+    StartRequest, UpdateContainerRequest, WaitRequest,
+};
+use containerd_client::types::v1::Status;
+use nix::sys::signal::Signal;
+
+use super::label;
+use crate::client::{QUICK, TASK, ask, call, ended, or_absent};
+use crate::error::{Error, Errors};
+use crate::runtime::Runtime;
+
+/// How long a killed process may take to be gone: uninterruptible I/O.
+const DYING: Duration = Duration::from_secs(10);
+
+impl Runtime {
+    /// Starts the container's process and returns its pid. A running container stays as it is.
+    pub async fn container_start(&self, id: &str) -> Result<u32, Error> {
+        let object = self.object(id).await?;
+        let object = object.ok_or_else(|| Error::not_found("container", id))?;
+        match self.task(id).await? {
+            Some(task) if task.status() == Status::Created => {}
+            Some(task) => return Ok(task.pid),
+            None => self.create_task(&object).await?,
+        }
+        let message = StartRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        };
+        let started = ask!(
+            self.client(),
+            tasks.start(message),
+            TASK,
+            "start container",
+            id
+        );
+        let pid = match started {
+            Ok(answer) => answer.pid,
+            Err(error) => {
+                // Without this the shim would stay.
+                self.delete_task(id).await?;
+                return Err(error);
+            }
+        };
+        self.note_start(id).await?;
+        Ok(pid)
+    }
+
+    async fn create_task(&self, object: &Object) -> Result<(), Error> {
+        let text = |key: &str| object.labels.get(key).map_or("", String::as_str);
+        let terminal = text(label::TTY) == "true";
+        let log = match text(label::LOG) {
+            "" => String::new(),
+            path => logger_uri(&self.config().logger, path),
+        };
+        let message = CreateTaskRequest {
+            container_id: object.id.clone(),
+            rootfs: self.rootfs(&object.snapshot_key).await?,
+            stderr: if terminal { String::new() } else { log.clone() },
+            stdout: log,
+            terminal,
+            ..CreateTaskRequest::default()
+        };
+        ask!(
+            self.client(),
+            tasks.create(message),
+            TASK,
+            "create task of container",
+            &object.id
+        )?;
+        Ok(())
+    }
+
+    /// The start time outlives the process only here.
+    async fn note_start(&self, id: &str) -> Result<(), Error> {
+        let now = jiff::Timestamp::now().to_string();
+        let message = UpdateContainerRequest {
+            container: Some(Object {
+                id: id.to_owned(),
+                labels: HashMap::from([(label::STARTED.to_owned(), now)]),
+                ..Object::default()
+            }),
+            update_mask: Some(prost_types::FieldMask {
+                paths: vec![format!("labels.{}", label::STARTED)],
+            }),
+        };
+        ask!(
+            self.client(),
+            containers.update(message),
+            QUICK,
+            "label container",
+            id
+        )?;
+        Ok(())
+    }
+
+    /// Sends a signal (`SIGTERM`, `TERM` or a number) to the first process, or to all. Success
+    /// when there is no process any more.
+    pub async fn container_kill(&self, id: &str, signal: &str, all: bool) -> Result<(), Error> {
+        self.signal(id, "", parse_signal(signal)?, all).await
+    }
+
+    pub(crate) async fn signal(
+        &self,
+        id: &str,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), Error> {
+        let message = KillRequest {
+            container_id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            signal,
+            all,
+        };
+        match ask!(
+            self.client(),
+            tasks.kill(message),
+            QUICK,
+            "signal container",
+            id
+        ) {
+            Err(Error::Call { status, .. }) if ended(&status) => Ok(()),
+            settled => settled,
+        }
+    }
+
+    /// Kills what runs, deletes task, container and snapshot. Goes on after errors and returns all.
+    /// Success when there is nothing.
+    pub async fn container_remove(&self, id: &str) -> Result<(), Error> {
+        let mut errors = Errors::default();
+        errors.note(self.delete_task(id).await);
+        let message = DeleteContainerRequest { id: id.to_owned() };
+        let deleted = ask!(
+            self.client(),
+            containers.delete(message),
+            QUICK,
+            "delete container",
+            id
+        );
+        errors.note(or_absent(deleted));
+        errors.note(self.remove_snapshot(id).await);
+        errors.finish()
+    }
+
+    /// Kills a task if it lives and deletes it, and its shim with it.
+    async fn delete_task(&self, id: &str) -> Result<(), Error> {
+        let Some(task) = self.task(id).await? else {
+            return Ok(());
+        };
+        if task.status() != Status::Stopped {
+            self.signal(id, "", Signal::SIGKILL as u32, true).await?;
+            if task.status() != Status::Created {
+                self.wait_for_end(id).await?;
+            }
+        }
+        let message = DeleteTaskRequest {
+            container_id: id.to_owned(),
+        };
+        let deleted = ask!(
+            self.client(),
+            tasks.delete(message),
+            TASK,
+            "delete task of container",
+            id
+        );
+        or_absent(deleted).map(|_| ())
+    }
+
+    async fn wait_for_end(&self, id: &str) -> Result<(), Error> {
+        let message = WaitRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        };
+        let mut service = self.client().tasks();
+        let end = service.wait(self.client().request(message));
+        or_absent(call("wait for container", id, DYING, end).await).map(|_| ())
+    }
+}
+
+/// `SIGTERM`, `TERM`, `15`, `RTMIN+3`.
+pub(crate) fn parse_signal(text: &str) -> Result<u32, Error> {
+    let invalid = || Error::invalid("signal", text, "unknown");
+    if let Ok(number) = text.parse::<u32>() {
+        return (1..=64)
+            .contains(&number)
+            .then_some(number)
+            .ok_or_else(invalid);
+    }
+    let upper = text.to_ascii_uppercase();
+    let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let realtime = bare
+        .strip_prefix("RTMIN")
+        .map(|rest| (34, rest))
+        .or_else(|| bare.strip_prefix("RTMAX").map(|rest| (64, rest)));
+    if let Some((base, rest)) = realtime {
+        let offset: i32 = if rest.is_empty() {
+            0
+        } else {
+            rest.parse().map_err(|_| invalid())?
+        };
+        let number = base + offset;
+        let valid = (34..=64).contains(&number);
+        return valid.then_some(number.unsigned_abs()).ok_or_else(invalid);
+    }
+    let signal: Signal = format!("SIG{bare}").parse().map_err(|_| invalid())?;
+    Ok(signal as u32)
+}
+
+/// containerd starts `binary://<path>?<key>=<value>` as `<path> <key> <value>`.
+fn logger_uri(logger: &Path, log: &str) -> String {
+    let escape = |text: &str, keep: &str| -> String {
+        text.bytes()
+            .map(|byte| match char::from(byte) {
+                c if c.is_ascii_alphanumeric() || keep.contains(c) => c.to_string(),
+                _ => format!("%{byte:02X}"),
+            })
+            .collect()
+    };
+    let path = escape(&logger.display().to_string(), "/-_.~");
+    format!("binary://{path}?log={}", escape(log, "/-_.~"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_named_in_several_ways() {
+        for (text, expected) in [
+            ("SIGTERM", Some(15)),
+            ("term", Some(15)),
+            ("9", Some(9)),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMAX-1", Some(63)),
+            ("RTMIN", Some(34)),
+            ("SIGRTMAX+1", None),
+            ("0", None),
+            ("65", None),
+            ("SIGNONE", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_signal(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn log_paths_are_escaped() {
+        let uri = logger_uri(Path::new("/opt/k l/logger"), "/var/log/a&b=c/0.log");
+        assert_eq!(
+            uri,
+            "binary:///opt/k%20l/logger?log=/var/log/a%26b%3Dc/0.log"
+        );
+    }
+}

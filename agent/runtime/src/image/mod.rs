@@ -1,0 +1,168 @@
+//! Images: names, import of archives, pulls, and what containerd's store says about them.
+
+mod content;
+mod import;
+pub(crate) mod manifest;
+mod name;
+mod pull;
+mod unpack;
+
+use std::collections::BTreeMap;
+
+use containerd_client::services::v1::{
+    DeleteImageRequest, GetImageRequest, Image as Record, ListImagesRequest,
+};
+
+use crate::client::{QUICK, ask, or_absent};
+use crate::error::Error;
+use crate::runtime::Runtime;
+
+/// What an image says about the processes made from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// `USER`: name or number, optionally with `:group`.
+    pub user: String,
+    /// `ENV`, as `NAME=value`.
+    pub env: Vec<String>,
+    /// `ENTRYPOINT`.
+    pub entrypoint: Vec<String>,
+    /// `CMD`.
+    pub cmd: Vec<String>,
+    /// `WORKDIR`.
+    pub working_dir: String,
+    /// `VOLUME` paths.
+    pub volumes: Vec<String>,
+    /// `STOPSIGNAL`, empty when unset.
+    pub stop_signal: String,
+}
+
+/// An image in containerd's store, unpacked for this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// All names that point to it, normalised (`docker.io/library/busybox:1`), sorted.
+    pub names: Vec<String>,
+    /// Digest of the manifest or index the names point to.
+    pub digest: String,
+    /// Digest of the configuration: the image's id.
+    pub id: String,
+    /// Bytes of manifest, configuration and compressed layers.
+    pub size: u64,
+    /// Process defaults.
+    pub config: ImageConfig,
+    /// Snapshot a container's root file system starts from; empty for an image without layers.
+    pub top_snapshot: String,
+}
+
+/// Completes a name as docker does: `busybox` becomes `docker.io/library/busybox:latest`.
+pub fn normalise(name: &str) -> Result<String, Error> {
+    Ok(name::parse(name)?.whole())
+}
+
+impl Image {
+    /// What a container status shows as `imageID`: `<repository>@<digest>` when the image came from
+    /// a registry, else the image's id.
+    pub fn reference(&self) -> &str {
+        let by_digest = self.names.iter().find(|name| name.contains('@'));
+        by_digest.unwrap_or(&self.id)
+    }
+}
+
+impl Runtime {
+    /// The image with this name (any form docker takes), digest or id.
+    pub async fn image(&self, name: &str) -> Result<Option<Image>, Error> {
+        if name::is_digest(name) {
+            let images = self.images().await?;
+            let is = |image: &Image| image.digest == name || image.id == name;
+            return Ok(images.into_iter().find(is));
+        }
+        let name = name::parse(name)?.whole();
+        let message = GetImageRequest { name: name.clone() };
+        let answer = ask!(
+            self.client(),
+            images.get(message),
+            QUICK,
+            "get image",
+            &name
+        );
+        let Some(record) = or_absent(answer)?.and_then(|answer| answer.image) else {
+            return Ok(None);
+        };
+        let digest = target(&record);
+        let filter = format!("target.digest=={digest}");
+        let names = self.image_records(vec![filter]).await?;
+        let names = names.into_iter().map(|record| record.name).collect();
+        or_absent(self.read_image(&digest, names).await)
+    }
+
+    /// All images whose content for this machine is complete.
+    pub async fn images(&self) -> Result<Vec<Image>, Error> {
+        let mut by_digest: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for record in self.image_records(Vec::new()).await? {
+            let names = by_digest.entry(target(&record)).or_default();
+            names.push(record.name);
+        }
+        let mut images = Vec::new();
+        for (digest, names) in by_digest {
+            match self.read_image(&digest, names).await {
+                Ok(image) => images.push(image),
+                // Others share the namespace: half a pull of theirs is no image of ours.
+                Err(error) => tracing::debug!(digest, %error, "incomplete image"),
+            }
+        }
+        Ok(images)
+    }
+
+    /// Removes a name, or every name of a digest or id; containerd collects what nothing refers to.
+    /// Success when there is none.
+    pub async fn image_remove(&self, name: &str) -> Result<(), Error> {
+        let names = match name::is_digest(name) {
+            true => self.image(name).await?.unwrap_or_default().names,
+            false => vec![name::parse(name)?.whole()],
+        };
+        for name in names {
+            let message = DeleteImageRequest {
+                name: name.clone(),
+                sync: true,
+                target: None,
+            };
+            let answer = ask!(
+                self.client(),
+                images.delete(message),
+                QUICK,
+                "delete image",
+                &name
+            );
+            or_absent(answer)?;
+        }
+        Ok(())
+    }
+
+    async fn image_records(&self, filters: Vec<String>) -> Result<Vec<Record>, Error> {
+        let message = ListImagesRequest { filters };
+        let answer = ask!(self.client(), images.list(message), QUICK, "list", "images")?;
+        Ok(answer.images)
+    }
+
+    async fn read_image(&self, digest: &str, mut names: Vec<String>) -> Result<Image, Error> {
+        let resolved = self.resolve(digest).await?;
+        names.sort();
+        let manifest = &resolved.manifest;
+        let parts = manifest.config.iter().chain(&manifest.layers);
+        let size = parts.map(|part| part.size).sum::<u64>() + resolved.manifest_size;
+        Ok(Image {
+            names,
+            digest: digest.to_owned(),
+            id: resolved.config_digest,
+            size,
+            top_snapshot: resolved.config.chain_ids().pop().unwrap_or_default(),
+            config: resolved.config.into(),
+        })
+    }
+}
+
+fn target(record: &Record) -> String {
+    let target = record.target.as_ref();
+    target
+        .map(|target| target.digest.clone())
+        .unwrap_or_default()
+}

@@ -1,0 +1,46 @@
+//! Everything the agent asks of the machine to run a container: containerd over its native gRPC
+//! services, images, OCI specs, pod cgroups, and sandboxes that are nothing but pinned namespaces.
+//!
+//! ```text
+//! archive | registry -> content store -> snapshots (chain ids) -> image
+//! sandbox_create -> run_dir/ns/<uid>/{net,ipc,uts}      pod_cgroup_create -> kubepods/<qos>/pod<uid>
+//! container_create -> snapshot + container object (labels)
+//! container_start  -> task + keelson-logger (binary://)  -> events: Start, Oom, Exit
+//! ```
+//!
+//! Nothing is kept in memory only: every name is derived from pod UID, container name and attempt,
+//! and every state is read back from containerd's labels and tasks, the cgroups and the mount table.
+//! A second [`Runtime`] over the same configuration sees what the first one saw.
+
+pub mod archive;
+pub mod auth;
+pub mod cgroup;
+mod client;
+mod config;
+pub mod container;
+mod error;
+mod events;
+mod exec;
+pub mod image;
+mod model;
+mod runtime;
+mod sandbox;
+pub mod spec;
+mod stats;
+mod sys;
+
+pub use auth::Auth;
+pub use cgroup::{PodResources, Qos};
+pub use config::Config;
+pub use container::{Container, State};
+pub use error::{Error, PullKind};
+pub use events::{Events, RuntimeEvent};
+pub use exec::{ExecOptions, ExecOutput, ExecProcess, ExecSession, Stdin};
+pub use image::{Image, ImageConfig};
+pub use model::{
+    ContainerSpec, Device, HugepageLimit, Kind, Mount, Namespace, Namespaces, PodRef, Propagation,
+    Resources, Seccomp, Security,
+};
+pub use runtime::Runtime;
+pub use sandbox::{Sandbox, SandboxOptions};
+pub use stats::Stats;

@@ -1,0 +1,380 @@
+//! Containers on a real containerd: life cycle, limits, security, restarts of agent and containerd.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::PathBuf;
+
+use keelson_runtime::{
+    ContainerSpec, Mount, PodResources, Qos, Resources, Runtime, RuntimeEvent, Security, State,
+};
+use support::{Node, config, uid};
+
+/// The agent spawns all of these.
+#[allow(dead_code)]
+fn futures_can_be_spawned(runtime: &Runtime, spec: &ContainerSpec, path: &std::path::Path) {
+    fn spawned<T: Send>(_: T) {}
+    spawned(runtime.import(path));
+    spawned(runtime.pull("", &[]));
+    spawned(runtime.container_create(spec));
+    spawned(runtime.container_start(""));
+    spawned(runtime.container_remove(""));
+    spawned(runtime.containers());
+    spawned(runtime.exec_sync("", &[], std::time::Duration::ZERO));
+    spawned(Runtime::connect(config(path)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_lives_and_ends() {
+    let node = Node::with_image().await;
+    let mut events = node.runtime.events();
+    let spec = node
+        .spec(&uid(), "app", "echo out; echo err >&2; hostname; exit 7")
+        .await;
+    let id = node.runtime.container_create(&spec).await.unwrap();
+    assert_eq!(
+        node.runtime.container_create(&spec).await.unwrap(),
+        id,
+        "again: the same"
+    );
+    assert_eq!(node.get(&id).await.state, State::Created);
+    node.runtime.container_start(&id).await.unwrap();
+
+    let mut seen = Vec::new();
+    while let Some(event) = events.recv().await {
+        let last = matches!(event, RuntimeEvent::Exit { .. });
+        seen.push(event);
+        if last {
+            break;
+        }
+    }
+    assert!(
+        seen.contains(&RuntimeEvent::Start { id: id.clone() }),
+        "{seen:?}"
+    );
+    assert!(matches!(seen.last(), Some(RuntimeEvent::Exit { id: of, code: 7, .. }) if *of == id));
+
+    let container = node.get(&id).await;
+    assert!(matches!(
+        container.state,
+        State::Exited {
+            code: 7,
+            oom: false,
+            started: Some(_),
+            ..
+        }
+    ));
+    assert_eq!(
+        (container.name.as_str(), container.pod.namespace.as_str()),
+        ("app", "default")
+    );
+    let log = node.logged(&spec, "pod-host").await;
+    assert!(
+        log.contains(" stdout F out\n") && log.contains(" stderr F err\n"),
+        "{log}"
+    );
+
+    node.runtime.container_remove(&id).await.unwrap();
+    node.runtime
+        .container_remove(&id)
+        .await
+        .expect("again: nothing to do");
+    assert!(node.runtime.container(&id).await.unwrap().is_none());
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_end_containers_and_removal_needs_none() {
+    let node = Node::with_image().await;
+    let pod = uid();
+    let trap = "trap 'echo bye; exit 3' TERM; echo ready; while true; do sleep 0.1; done";
+    let spec = node.spec(&pod, "trap", trap).await;
+    let id = node.run(&spec).await;
+    node.logged(&spec, "ready").await;
+    node.runtime
+        .container_kill(&id, "SIGTERM", false)
+        .await
+        .unwrap();
+    assert_eq!(node.exited(&id).await, (3, false));
+    node.runtime
+        .container_kill(&id, "SIGTERM", false)
+        .await
+        .expect("no process: success");
+
+    let deaf = node
+        .spec(&pod, "deaf", "trap '' TERM; while true; do sleep 1; done")
+        .await;
+    let id = node.run(&deaf).await;
+    node.runtime.container_remove(&id).await.unwrap();
+    assert!(node.runtime.container(&id).await.unwrap().is_none());
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_cannot_start_says_why_and_leaves_nothing() {
+    let node = Node::with_image().await;
+    let mut spec = node.spec(&uid(), "app", "").await;
+    spec.command = vec!["/no/such/program".into()];
+    let id = node.runtime.container_create(&spec).await.unwrap();
+    let error = node
+        .runtime
+        .container_start(&id)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("/no/such/program") && error.contains("no such file"),
+        "{error}"
+    );
+    assert_eq!(node.get(&id).await.state, State::Created);
+
+    spec.image = "absent:1".into();
+    spec.attempt = 1;
+    let error = node.runtime.container_create(&spec).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_limits_kill_and_the_reason_survives() {
+    let node = Node::with_image().await;
+    let mut events = node.runtime.events();
+    // dd touches a buffer larger than the limit.
+    let mut spec = node
+        .spec(
+            &uid(),
+            "hog",
+            "dd if=/dev/zero of=/dev/null bs=200M count=1",
+        )
+        .await;
+    spec.resources = Resources {
+        memory_limit: Some(32 << 20),
+        ..Resources::default()
+    };
+    let id = node.run(&spec).await;
+    let (code, oom) = node.exited(&id).await;
+    assert!(code != 0 && oom, "code {code} oom {oom}");
+    while let Some(event) = events.recv().await {
+        if event == (RuntimeEvent::Oom { id: id.clone() }) {
+            break;
+        }
+    }
+    let second = Runtime::connect(config(&node.dir)).await.unwrap();
+    let state = second.container(&id).await.unwrap().unwrap().state;
+    assert!(
+        matches!(state, State::Exited { oom: true, .. }),
+        "{state:?}"
+    );
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_in_the_cgroups_and_usage_is_read() {
+    let node = Node::with_image().await;
+    let pod = uid();
+    let mut spec = node
+        .spec(&pod, "app", "echo ready; while true; do sleep 0.05; done")
+        .await;
+    spec.resources = Resources {
+        cpu_shares: Some(512),
+        cpu_quota: Some(50_000),
+        cpu_period: Some(100_000),
+        memory_limit: Some(64 << 20),
+        pids_limit: Some(50),
+        ..Resources::default()
+    };
+    let limits = PodResources {
+        cpu_shares: Some(512),
+        cpu_quota: Some(80_000),
+        cpu_period: Some(100_000),
+        memory_limit: Some(128 << 20),
+        pids_limit: Some(100),
+    };
+    node.runtime
+        .pod_cgroup_create(&pod, Qos::Burstable, &limits)
+        .unwrap();
+    let id = node.run(&spec).await;
+    node.logged(&spec, "ready").await;
+    let stats = node.runtime.stats(&id).await.unwrap();
+    assert!(
+        stats.pids >= 1 && stats.cpu_nanos > 0 && stats.memory_usage > 0,
+        "{stats:?}"
+    );
+    assert!(stats.memory_working_set <= stats.memory_usage);
+    let whole = node.runtime.pod_stats(&pod).unwrap();
+    assert!(whole.memory_usage >= stats.memory_rss, "{whole:?}");
+    assert_eq!(
+        node.runtime.pod_cgroups().unwrap(),
+        [(pod.clone(), Qos::Burstable)]
+    );
+    // What is left in the cgroup does not keep it.
+    node.runtime.pod_cgroup_remove(&pod).unwrap();
+    assert_eq!(node.exited(&id).await.0, 137);
+    assert!(node.runtime.pod_cgroups().unwrap().is_empty());
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_security_context_is_what_the_process_sees() {
+    let node = Node::with_image().await;
+    let pod = uid();
+    let script = "id; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; \
+                  touch /x 2>&1; echo $FROM_IMAGE $OWN $HOSTNAME; ls /data; echo y > /data/y";
+    let mut spec = node.spec(&pod, "app", script).await;
+    let data = node.dir.join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("given"), "").unwrap();
+    spec.env = vec![("OWN".into(), "mine".into())];
+    spec.mounts = vec![Mount {
+        host_path: data.clone(),
+        container_path: "/data".into(),
+        read_only: true,
+        ..Mount::default()
+    }];
+    spec.security = Security {
+        run_as_user: Some(33),
+        supplemental_groups: vec![500],
+        read_only_rootfs: true,
+        no_new_privileges: true,
+        cap_drop: vec!["ALL".into()],
+        ..Security::default()
+    };
+    let id = node.run(&spec).await;
+    assert_ne!(node.exited(&id).await.0, 0, "the last write is refused");
+    let log = node.logged(&spec, "can't create").await;
+    for expected in [
+        "uid=33(web) gid=34(web) groups=4(log),34(web),500",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "Read-only file system",
+        "yes mine pod-host",
+        "given",
+    ] {
+        assert!(log.contains(expected), "{expected} not in {log}");
+    }
+
+    let mut open = privileged(
+        node.spec(&pod, "open", "touch /sys/x 2>&1; ls /dev/null; echo done")
+            .await,
+    );
+    open.attempt = 1;
+    let id = node.run(&open).await;
+    assert_eq!(node.exited(&id).await.0, 0);
+    node.logged(&open, "done").await;
+    node.finish().await;
+}
+
+fn privileged(mut spec: ContainerSpec) -> ContainerSpec {
+    spec.security.privileged = true;
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_a_pod_share_its_namespaces_and_a_shim() {
+    let node = Node::with_image().await;
+    let pod = uid();
+    let mut ids = Vec::new();
+    let mut logs = Vec::new();
+    for name in ["one", "two"] {
+        let script = format!(
+            "ls -l /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts; echo {name} > /dev/shm/{name}; \
+             while [ ! -e /dev/shm/one ] || [ ! -e /dev/shm/two ]; do sleep 0.05; done; echo both; sleep 100"
+        );
+        let mut spec = node.spec(&pod, name, &script).await;
+        spec.shim_group = Some(pod.clone());
+        ids.push(node.run(&spec).await);
+        logs.push(spec);
+    }
+    let mut seen = Vec::new();
+    for spec in &logs {
+        let log = node.logged(spec, "both").await;
+        let mut inodes: Vec<String> = log
+            .split_whitespace()
+            .filter(|word| word.contains(":["))
+            .map(str::to_owned)
+            .collect();
+        inodes.sort();
+        assert_eq!(inodes.len(), 3, "{log}");
+        seen.push(inodes);
+    }
+    assert_eq!(seen[0], seen[1]);
+    let shims = support::processes(&node.dir).into_iter().filter(|pid| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.contains("containerd-shim")
+    });
+    assert_eq!(shims.count(), 1);
+    for id in &ids {
+        node.runtime.container_remove(id).await.unwrap();
+    }
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_runtime_sees_what_the_old_one_left() {
+    let mut node = Node::with_image().await;
+    let pod = uid();
+    let count = "i=0; while true; do i=$((i+1)); echo tick $i; sleep 0.05; done";
+    let spec = node.spec(&pod, "app", count).await;
+    let id = node.run(&spec).await;
+    let done = node.spec(&pod, "done", "exit 5").await;
+    let done_id = node.run(&done).await;
+    node.exited(&done_id).await;
+    let before = node.get(&id).await;
+    node.logged(&spec, "tick 3\n").await;
+
+    // The agent's death is that of its runtime; containerd's is a kill.
+    node.runtime = Runtime::connect(config(&node.dir)).await.unwrap();
+    assert_eq!(node.get(&id).await, before);
+    let mut events = node.runtime.events();
+    node.restart_containerd();
+    while events.recv().await != Some(RuntimeEvent::Reconnected) {}
+    assert_eq!(node.get(&id).await, before, "same pid, same start");
+    assert!(matches!(
+        node.get(&done_id).await.state,
+        State::Exited { code: 5, .. }
+    ));
+    let ticks = node.log(&spec).lines().count();
+    node.logged(&spec, &format!("tick {}\n", ticks + 5)).await;
+
+    node.runtime
+        .container_kill(&id, "KILL", false)
+        .await
+        .unwrap();
+    while !matches!(
+        events.recv().await,
+        Some(RuntimeEvent::Exit { code: 137, .. })
+    ) {}
+    let numbers: Vec<usize> = node
+        .log(&spec)
+        .lines()
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(
+        numbers,
+        (1..=numbers.len()).collect::<Vec<_>>(),
+        "no line lost or doubled"
+    );
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_follow_their_file_through_rotation() {
+    let node = Node::with_image().await;
+    let spec = node
+        .spec(
+            &uid(),
+            "app",
+            "for i in 1 2 3; do echo line $i; sleep 0.3; done",
+        )
+        .await;
+    let id = node.run(&spec).await;
+    node.logged(&spec, "line 1").await;
+    let old = PathBuf::from(format!("{}.old", spec.log_path.display()));
+    std::fs::rename(&spec.log_path, &old).unwrap();
+    node.exited(&id).await;
+    let new = node.logged(&spec, "line 3").await;
+    let whole = std::fs::read_to_string(&old).unwrap() + &new;
+    assert_eq!(whole.lines().count(), 3, "{whole}");
+    node.finish().await;
+}
