@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::websocket::{Frame, Protocol};
+use super::websocket::{Frame, Protocol, farewell};
 use crate::netns;
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
@@ -61,7 +61,7 @@ pub(super) async fn run(
         () = input => {}
         () = jobs.collect::<()>() => {}
     }
-    _ = sink.lock().await.close().await;
+    _ = sink.lock().await.send(farewell()).await;
 }
 
 async fn forward(

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::lines::{Origin, Query, Selection};
 use super::reply::exit_status;
-use super::websocket::{Frame, Protocol};
+use super::websocket::{Frame, Protocol, farewell};
 use super::{ContainerRef, Pods, Refusal, Session, TerminalSize, logs};
 
 const STDIN: u8 = 0;
@@ -130,7 +130,7 @@ async fn write_client(
         protocol.encode(ERROR, text.as_bytes())
     };
     _ = sink.send(last).await;
-    _ = sink.close().await;
+    _ = sink.send(farewell()).await;
 }
 
 async fn pump(

@@ -12,7 +12,8 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::Refusal;
 
@@ -51,6 +52,14 @@ pub(super) const FORWARD: [Protocol; 2] = [
     protocol("v4.channel.k8s.io", false, false, false),
     protocol("v4.base64.channel.k8s.io", true, false, false),
 ];
+
+/// The last frame: a normal closure. Clients take any other code, and none, for a broken connection.
+pub(super) fn farewell() -> Message {
+    Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    }))
+}
 
 /// A frame from the client.
 #[derive(Debug, PartialEq, Eq)]

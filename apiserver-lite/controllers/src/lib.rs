@@ -1,0 +1,31 @@
+//! The controllers. Each gives the kinds it watches, how a change finds the objects it concerns, and a pure
+//! `plan(object, children, now) -> actions`; one loop ([`runner`]) serves them all.
+//!
+//! ```text
+//! informer (one a kind, shared) -> queue of keys -> plan (pure) -> actions -> API -> back into the informer
+//! ```
+
+pub mod action;
+pub mod caches;
+pub mod informer;
+pub mod owner;
+pub mod queue;
+pub mod runner;
+
+pub mod aggregation;
+pub mod csr;
+pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod gc;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod podcidr;
+pub mod podgc;
+pub mod replicaset;
+pub mod serviceaccount;
+
+mod start;
+
+pub use start::{Config, run};

@@ -1,0 +1,76 @@
+//! `keelson cleanup`: what a node leaves behind on purpose (so that a restart interrupts nothing), taken away.
+//! Every step is tried; errors are told together at the end.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::bail;
+
+use crate::node::{self, Paths};
+use crate::options::NodeOptions;
+
+/// Arguments.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Removes the cluster's data, certificates and images too.
+    #[arg(long)]
+    data: bool,
+    #[command(flatten)]
+    node: NodeOptions,
+}
+
+/// Ends pods and removes rules, routes, links, mounts, cgroups and files.
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let paths = Paths::of(&args.node);
+    let mut errors: Vec<String> = Vec::new();
+    let config = node::places(&args.node, "cleanup", Vec::new());
+    let bridge = config
+        .cni_bridge
+        .clone()
+        .unwrap_or_else(|| "keelson0".into());
+    errors.extend(
+        keelson_agent::cleanup(config.clone())
+            .await
+            .iter()
+            .map(|e| format!("{e:#}")),
+    );
+    errors.extend(
+        keelson_proxy::cleanup()
+            .await
+            .iter()
+            .map(ToString::to_string),
+    );
+    errors.extend(
+        keelson_overlay::cleanup(&bridge)
+            .await
+            .iter()
+            .map(ToString::to_string),
+    );
+    let plugin = config.cni_bin_dirs.first().map(|d| d.join("keelson-cni"));
+    plugin.iter().for_each(|p| errors.extend(remove(p)));
+    if args.data {
+        errors.extend(
+            [&paths.data, &paths.run]
+                .into_iter()
+                .filter_map(|p| remove(p)),
+        );
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    bail!("not all could be removed:\n  {}", errors.join("\n  "));
+}
+
+fn remove(path: &Path) -> Option<String> {
+    let done = match fs::symlink_metadata(path) {
+        Ok(m) if m.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match done {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Some(format!("remove {}: {e}", path.display()))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,323 @@
+//! A node: agent, service proxy and CNI plugin on this machine. The same for a server's own node and one that joined.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::Taint;
+use keelson_auth::pki::Issued;
+use kube::Client;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{self, Cluster};
+use crate::join;
+use crate::options::{AgentOptions, NodeOptions};
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    /// Outlives a reboot.
+    pub(crate) data: PathBuf,
+    /// Does not.
+    pub(crate) run: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn of(options: &NodeOptions) -> Self {
+        Self {
+            data: options
+                .data_dir
+                .clone()
+                .unwrap_or_else(|| "/var/lib/keelson".into()),
+            run: options
+                .run_dir
+                .clone()
+                .unwrap_or_else(|| "/run/keelson".into()),
+        }
+    }
+}
+
+/// All that a node needs to run.
+pub(crate) struct Node {
+    pub(crate) client: Client,
+    pub(crate) proxy_client: Client,
+    pub(crate) serving: Issued,
+    pub(crate) ca_pem: String,
+    pub(crate) options: NodeOptions,
+    pub(crate) paths: Paths,
+    pub(crate) cluster: Cluster,
+    pub(crate) name: String,
+    pub(crate) ips: Vec<IpAddr>,
+}
+
+/// `keelson agent`: joins if it has not yet, then runs a node until shutdown.
+pub(crate) async fn run_agent(
+    options: AgentOptions,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let paths = Paths::of(&options.node);
+    let name = name(&options.node)?;
+    let server = options
+        .server
+        .clone()
+        .context("--server is needed: https://HOST:6443")?;
+    let ips = addresses(&options.node, Some(&server))?;
+    let dir = paths.data.join("agent/pki");
+    let joined = tokio::select! {
+        joined = join::join(&server, options.token.as_deref(), &name, &ips, &dir) => joined?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let cluster = tokio::select! {
+        cluster = cluster::read(&joined.client) => cluster?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let node = Node {
+        proxy_client: joined.client.clone(),
+        client: joined.client,
+        serving: joined.serving,
+        ca_pem: joined.ca_pem,
+        options: options.node,
+        paths,
+        cluster,
+        name: name.clone(),
+        ips,
+    };
+    let mut tasks = JoinSet::new();
+    spawn(&mut tasks, node, &shutdown)?;
+    tracing::info!(node = name, server, "keelson agent is up");
+    let mut result = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.context("a part panicked").and_then(|r| r);
+        if ended.is_err() && result.is_ok() {
+            result = ended;
+            shutdown.cancel();
+        }
+    }
+    result
+}
+
+/// Starts agent and proxy.
+pub(crate) fn spawn(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    node: Node,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let proxy = keelson_proxy::Config {
+        node_name: node.name.clone(),
+        cluster_cidrs: node.cluster.cluster_cidrs.clone(),
+        ..keelson_proxy::Config::default()
+    };
+    tasks.spawn(keelson_proxy::run(
+        proxy,
+        node.proxy_client.clone(),
+        shutdown.clone(),
+    ));
+    let config = agent_config(&node)?;
+    install_plugin(config.cni_bin_dirs.first())?;
+    tasks.spawn(keelson_agent::run(config, node.client, shutdown.clone()));
+    Ok(())
+}
+
+/// The agent's configuration without its certificate: what `cleanup` needs too.
+pub(crate) fn places(options: &NodeOptions, name: &str, ips: Vec<IpAddr>) -> keelson_agent::Config {
+    let paths = Paths::of(options);
+    let mut config = keelson_agent::Config::new(name, ips);
+    config.root_dir = paths.data.join("agent");
+    config.run_dir = paths.run;
+    config.images_dir = Some(
+        options
+            .images_dir
+            .clone()
+            .unwrap_or_else(|| paths.data.join("images")),
+    );
+    config.logger = sibling("keelson-logger");
+    set(&mut config.log_dir, &options.log_dir);
+    set(&mut config.cni_conf_dir, &options.cni_conf_dir);
+    set(&mut config.cni_bin_dirs, &options.cni_bin_dir);
+    set(&mut config.containerd_socket, &options.containerd);
+    set(
+        &mut config.containerd_namespace,
+        &options.containerd_namespace,
+    );
+    set(&mut config.cgroup_root, &options.cgroup_root);
+    set(&mut config.insecure_registries, &options.insecure_registry);
+    set(&mut config.max_pods, &options.max_pods);
+    config
+}
+
+fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
+    let mut config = places(&node.options, &node.name, node.ips.clone());
+    config.labels = labels(node.options.node_label.as_deref().unwrap_or_default())?;
+    config.taints = taints(node.options.node_taint.as_deref().unwrap_or_default())?;
+    config.cluster_cidrs = node.cluster.cluster_cidrs.clone();
+    config.cluster_dns = node.cluster.cluster_dns.clone();
+    config.cluster_domain = node.cluster.cluster_domain.clone();
+    config.serving = Some(keelson_agent::Serving {
+        bind: node
+            .options
+            .agent_bind
+            .unwrap_or_else(|| SocketAddr::new(crate::server::any_address(), 10250)),
+        cert_pem: node.serving.cert_pem.clone(),
+        key_pem: node.serving.key_pem.clone(),
+        client_ca_pem: node.ca_pem.clone(),
+    });
+    Ok(config)
+}
+
+fn set<T: Clone>(place: &mut T, value: &Option<T>) {
+    if let Some(value) = value {
+        *place = value.clone();
+    }
+}
+
+/// A program beside this one.
+pub(crate) fn sibling(name: &str) -> PathBuf {
+    let own = std::env::current_exe().ok();
+    let beside = own
+        .as_deref()
+        .and_then(Path::parent)
+        .map(|dir| dir.join(name));
+    beside
+        .filter(|p| p.exists())
+        .unwrap_or_else(|| Path::new("/usr/local/bin").join(name))
+}
+
+/// Puts our CNI plugin where runtimes look for plugins. It is replaced by renaming: a call under way goes on with the old one.
+fn install_plugin(dir: Option<&PathBuf>) -> anyhow::Result<()> {
+    let dir = dir.context("cni-bin-dir has no folder")?;
+    let (from, to) = (sibling("keelson-cni"), dir.join("keelson-cni"));
+    let wanted = fs::read(&from).with_context(|| format!("read CNI plugin {}", from.display()))?;
+    if fs::read(&to).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    let new = dir.join(".keelson-cni.new");
+    let install = || {
+        fs::create_dir_all(dir)?;
+        fs::write(&new, &wanted)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+        fs::rename(&new, &to)
+    };
+    install().with_context(|| format!("install CNI plugin {}", to.display()))
+}
+
+/// This node's name: told, or the host's.
+pub(crate) fn name(options: &NodeOptions) -> anyhow::Result<String> {
+    let host = || fs::read_to_string("/proc/sys/kernel/hostname").map(|n| n.trim().to_lowercase());
+    let name = match &options.node_name {
+        Some(name) => name.clone(),
+        None => host().context("read the host's name")?,
+    };
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if name.is_empty()
+        || name.len() > 253
+        || !name.chars().all(valid)
+        || name.starts_with(['-', '.'])
+        || name.ends_with(['-', '.'])
+    {
+        bail!(
+            "node-name is {name:?}, allowed are lower case letters, digits, '-' and '.', first and last a letter or digit"
+        );
+    }
+    Ok(name)
+}
+
+/// This node's addresses: told, or the source that the kernel chooses towards the server (towards the outside
+/// where there is none), which is the right one also on machines with many.
+pub(crate) fn addresses(
+    options: &NodeOptions,
+    server: Option<&str>,
+) -> anyhow::Result<Vec<IpAddr>> {
+    if let Some(ips) = options.node_ip.clone().filter(|ips| !ips.is_empty()) {
+        return Ok(ips);
+    }
+    let source = match server {
+        Some(server) => join::host_port(server).and_then(|to| towards(to.as_str())),
+        // No packet is sent: connecting a UDP socket only looks a route up (192.0.2.1 is for documentation).
+        None => towards("192.0.2.1:9").or_else(|_| towards("[2001:db8::1]:9")),
+    };
+    let source = source.context("find this node's address: no route; give it by --node-ip")?;
+    Ok(vec![source])
+}
+
+fn towards(to: &str) -> anyhow::Result<IpAddr> {
+    let mut last = anyhow::anyhow!("{to} has no address");
+    for to in
+        std::net::ToSocketAddrs::to_socket_addrs(to).with_context(|| format!("look {to} up"))?
+    {
+        let any: SocketAddr = if to.is_ipv4() {
+            ([0, 0, 0, 0], 0).into()
+        } else {
+            ([0u16; 8], 0).into()
+        };
+        match UdpSocket::bind(any).and_then(|s| s.connect(to).and_then(|()| s.local_addr())) {
+            Ok(address) => return Ok(address.ip()),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+fn labels(list: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let pair = |l: &String| l.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
+    list.iter()
+        .map(|l| pair(l).with_context(|| format!("node-label is {l:?}, needed is key=value")))
+        .collect()
+}
+
+fn taints(list: &[String]) -> anyhow::Result<Vec<Taint>> {
+    list.iter().map(|t| taint(t).with_context(|| format!("node-taint is {t:?}, needed is key=value:NoSchedule, :PreferNoSchedule or :NoExecute"))).collect()
+}
+
+fn taint(text: &str) -> Option<Taint> {
+    let (pair, effect) = text.rsplit_once(':')?;
+    let (key, value) = pair
+        .split_once('=')
+        .map_or((pair, None), |(k, v)| (k, Some(v)));
+    let known =
+        ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) && !key.is_empty();
+    known.then(|| Taint {
+        key: key.into(),
+        value: value.map(str::to_owned),
+        effect: effect.into(),
+        time_added: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_taints_as_kubectl_writes_them() {
+        assert_eq!(
+            taint("a=b:NoSchedule").map(|t| (t.key, t.value, t.effect)),
+            Some(("a".into(), Some("b".into()), "NoSchedule".into()))
+        );
+        assert_eq!(
+            taint("a:NoExecute").map(|t| (t.key, t.value)),
+            Some(("a".into(), None))
+        );
+        for wrong in ["a=b", "a=b:Never", ":NoSchedule", ""] {
+            assert!(taint(wrong).is_none(), "{wrong}");
+        }
+        assert!(labels(&["a=b".into(), "c".into()]).is_err());
+    }
+
+    #[test]
+    fn names_of_nodes_are_checked() {
+        let with = |n: &str| {
+            name(&NodeOptions {
+                node_name: Some(n.into()),
+                ..NodeOptions::default()
+            })
+        };
+        assert!(with("node-1.example").is_ok());
+        for wrong in ["", "Node", "-a", "a_b", "../x", &"x".repeat(300)] {
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Flags and configuration files. Both have the same names: a flag `--cluster-cidr` is `clusterCidr` in the file.
+//! A flag wins over the file, the file over the default.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use ipnet::IpNet;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// What a server and an agent both need to run a node.
+#[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct NodeOptions {
+    /// This node's name [default: the host's name].
+    #[arg(long)]
+    pub(crate) node_name: Option<String>,
+    /// Addresses of this node, one a family [default: the one that leads to the server].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) node_ip: Option<Vec<IpAddr>>,
+    /// Labels for this node at registration, as key=value.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) node_label: Option<Vec<String>>,
+    /// Taints for this node at registration, as key=value:Effect.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) node_taint: Option<Vec<String>>,
+    /// Most pods on this node [default: 110].
+    #[arg(long)]
+    pub(crate) max_pods: Option<u32>,
+    /// Where the agent answers for logs and exec [default: [::]:10250].
+    #[arg(long)]
+    pub(crate) agent_bind: Option<SocketAddr>,
+    /// containerd's socket [default: /run/containerd/containerd.sock].
+    #[arg(long)]
+    pub(crate) containerd: Option<PathBuf>,
+    /// containerd's namespace [default: k8s.io].
+    #[arg(long)]
+    pub(crate) containerd_namespace: Option<String>,
+    /// Top cgroup of all pods [default: kubepods].
+    #[arg(long)]
+    pub(crate) cgroup_root: Option<String>,
+    /// Registries that speak plain HTTP, beside those on loopback, as host:port.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) insecure_registry: Option<Vec<String>>,
+    /// Folder of image archives that are imported at start [default: DATA-DIR/images].
+    #[arg(long)]
+    pub(crate) images_dir: Option<PathBuf>,
+    /// Where CNI configurations are; ours is written when there is none [default: /etc/cni/net.d].
+    #[arg(long)]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Where CNI plugins are, ours is put into the first [default: /opt/cni/bin,/usr/lib/cni].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) cni_bin_dir: Option<Vec<PathBuf>>,
+    /// Where containers' logs are written [default: /var/log/pods].
+    #[arg(long)]
+    pub(crate) log_dir: Option<PathBuf>,
+    /// State that outlives a reboot [default: /var/lib/keelson].
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// State that does not [default: /run/keelson].
+    #[arg(long)]
+    pub(crate) run_dir: Option<PathBuf>,
+}
+
+/// Flags of `keelson server`.
+#[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct ServerOptions {
+    /// File with any of these options, in YAML; unknown ones are refused.
+    #[arg(long)]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Runs the control plane only.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) no_agent: Option<bool>,
+    /// Where the API answers [default: [::]:6443].
+    #[arg(long)]
+    pub(crate) bind: Option<SocketAddr>,
+    /// Address by which nodes and pods reach the API [default: this node's].
+    #[arg(long)]
+    pub(crate) advertise_address: Option<IpAddr>,
+    /// More names and addresses for the API's certificate.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) tls_san: Option<Vec<String>>,
+    /// Pods' addresses, one range a family [default: 10.42.0.0/16].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) cluster_cidr: Option<Vec<IpNet>>,
+    /// Services' addresses, one range a family [default: 10.43.0.0/16].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) service_cidr: Option<Vec<IpNet>>,
+    /// Ports for NodePort services, as FIRST-LAST [default: 30000-32767].
+    #[arg(long)]
+    pub(crate) service_node_port_range: Option<String>,
+    /// The cluster's DNS domain [default: cluster.local].
+    #[arg(long)]
+    pub(crate) cluster_domain: Option<String>,
+    /// Addresses of a DNS service that pods are to ask [default: none: they ask whom the node asks].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) cluster_dns: Option<Vec<IpAddr>>,
+    /// Makes a token Secret for every service account, as clusters before 1.24 did.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) legacy_token_secrets: Option<bool>,
+    /// Where the administrator's kubeconfig is written (mode 0600) [default: /etc/keelson/admin.kubeconfig].
+    #[arg(long)]
+    pub(crate) write_kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(crate) node: NodeOptions,
+}
+
+/// Flags of `keelson agent`.
+#[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct AgentOptions {
+    /// File with any of these options, in YAML; unknown ones are refused.
+    #[arg(long)]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// The server to join, as https://HOST:6443.
+    #[arg(long, env = "KEELSON_SERVER")]
+    pub(crate) server: Option<String>,
+    /// A join token (`keelson token create` on the server). Needed once; the node's certificate lasts.
+    #[arg(long, env = "KEELSON_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(crate) node: NodeOptions,
+}
+
+impl ServerOptions {
+    /// With what the file says where no flag does.
+    pub(crate) fn load(self) -> anyhow::Result<Self> {
+        let Some(path) = &self.config else {
+            return Ok(self);
+        };
+        let (own, node) = read(path, &self, &self.node)?;
+        Ok(Self {
+            node,
+            config: None,
+            ..own
+        })
+    }
+}
+
+impl AgentOptions {
+    /// With what the file says where no flag does.
+    pub(crate) fn load(self) -> anyhow::Result<Self> {
+        let Some(path) = &self.config else {
+            return Ok(self);
+        };
+        let (own, node) = read(path, &self, &self.node)?;
+        Ok(Self {
+            node,
+            config: None,
+            ..own
+        })
+    }
+}
+
+/// Reads a file and lays flags over it: fields of the node go one way, the others the other. (serde's `flatten`
+/// can't refuse unknown fields.)
+fn read<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    flags: &T,
+    node: &NodeOptions,
+) -> anyhow::Result<(T, NodeOptions)> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    parse(&text, flags, node).with_context(|| format!("configuration {}", path.display()))
+}
+
+fn parse<T: Serialize + DeserializeOwned>(
+    text: &str,
+    flags: &T,
+    node: &NodeOptions,
+) -> anyhow::Result<(T, NodeOptions)> {
+    let file: Value = serde_yaml_ng::from_str(text).context("not YAML")?;
+    let (mut own, mut of_node) = (serde_json::Map::new(), serde_json::Map::new());
+    let known = serde_json::to_value(NodeOptions::default())?;
+    match file {
+        Value::Null => {}
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let side = if known.get(&name).is_some() {
+                    &mut of_node
+                } else {
+                    &mut own
+                };
+                side.insert(name, value);
+            }
+        }
+        _ => bail!("a mapping of options is needed"),
+    }
+    Ok((lay_over(own, flags)?, lay_over(of_node, node)?))
+}
+
+fn lay_over<T: Serialize + DeserializeOwned>(
+    mut file: serde_json::Map<String, Value>,
+    flags: &T,
+) -> anyhow::Result<T> {
+    // Read once alone, so that an error names the file's field and not a flag's.
+    check::<T>(Value::Object(file.clone()))?;
+    if let Value::Object(flags) = serde_json::to_value(flags)? {
+        file.extend(flags.into_iter().filter(|(_, v)| !v.is_null()));
+    }
+    check(Value::Object(file))
+}
+
+fn check<T: DeserializeOwned>(value: Value) -> anyhow::Result<T> {
+    serde_path_to_error::deserialize(value)
+        .map_err(|e| anyhow::anyhow!("field {}: {}", e.path(), e.inner()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(text: &str, flags: ServerOptions) -> anyhow::Result<ServerOptions> {
+        let (own, node) = parse(text, &flags, &flags.node)?;
+        Ok(ServerOptions { node, ..own })
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let flags = ServerOptions {
+            cluster_domain: Some("flag.local".into()),
+            ..ServerOptions::default()
+        };
+        let text = "clusterDomain: file.local\nclusterCidr: [10.0.0.0/8, 'fd00::/48']\nnodeName: n1\nmaxPods: 5\n";
+        let options = server(text, flags).expect("valid");
+        assert_eq!(options.cluster_domain.as_deref(), Some("flag.local"));
+        assert_eq!(options.cluster_cidr.map(|c| c.len()), Some(2));
+        assert_eq!(
+            (options.node.node_name.as_deref(), options.node.max_pods),
+            (Some("n1"), Some(5))
+        );
+        assert!(
+            server("", ServerOptions::default())
+                .expect("empty")
+                .bind
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_path() {
+        let cases = [
+            ("clusterCdir: [10.0.0.0/8]", "clusterCdir"),
+            ("clusterCidr: [10.0.0.0/99]", "clusterCidr[0]"),
+            ("maxPods: many", "maxPods"),
+            ("- a list", "mapping"),
+            ("server: https://x", "server"),
+            ("a: [", "YAML"),
+        ];
+        for (text, word) in cases {
+            let error = format!(
+                "{:#}",
+                server(text, ServerOptions::default()).expect_err(text)
+            );
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}

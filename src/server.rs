@@ -1,0 +1,262 @@
+//! `keelson server`: control plane and, unless told otherwise, a node, in one process.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use keelson_apiserver::ApiServer;
+use keelson_auth::User;
+use keelson_auth::kubeconfig::{self, Credentials};
+use keelson_auth::pki::{CsrUsage, Pki, write_private};
+use keelson_auth::token::Ref;
+use keelson_controllers::csr::Usage;
+use keelson_store::embedded::{Embedded, Options};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{self, Cluster};
+use crate::node::{self, Node, Paths};
+use crate::options::ServerOptions;
+
+/// Days that certificates last which are made anew at every start.
+const DAYS: u32 = 365;
+
+/// Runs until shutdown.
+pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let paths = Paths::of(&options.node);
+    let name = node::name(&options.node)?;
+    let ips = node::addresses(&options.node, None)?;
+    let cluster = facts(&options);
+    let config = api_config(&options, &paths, &ips, &cluster, &name)?;
+    let pki =
+        Pki::load_or_create(&config.pki_dir).context("read or make the cluster's certificates")?;
+    let pki = Arc::new(pki);
+    let store_path = paths.data.join("server/state.redb");
+    let store = Embedded::open(&store_path, Options::default())
+        .with_context(|| format!("open {}", store_path.display()))?;
+    let bind = config.bind;
+    let server = ApiServer::start(config, Arc::new(store), pki.clone()).await?;
+    let admin = server.client(User::component("system:keelson", &["system:masters"]));
+    cluster::publish(&admin, &cluster)
+        .await
+        .context("publish the cluster's configuration")?;
+
+    // The API ends last: those that use it say good-bye through it.
+    let (serving, parts) = (CancellationToken::new(), shutdown.child_token());
+    let mut tasks = JoinSet::new();
+    let api = tokio::spawn({
+        let (server, serving) = (server.clone(), serving.clone());
+        async move { server.serve(serving).await }
+    });
+    write_admin_kubeconfig(&options, &pki, bind, &ips)?;
+    spawn_control_plane(&mut tasks, &server, &pki, &cluster, &options, &name, &parts);
+    if options.no_agent != Some(true) {
+        let node = local_node(&server, &pki, &options, paths, cluster, name.clone(), ips)?;
+        node::spawn(&mut tasks, node, &parts)?;
+    }
+    tracing::info!(node = name, address = %bind, "keelson server is up");
+    let result = tokio::select! {
+        ended = tasks.join_next() => match ended {
+            Some(ended) => ended.context("a part panicked").and_then(|r| r),
+            None => Ok(()),
+        },
+        () = shutdown.cancelled() => Ok(()),
+    };
+    parts.cancel();
+    while tasks.join_next().await.is_some() {}
+    serving.cancel();
+    api.await.context("the API server panicked")??;
+    result
+}
+
+fn facts(options: &ServerOptions) -> Cluster {
+    let default = |cidr: &str| cidr.parse().into_iter().collect();
+    Cluster {
+        cluster_cidrs: options
+            .cluster_cidr
+            .clone()
+            .unwrap_or_else(|| default("10.42.0.0/16")),
+        service_cidrs: options
+            .service_cidr
+            .clone()
+            .unwrap_or_else(|| default("10.43.0.0/16")),
+        cluster_dns: options.cluster_dns.clone().unwrap_or_default(),
+        cluster_domain: options
+            .cluster_domain
+            .clone()
+            .unwrap_or_else(|| "cluster.local".into()),
+    }
+}
+
+fn api_config(
+    options: &ServerOptions,
+    paths: &Paths,
+    ips: &[IpAddr],
+    cluster: &Cluster,
+    name: &str,
+) -> anyhow::Result<keelson_apiserver::Config> {
+    let first = ips.first().copied().context("this node has no address")?;
+    let ports = options
+        .service_node_port_range
+        .as_deref()
+        .unwrap_or("30000-32767");
+    let range = ports
+        .split_once('-')
+        .and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    let Some((from, to)) = range.filter(|(from, to): &(u16, u16)| *from > 0 && from <= to) else {
+        bail!("service-node-port-range is {ports:?}, needed is FIRST-LAST");
+    };
+    let own = ips.iter().map(IpAddr::to_string).chain([name.to_owned()]);
+    Ok(keelson_apiserver::Config {
+        bind: options
+            .bind
+            .unwrap_or_else(|| SocketAddr::new(any_address(), 6443)),
+        advertise: options.advertise_address.unwrap_or(first),
+        sans: own
+            .chain(options.tls_san.clone().unwrap_or_default())
+            .collect(),
+        service_cidrs: cluster.service_cidrs.clone(),
+        node_ports: from..=to,
+        pki_dir: paths.data.join("server/pki"),
+        cluster_domain: cluster.cluster_domain.clone(),
+    })
+}
+
+/// All addresses of both families; those of IPv4 where the kernel has no IPv6.
+pub(crate) fn any_address() -> IpAddr {
+    if Path::new("/proc/net/if_inet6").exists() {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        std::net::Ipv4Addr::UNSPECIFIED.into()
+    }
+}
+
+fn write_admin_kubeconfig(
+    options: &ServerOptions,
+    pki: &Pki,
+    bind: SocketAddr,
+    ips: &[IpAddr],
+) -> anyhow::Result<()> {
+    let path = options
+        .write_kubeconfig
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("/etc/keelson/admin.kubeconfig"));
+    let issued = pki.issue_client("system:admin", &["system:masters"], DAYS)?;
+    // Bound to all addresses it is reached by loopback, whatever the network does.
+    let host = match bind.ip() {
+        ip if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        ip => ips.iter().copied().find(|i| *i == ip).unwrap_or(ip),
+    };
+    let server = format!("https://{}", SocketAddr::new(host, bind.port()));
+    let credentials = Credentials::Certificate {
+        cert_pem: &issued.cert_pem,
+        key_pem: &issued.key_pem,
+    };
+    let text = kubeconfig::render("keelson", &server, pki.ca_pem(), credentials);
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    }
+    write_private(&path, text.as_bytes()).with_context(|| format!("write {}", path.display()))
+}
+
+fn spawn_control_plane(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    server: &ApiServer,
+    pki: &Arc<Pki>,
+    cluster: &Cluster,
+    options: &ServerOptions,
+    name: &str,
+    shutdown: &CancellationToken,
+) {
+    let component = |who: &str| server.client(User::component(who, &["system:masters"]));
+    // The node's name: a server that starts again goes on with its own leases at once.
+    let scheduler = keelson_scheduler::Config::default().elected(name);
+    tasks.spawn(keelson_scheduler::run(
+        component("system:kube-scheduler"),
+        scheduler,
+        shutdown.clone(),
+    ));
+    let controllers = keelson_controllers::Config {
+        cluster_cidrs: cluster.cluster_cidrs.clone(),
+        account_token_secrets: options.legacy_token_secrets.unwrap_or(false),
+        identity: name.to_owned(),
+        ..keelson_controllers::Config::new(
+            pki.ca_pem().to_owned(),
+            token_maker(pki.clone()),
+            signer(pki.clone()),
+        )
+    };
+    let (client, shutdown) = (
+        component("system:kube-controller-manager"),
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        while !shutdown.is_cancelled() {
+            if let Err(error) =
+                keelson_controllers::run(client.clone(), controllers.clone(), shutdown.clone())
+                    .await
+            {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "controllers stopped, standing for election again"
+                );
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Makes tokens for token Secrets.
+fn token_maker(pki: Arc<Pki>) -> keelson_controllers::serviceaccount::MakeToken {
+    Arc::new(move |account, secret| {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let (account, secret) = (&account.metadata, &secret.metadata);
+        let owner = Ref::new(&text(&account.name), &text(&account.uid));
+        Ok(pki
+            .token_keys()
+            .sign_legacy(&text(&account.namespace), &owner, &text(&secret.name))?)
+    })
+}
+
+/// Signs certificates that the controllers approved, or somebody did.
+fn signer(pki: Arc<Pki>) -> keelson_controllers::csr::Sign {
+    Arc::new(move |request, usage| {
+        let usage = match usage {
+            Usage::Client => CsrUsage::Client,
+            Usage::Serving => CsrUsage::Serving,
+        };
+        Ok(pki.sign_csr(request, usage, DAYS)?)
+    })
+}
+
+fn local_node(
+    server: &ApiServer,
+    pki: &Pki,
+    options: &ServerOptions,
+    paths: Paths,
+    cluster: Cluster,
+    name: String,
+    ips: Vec<IpAddr>,
+) -> anyhow::Result<Node> {
+    let user = format!("system:node:{name}");
+    let sans: Vec<String> = ips
+        .iter()
+        .map(IpAddr::to_string)
+        .chain([name.clone()])
+        .collect();
+    Ok(Node {
+        client: server.client(User::component(&user, &["system:nodes"])),
+        proxy_client: server.client(User::component(
+            "system:kube-proxy",
+            &["system:node-proxier"],
+        )),
+        serving: pki.issue_server(&user, &sans, DAYS)?,
+        ca_pem: pki.ca_pem().to_owned(),
+        options: options.node.clone(),
+        paths,
+        cluster,
+        name,
+        ips,
+    })
+}
