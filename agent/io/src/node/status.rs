@@ -13,14 +13,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Facts;
 
-/// When a figure counts as pressure. The defaults are the kubelet's hard eviction thresholds, and for
-/// tasks a reserve of 5 %.
+/// When a figure counts as pressure. The defaults are the kubelet's hard eviction thresholds, for tasks a
+/// reserve of 5 %, and for disks at most 5 GiB: a tenth of a big disk is no emergency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// Bytes of memory that must stay available.
     pub memory_available: u64,
     /// Percent of the disk that must stay available.
     pub disk_percent: u64,
+    /// Bytes of the disk that suffice, whatever the percentage says.
+    pub disk_enough: u64,
     /// Percent of the inodes that must stay free.
     pub inodes_percent: u64,
     /// Percent of the tasks that must stay free.
@@ -32,9 +34,17 @@ impl Default for Thresholds {
         Self {
             memory_available: 100 << 20,
             disk_percent: 10,
+            disk_enough: 5 << 30,
             inodes_percent: 5,
             pids_percent: 5,
         }
+    }
+}
+
+impl Thresholds {
+    /// Bytes of the disk that must stay available.
+    fn disk(&self, facts: &Facts) -> u64 {
+        percent(facts.disk, self.disk_percent).min(self.disk_enough)
     }
 }
 
@@ -140,7 +150,7 @@ fn allocatable(facts: &Facts, inputs: &Inputs) -> BTreeMap<String, Quantity> {
     map.insert("memory".into(), kib(memory));
     map.insert(
         "ephemeral-storage".into(),
-        Quantity((facts.disk - percent(facts.disk, t.disk_percent)).to_string()),
+        Quantity((facts.disk - t.disk(facts)).to_string()),
     );
     map
 }
@@ -212,7 +222,7 @@ struct Condition {
 
 fn conditions(facts: &Facts, inputs: &Inputs, now: Timestamp) -> Vec<NodeCondition> {
     let t = &inputs.thresholds;
-    let disk = facts.disk_available < percent(facts.disk, t.disk_percent);
+    let disk = facts.disk_available < t.disk(facts);
     let inodes = facts.inodes_free < percent(facts.inodes, t.inodes_percent);
     let pids_free = facts.pids.saturating_sub(facts.pids_used);
     let table = [
@@ -330,7 +340,7 @@ mod tests {
                 |f| f.memory_available = 100 << 20,
                 "False",
             ),
-            ("DiskPressure", |f| f.disk_available = 10 * GI - 1, "True"),
+            ("DiskPressure", |f| f.disk_available = 5 * GI - 1, "True"),
             ("DiskPressure", |f| f.inodes_free = 49, "True"),
             ("PIDPressure", |f| f.pids_used = 951, "True"),
         ];
@@ -387,7 +397,7 @@ mod tests {
             (&s.capacity, "hugepages-2Mi", "0"),
             (&s.allocatable, "cpu", "1750m"),
             (&s.allocatable, "memory", "3043328Ki"),
-            (&s.allocatable, "ephemeral-storage", "96636764160"),
+            (&s.allocatable, "ephemeral-storage", "102005473280"),
         ];
         for (map, key, want) in table {
             assert_eq!(get(map, key).as_deref(), Some(want), "{key}");
