@@ -111,7 +111,19 @@ impl Action {
         }
     }
 
-    /// Changes an object's status.
+    /// Makes an object's status this one: what it no longer has is taken away too, which a merge patch does only
+    /// when told.
+    pub fn whole_status<S: serde::Serialize>(target: Target, old: Option<&S>, new: &S) -> Self {
+        let (old, mut new) = (json!(old), json!(new));
+        if let (Some(old), Some(new)) = (old.as_object(), new.as_object_mut()) {
+            for gone in old.keys() {
+                new.entry(gone).or_insert(Value::Null);
+            }
+        }
+        Self::status(target, new)
+    }
+
+    /// Changes some fields of an object's status.
     pub fn status(target: Target, status: Value) -> Self {
         Self::Patch {
             target,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use kube::api::{ApiResource, DynamicObject};
 use kube::ResourceExt;
+use kube::api::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
 
 use crate::action::{Action, Target};
@@ -72,24 +72,55 @@ mod tests {
 
     #[test]
     fn rules_follow_the_chosen_roles() {
-        let role = |name: &str, label: &str, rules: Value, selects: Option<&str>| -> Arc<ClusterRole> {
-            let rule = selects.map(|l| json!({"clusterRoleSelectors": [{"matchLabels": {(l): "true"}}]}));
-            Arc::new(from_value(json!({"metadata": {"name": name, "labels": {(label): "true"}},
-                "rules": rules, "aggregationRule": rule})).expect("role"))
-        };
+        let role =
+            |name: &str, label: &str, rules: Value, selects: Option<&str>| -> Arc<ClusterRole> {
+                let rule = selects
+                    .map(|l| json!({"clusterRoleSelectors": [{"matchLabels": {(l): "true"}}]}));
+                Arc::new(
+                    from_value(
+                        json!({"metadata": {"name": name, "labels": {(label): "true"}},
+                "rules": rules, "aggregationRule": rule}),
+                    )
+                    .expect("role"),
+                )
+            };
         let rule = |r: &str| json!({"apiGroups": [""], "resources": [r], "verbs": ["get"]});
-        let base = || vec![role("a", "to-view", json!([rule("pods")]), None), role("b", "other", json!([rule("nodes")]), None)];
+        let base = || {
+            vec![
+                role("a", "to-view", json!([rule("pods")]), None),
+                role("b", "other", json!([rule("nodes")]), None),
+            ]
+        };
         let rows = [
             ("none aggregates", base(), None),
-            ("to be gathered", [base(), vec![role("view", "x", json!([]), Some("to-view"))]].concat(), Some(json!([rule("pods")]))),
-            ("gathered", [base(), vec![role("view", "x", json!([rule("pods")]), Some("to-view"))]].concat(), None),
-            ("one left", vec![role("view", "x", json!([rule("pods")]), Some("to-view"))], Some(json!([]))),
+            (
+                "to be gathered",
+                [base(), vec![role("view", "x", json!([]), Some("to-view"))]].concat(),
+                Some(json!([rule("pods")])),
+            ),
+            (
+                "gathered",
+                [
+                    base(),
+                    vec![role("view", "x", json!([rule("pods")]), Some("to-view"))],
+                ]
+                .concat(),
+                None,
+            ),
+            (
+                "one left",
+                vec![role("view", "x", json!([rule("pods")]), Some("to-view"))],
+                Some(json!([])),
+            ),
         ];
         for (name, roles, want) in rows {
-            let seen: Vec<Value> = plan(&roles).iter().map(|a| match a {
-                Action::Patch { patch, .. } => patch["rules"].clone(),
-                other => panic!("{other:?}"),
-            }).collect();
+            let seen: Vec<Value> = plan(&roles)
+                .iter()
+                .map(|a| match a {
+                    Action::Patch { patch, .. } => patch["rules"].clone(),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
             assert_eq!(seen, want.into_iter().collect::<Vec<_>>(), "{name}");
         }
     }

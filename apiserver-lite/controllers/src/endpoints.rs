@@ -113,16 +113,16 @@ pub fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -
     if cut || marked {
         patch["metadata"]["annotations"] = json!({OVER_CAPACITY: cut.then_some("truncated")});
     }
-    vec![Action::patch(
-        Target::of(current).unchanged(current),
-        patch,
-    )]
+    vec![Action::patch(Target::of(current).unchanged(current), patch)]
 }
 
 /// Subsets in a steady order, and whether addresses were cut off: unready ones go first.
 fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
     let publish = slices::publishes_unready(service);
-    let family = slices::families(service).into_iter().next().unwrap_or("IPv4");
+    let family = slices::families(service)
+        .into_iter()
+        .next()
+        .unwrap_or("IPv4");
     let pods = pods.iter().filter(|p| {
         selected(service, p)
             && !failed_now(p)
@@ -148,14 +148,21 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
             node_name: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
             target_ref: Some(target(pod)),
         };
-        found.push((!(publish || is_ready(pod)), address.ip.clone(), address, ports));
+        found.push((
+            !(publish || is_ready(pod)),
+            address.ip.clone(),
+            address,
+            ports,
+        ));
     }
     found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     let cut = found.len() > MOST;
     found.truncate(MOST);
     let mut subsets: Vec<EndpointSubset> = Vec::new();
     for (unready, _, address, ports) in found {
-        let at = subsets.iter().position(|s| s.ports.as_ref() == Some(&ports));
+        let at = subsets
+            .iter()
+            .position(|s| s.ports.as_ref() == Some(&ports));
         let at = at.unwrap_or_else(|| {
             subsets.push(EndpointSubset {
                 ports: Some(ports),
@@ -199,8 +206,10 @@ mod tests {
     }
 
     fn service() -> Service {
-        from_value(json!({"metadata": {"name": "s", "namespace": "d"}, "spec": {"selector": {"app": "a"},
-            "clusterIP": "10.0.0.1", "ports": [{"port": 80, "targetPort": 8080}]}}))
+        from_value(
+            json!({"metadata": {"name": "s", "namespace": "d"}, "spec": {"selector": {"app": "a"},
+            "clusterIP": "10.0.0.1", "ports": [{"port": 80, "targetPort": 8080}]}}),
+        )
         .expect("service")
     }
 
@@ -216,7 +225,10 @@ mod tests {
         let pods = [pod("b", "10.1.0.2", true), pod("a", "10.1.0.3", false)];
         let object = made(&plan(&service(), &pods, None));
         assert_eq!(object["subsets"][0]["addresses"][0]["ip"], "10.1.0.2");
-        assert_eq!(object["subsets"][0]["notReadyAddresses"][0]["ip"], "10.1.0.3");
+        assert_eq!(
+            object["subsets"][0]["notReadyAddresses"][0]["ip"],
+            "10.1.0.3"
+        );
         assert_eq!(object["subsets"][0]["ports"][0]["port"], 8080);
         let stored: Endpoints = from_value(object).expect("endpoints");
         assert_eq!(plan(&service(), &pods, Some(&stored)), []);
@@ -226,12 +238,21 @@ mod tests {
     #[test]
     fn beyond_a_thousand_the_unready_are_cut() {
         let pods: Vec<_> = (0..1001)
-            .map(|i| pod(&format!("p{i}"), &format!("10.1.{}.{}", i / 250, i % 250), i != 7))
+            .map(|i| {
+                pod(
+                    &format!("p{i}"),
+                    &format!("10.1.{}.{}", i / 250, i % 250),
+                    i != 7,
+                )
+            })
             .collect();
         let object = made(&plan(&service(), &pods, None));
         let subset = &object["subsets"][0];
         assert_eq!(subset["addresses"].as_array().map(Vec::len), Some(1000));
         assert_eq!(subset["notReadyAddresses"], Value::Null);
-        assert_eq!(object["metadata"]["annotations"][OVER_CAPACITY], "truncated");
+        assert_eq!(
+            object["metadata"]["annotations"][OVER_CAPACITY],
+            "truncated"
+        );
     }
 }

@@ -283,7 +283,7 @@ mod tests {
         let log = Arc::new(Mutex::new(Vec::new()));
         let seen = log.clone();
         informer.subscribe(move |c| {
-            let version = |o: Option<&ConfigMap>| o.map_or(0, |o| super::version(o));
+            let version = |o: Option<&ConfigMap>| o.map_or(0, super::version);
             seen.lock()
                 .expect("log")
                 .push((version(c.old), version(c.new)));

@@ -5,6 +5,9 @@
 //! informer (one a kind, shared) -> queue of keys -> plan (pure) -> actions -> API -> back into the informer
 //! ```
 
+// Rows of test tables are tuples.
+#![cfg_attr(test, allow(clippy::type_complexity))]
+
 pub mod action;
 pub mod caches;
 pub mod informer;
@@ -14,6 +17,7 @@ pub mod runner;
 
 pub mod aggregation;
 pub mod csr;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -24,7 +28,9 @@ pub mod pod;
 pub mod podcidr;
 pub mod podgc;
 pub mod replicaset;
+pub mod revision;
 pub mod serviceaccount;
+pub mod statefulset;
 
 mod start;
 

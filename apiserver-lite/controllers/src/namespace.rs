@@ -148,7 +148,10 @@ impl Controller for Namespaces {
     fn wrote(&self, resource: &ApiResource, object: DynamicObject) {
         // The last finalizer's removal gives back a namespace that is gone.
         let held = object.data.pointer("/spec/finalizers");
-        if held.and_then(|f| f.as_array()).is_some_and(|f| !f.is_empty()) {
+        if held
+            .and_then(|f| f.as_array())
+            .is_some_and(|f| !f.is_empty())
+        {
             self.caches.wrote(resource, object);
         }
     }
@@ -220,9 +223,15 @@ pub fn plan(namespace: &Namespace, sweep: &Sweep, now: Timestamp) -> Outcome {
 }
 
 /// The five conditions of a namespace that is being deleted, with upstream's reasons and messages.
-fn conditions(old: &[NamespaceCondition], sweep: &Sweep, now: Timestamp) -> Vec<NamespaceCondition> {
+fn conditions(
+    old: &[NamespaceCondition],
+    sweep: &Sweep,
+    now: Timestamp,
+) -> Vec<NamespaceCondition> {
     let counted = |all: &BTreeMap<String, usize>, word: &str| {
-        let each = all.iter().map(|(k, n)| format!("{k} {word} {n} resource instances"));
+        let each = all
+            .iter()
+            .map(|(k, n)| format!("{k} {word} {n} resource instances"));
         each.collect::<Vec<_>>().join(", ")
     };
     let found = !sweep.left.is_empty();
@@ -232,16 +241,22 @@ fn conditions(old: &[NamespaceCondition], sweep: &Sweep, now: Timestamp) -> Vec<
             "NamespaceDeletionDiscoveryFailure",
             sweep.discovery.is_some(),
             ["ResourcesDiscovered", "DiscoveryFailed"],
-            ["All resources successfully discovered".into(), format!(
-                "Discovery failed for some groups: {}",
-                sweep.discovery.as_deref().unwrap_or_default()
-            )],
+            [
+                "All resources successfully discovered".into(),
+                format!(
+                    "Discovery failed for some groups: {}",
+                    sweep.discovery.as_deref().unwrap_or_default()
+                ),
+            ],
         ),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
             false,
             ["ParsedGroupVersions", "GroupVersionParsingFailed"],
-            ["All legacy kube types successfully parsed".into(), String::new()],
+            [
+                "All legacy kube types successfully parsed".into(),
+                String::new(),
+            ],
         ),
         (
             "NamespaceDeletionContentFailure",
@@ -253,24 +268,36 @@ fn conditions(old: &[NamespaceCondition], sweep: &Sweep, now: Timestamp) -> Vec<
                 } else {
                     "All content successfully deleted".into()
                 },
-                format!("Failed to delete all resource types, {} remaining: {}",
-                    sweep.failed.len(), sweep.failed.join(", ")),
+                format!(
+                    "Failed to delete all resource types, {} remaining: {}",
+                    sweep.failed.len(),
+                    sweep.failed.join(", ")
+                ),
             ],
         ),
         (
             "NamespaceContentRemaining",
             found,
             ["ContentRemoved", "SomeResourcesRemain"],
-            ["All content successfully removed".into(),
-                format!("Some resources are remaining: {}", counted(&sweep.left, "has"))],
+            [
+                "All content successfully removed".into(),
+                format!(
+                    "Some resources are remaining: {}",
+                    counted(&sweep.left, "has")
+                ),
+            ],
         ),
         (
             "NamespaceFinalizersRemaining",
             held,
             ["ContentHasNoFinalizers", "SomeFinalizersRemain"],
-            ["All content-preserving finalizers finished".into(),
-                format!("Some content in the namespace has finalizers remaining: {}",
-                    counted(&sweep.finalizers, "in"))],
+            [
+                "All content-preserving finalizers finished".into(),
+                format!(
+                    "Some content in the namespace has finalizers remaining: {}",
+                    counted(&sweep.finalizers, "in")
+                ),
+            ],
         ),
     ];
     let others = old.iter().filter(|o| rows.iter().all(|r| r.0 != o.type_));
@@ -307,28 +334,80 @@ mod tests {
         let one = |k: &str| BTreeMap::from([(k.to_owned(), 2)]);
         let cases = [
             ("empty", Sweep::default(), None),
-            ("pods are going", Sweep { left: one("pods."), ..Sweep::default() },
-                Some(("NamespaceContentRemaining", "Some resources are remaining: pods. has 2 resource instances"))),
-            ("a finalizer", Sweep { left: one("pods."), finalizers: one("a/b"), ..Sweep::default() },
-                Some(("NamespaceFinalizersRemaining",
-                    "Some content in the namespace has finalizers remaining: a/b in 2 resource instances"))),
-            ("refused", Sweep { failed: vec!["pods.: no".into()], ..Sweep::default() },
-                Some(("NamespaceDeletionContentFailure", "Failed to delete all resource types, 1 remaining: pods.: no"))),
-            ("unknown kinds", Sweep { discovery: Some("down".into()), ..Sweep::default() },
-                Some(("NamespaceDeletionDiscoveryFailure", "Discovery failed for some groups: down"))),
+            (
+                "pods are going",
+                Sweep {
+                    left: one("pods."),
+                    ..Sweep::default()
+                },
+                Some((
+                    "NamespaceContentRemaining",
+                    "Some resources are remaining: pods. has 2 resource instances",
+                )),
+            ),
+            (
+                "a finalizer",
+                Sweep {
+                    left: one("pods."),
+                    finalizers: one("a/b"),
+                    ..Sweep::default()
+                },
+                Some((
+                    "NamespaceFinalizersRemaining",
+                    "Some content in the namespace has finalizers remaining: a/b in 2 resource instances",
+                )),
+            ),
+            (
+                "refused",
+                Sweep {
+                    failed: vec!["pods.: no".into()],
+                    ..Sweep::default()
+                },
+                Some((
+                    "NamespaceDeletionContentFailure",
+                    "Failed to delete all resource types, 1 remaining: pods.: no",
+                )),
+            ),
+            (
+                "unknown kinds",
+                Sweep {
+                    discovery: Some("down".into()),
+                    ..Sweep::default()
+                },
+                Some((
+                    "NamespaceDeletionDiscoveryFailure",
+                    "Discovery failed for some groups: down",
+                )),
+            ),
         ];
         let now = Timestamp::UNIX_EPOCH;
         for (name, sweep, want) in cases {
             let outcome = plan(&namespace, &sweep, now);
             match (outcome.actions.as_slice(), want) {
-                ([Action::Replace { object, subresource: Some("finalize"), .. }], None) => {
+                (
+                    [
+                        Action::Replace {
+                            object,
+                            subresource: Some("finalize"),
+                            ..
+                        },
+                    ],
+                    None,
+                ) => {
                     assert_eq!(object["spec"]["finalizers"], json!(["other/x"]), "{name}");
                     assert_eq!(outcome.again, None, "{name}");
                 }
                 ([Action::Patch { patch, .. }], Some((type_, message))) => {
                     let conditions = patch["status"]["conditions"].as_array().expect(name);
-                    let bad = conditions.iter().rfind(|c| c["status"] == "True").expect(name);
-                    assert_eq!((&bad["type"], &bad["message"]), (&json!(type_), &json!(message)), "{name}");
+                    let bad = conditions
+                        .iter()
+                        .rfind(|c| c["status"] == "True")
+                        .expect(name);
+                    assert_eq!(
+                        (&bad["type"], &bad["message"]),
+                        (&json!(type_), &json!(message)),
+                        "{name}"
+                    );
                     assert!(outcome.again.is_some(), "{name}");
                 }
                 other => panic!("{name}: {other:?}"),
@@ -338,7 +417,10 @@ mod tests {
 
     #[test]
     fn an_unchanged_state_is_not_written_again() {
-        let sweep = Sweep { left: BTreeMap::from([("pods.".into(), 1)]), ..Sweep::default() };
+        let sweep = Sweep {
+            left: BTreeMap::from([("pods.".into(), 1)]),
+            ..Sweep::default()
+        };
         let conditions = conditions(&[], &sweep, Timestamp::UNIX_EPOCH);
         let namespace: Namespace = from_value(json!({"metadata": {"name": "n"},
             "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Terminating", "conditions": conditions}}))

@@ -61,9 +61,7 @@ impl Controller for PodCidrs {
             return Ok(Outcome::default());
         };
         let actions = plan(&node, &self.caches.nodes.list(""), &self.networks);
-        let full = actions
-            .iter()
-            .any(|a| matches!(a, Action::Event { .. }));
+        let full = actions.iter().any(|a| matches!(a, Action::Event { .. }));
         Ok(Outcome {
             actions,
             // Room comes back only when another node goes.
@@ -94,7 +92,17 @@ pub fn plan(node: &Node, all: &[Arc<Node>], networks: &Networks) -> Vec<Action> 
     let pieces: Option<Vec<IpNet>> = networks
         .cluster
         .iter()
-        .map(|c| free(c, if c.addr().is_ipv4() { networks.v4 } else { networks.v6 }, &taken))
+        .map(|c| {
+            free(
+                c,
+                if c.addr().is_ipv4() {
+                    networks.v4
+                } else {
+                    networks.v6
+                },
+                &taken,
+            )
+        })
         .collect();
     match pieces.as_deref() {
         Some([]) => Vec::new(),
@@ -137,8 +145,15 @@ mod tests {
     }
 
     fn networks(cluster: &[&str], v4: u8) -> Networks {
-        let cluster = cluster.iter().map(|c| c.parse().expect("network")).collect();
-        Networks { cluster, v4, v6: 64 }
+        let cluster = cluster
+            .iter()
+            .map(|c| c.parse().expect("network"))
+            .collect();
+        Networks {
+            cluster,
+            v4,
+            v6: 64,
+        }
     }
 
     #[test]
@@ -147,14 +162,56 @@ mod tests {
         let small = networks(&["10.42.0.0/23"], 24);
         let none = networks(&[], 24);
         let cases: &[(&str, &Networks, &[&str], &[&[&str]], Value)] = &[
-            ("the first", &dual, &[], &[], json!(["10.42.0.0/24", "fd42::/64"])),
-            ("the next", &dual, &[], &[&["10.42.0.0/24", "fd42::/64"]], json!(["10.42.1.0/24", "fd42:0:0:1::/64"])),
-            ("a gap is filled", &dual, &[], &[&["10.42.1.0/24"], &["10.42.2.0/24"]], json!(["10.42.0.0/24", "fd42::/64"])),
-            ("not within a larger one", &dual, &[], &[&["10.42.0.0/22"]], json!(["10.42.4.0/24", "fd42::/64"])),
-            ("not around a smaller one", &dual, &[], &[&["10.42.0.128/25"]], json!(["10.42.1.0/24", "fd42::/64"])),
-            ("a foreign one does not matter", &dual, &[], &[&["10.9.0.0/24"]], json!(["10.42.0.0/24", "fd42::/64"])),
+            (
+                "the first",
+                &dual,
+                &[],
+                &[],
+                json!(["10.42.0.0/24", "fd42::/64"]),
+            ),
+            (
+                "the next",
+                &dual,
+                &[],
+                &[&["10.42.0.0/24", "fd42::/64"]],
+                json!(["10.42.1.0/24", "fd42:0:0:1::/64"]),
+            ),
+            (
+                "a gap is filled",
+                &dual,
+                &[],
+                &[&["10.42.1.0/24"], &["10.42.2.0/24"]],
+                json!(["10.42.0.0/24", "fd42::/64"]),
+            ),
+            (
+                "not within a larger one",
+                &dual,
+                &[],
+                &[&["10.42.0.0/22"]],
+                json!(["10.42.4.0/24", "fd42::/64"]),
+            ),
+            (
+                "not around a smaller one",
+                &dual,
+                &[],
+                &[&["10.42.0.128/25"]],
+                json!(["10.42.1.0/24", "fd42::/64"]),
+            ),
+            (
+                "a foreign one does not matter",
+                &dual,
+                &[],
+                &[&["10.9.0.0/24"]],
+                json!(["10.42.0.0/24", "fd42::/64"]),
+            ),
             ("has one", &dual, &["10.42.7.0/24"], &[], Value::Null),
-            ("full", &small, &[], &[&["10.42.0.0/24"], &["10.42.1.0/24"]], json!("CIDRNotAvailable")),
+            (
+                "full",
+                &small,
+                &[],
+                &[&["10.42.0.0/24"], &["10.42.1.0/24"]],
+                json!("CIDRNotAvailable"),
+            ),
             ("not asked for", &none, &[], &[], Value::Null),
         ];
         for (name, networks, own, others, want) in cases {

@@ -100,7 +100,13 @@ pub fn plan(pods: &[Arc<Pod>], gone: &[String], most_ended: usize) -> Vec<Action
     let (lost, rest): (Vec<_>, Vec<_>) = pods.iter().partition(is_lost);
     let mut actions = Vec::new();
     for pod in lost {
-        if !failed_now(pod) && pod.metadata.finalizers.as_ref().is_some_and(|f| !f.is_empty()) {
+        if !failed_now(pod)
+            && pod
+                .metadata
+                .finalizers
+                .as_ref()
+                .is_some_and(|f| !f.is_empty())
+        {
             // Whoever holds it is told that it ended.
             let status = json!({ "phase": "Failed" });
             actions.push(Action::status(Target::of(pod.as_ref()), status));
@@ -113,7 +119,12 @@ pub fn plan(pods: &[Arc<Pod>], gone: &[String], most_ended: usize) -> Vec<Action
         .collect();
     let beyond = ended.len().saturating_sub(most_ended);
     if beyond > 0 && most_ended > 0 {
-        ended.sort_by_key(|p| (p.metadata.creation_timestamp.clone().map(|t| t.0), p.name_any()));
+        ended.sort_by_key(|p| {
+            (
+                p.metadata.creation_timestamp.clone().map(|t| t.0),
+                p.name_any(),
+            )
+        });
         let targets = ended.iter().take(beyond).map(|p| Target::of(p.as_ref()));
         actions.extend(targets.map(Action::delete_now));
     }
@@ -132,26 +143,68 @@ mod tests {
             for (k, v) in more.as_object().into_iter().flatten() {
                 meta[k] = v.clone();
             }
-            Arc::new(from_value(json!({"metadata": meta, "spec": {"containers": [], "nodeName": node},
-                "status": {"phase": phase}})).expect("pod"))
+            Arc::new(
+                from_value(
+                    json!({"metadata": meta, "spec": {"containers": [], "nodeName": node},
+                "status": {"phase": phase}}),
+                )
+                .expect("pod"),
+            )
         };
         let none = || json!({});
         let going = || json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
         let cases = [
-            ("all well", vec![pod("a", Some("n"), "Running", none()), pod("b", None, "Pending", none())], ""),
-            ("its node is gone", vec![pod("a", Some("x"), "Running", none())], "delete a"),
-            ("held, its node is gone", vec![pod("a", Some("x"), "Running", json!({"finalizers": ["f"]}))], "fail a,delete a"),
-            ("going without a node", vec![pod("a", None, "Pending", going())], "delete a"),
-            ("going on its node", vec![pod("a", Some("n"), "Running", going())], ""),
-            ("too many ended: the oldest", vec![pod("aaa", Some("n"), "Failed", none()),
-                pod("a", Some("n"), "Succeeded", none()), pod("aa", Some("n"), "Failed", none())], "delete a"),
+            (
+                "all well",
+                vec![
+                    pod("a", Some("n"), "Running", none()),
+                    pod("b", None, "Pending", none()),
+                ],
+                "",
+            ),
+            (
+                "its node is gone",
+                vec![pod("a", Some("x"), "Running", none())],
+                "delete a",
+            ),
+            (
+                "held, its node is gone",
+                vec![pod("a", Some("x"), "Running", json!({"finalizers": ["f"]}))],
+                "fail a,delete a",
+            ),
+            (
+                "going without a node",
+                vec![pod("a", None, "Pending", going())],
+                "delete a",
+            ),
+            (
+                "going on its node",
+                vec![pod("a", Some("n"), "Running", going())],
+                "",
+            ),
+            (
+                "too many ended: the oldest",
+                vec![
+                    pod("aaa", Some("n"), "Failed", none()),
+                    pod("a", Some("n"), "Succeeded", none()),
+                    pod("aa", Some("n"), "Failed", none()),
+                ],
+                "delete a",
+            ),
         ];
         for (name, pods, want) in cases {
-            let seen: Vec<String> = plan(&pods, &["x".into()], 2).iter().map(|a| match a {
-                Action::Delete { target, grace: Some(0), .. } => format!("delete {}", target.key),
-                Action::Patch { target, .. } => format!("fail {}", target.key),
-                other => panic!("{other:?}"),
-            }).collect();
+            let seen: Vec<String> = plan(&pods, &["x".into()], 2)
+                .iter()
+                .map(|a| match a {
+                    Action::Delete {
+                        target,
+                        grace: Some(0),
+                        ..
+                    } => format!("delete {}", target.key),
+                    Action::Patch { target, .. } => format!("fail {}", target.key),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
             assert_eq!(seen.join(","), want, "{name}");
         }
     }

@@ -103,7 +103,11 @@ pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Outcome {
     }
     let status = status(set, &own, min_ready, now);
     if set.status.as_ref() != Some(&status) {
-        actions.push(Action::status(Target::of(set), json!(status)));
+        actions.push(Action::whole_status(
+            Target::of(set),
+            set.status.as_ref(),
+            &status,
+        ));
     }
     // A pod that is ready but not yet for long enough becomes available without an event.
     let soon = living

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::aggregation::Aggregation;
 use crate::caches::Caches;
 use crate::csr::{Requests, Sign};
+use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
 use crate::endpoints::EndpointsController;
 use crate::endpointslice::{EndpointSlices, Mirror};
@@ -23,6 +24,7 @@ use crate::podgc::PodGc;
 use crate::replicaset::ReplicaSets;
 use crate::runner::{self, Controller, Work};
 use crate::serviceaccount::{AccountTokens, Basics, MakeToken, Tokens};
+use crate::statefulset::StatefulSets;
 
 /// What the controllers need to know. [`Config::new`] has upstream's defaults.
 #[derive(Clone)]
@@ -72,16 +74,17 @@ impl Config {
 
 /// Runs all controllers until shutdown. An error means that the lease was lost: the work has stopped, and whoever
 /// runs us decides whether to begin anew.
-pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    client: Client,
+    config: Config,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     if !config.leader_elect {
         work(client, config, shutdown).await;
         return Ok(());
     }
-    let options = keelson_election::Options::new(
-        "kube-system",
-        "kube-controller-manager",
-        &config.identity,
-    );
+    let options =
+        keelson_election::Options::new("kube-system", "kube-controller-manager", &config.identity);
     let leader = client.clone();
     keelson_election::run_leading(client, options, shutdown, |stop| work(leader, config, stop))
         .await
@@ -116,6 +119,8 @@ fn controllers(caches: &Arc<Caches>, client: &Client, config: &Config) -> Vec<Ro
     let mut rows = vec![
         row(deployments, 4),
         row(ReplicaSets::new(c.replica_sets.clone(), c.pods.clone()), 4),
+        row(StatefulSets::new(c), 2),
+        row(DaemonSets::new(c), 2),
         row(EndpointSlices::new(c), 4),
         row(EndpointsController::new(c), 2),
         row(Mirror::new(c), 1),
@@ -127,10 +132,7 @@ fn controllers(caches: &Arc<Caches>, client: &Client, config: &Config) -> Vec<Ro
         // Two workers could give the same network twice.
         row(PodCidrs::new(c, networks), 1),
         row(PodGc::new(c, client.clone(), config.ended_pods), 1),
-        row(
-            Requests::new(c, client.clone(), config.sign.clone()),
-            1,
-        ),
+        row(Requests::new(c, client.clone(), config.sign.clone()), 1),
         row(Aggregation::new(c), 1),
     ];
     if config.account_token_secrets {

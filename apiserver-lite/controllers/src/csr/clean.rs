@@ -22,11 +22,17 @@ pub(super) enum Age {
 
 /// Judges a request by its age: an hour after it was decided, a day if it never was.
 pub(super) fn plan(request: &CertificateSigningRequest, now: Timestamp) -> Age {
-    let conditions = request.status.as_ref().and_then(|s| s.conditions.as_deref());
+    let conditions = request
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.as_deref());
     let decided = conditions.unwrap_or_default().iter();
-    let decided = decided.filter_map(|c| c.last_update_time.as_ref().map(|t| t.0)).max();
+    let decided = decided
+        .filter_map(|c| c.last_update_time.as_ref().map(|t| t.0))
+        .max();
     let created = request.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    let is_done = certificate(request).is_some() || has(request, "Denied") || has(request, "Failed");
+    let is_done =
+        certificate(request).is_some() || has(request, "Denied") || has(request, "Failed");
     let (since, keep) = match decided.filter(|_| is_done) {
         Some(at) => (Some(at), DONE),
         None => (created, PENDING),

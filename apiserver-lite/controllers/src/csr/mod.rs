@@ -138,7 +138,11 @@ pub fn plan(
         }
     };
     let certificate = ByteString(sign(&pem, checked)?.into_bytes());
-    Ok(vec![Action::status(target, json!({ "certificate": certificate }))].into())
+    Ok(vec![Action::status(
+        target,
+        json!({ "certificate": certificate }),
+    )]
+    .into())
 }
 
 fn requestor(request: &CertificateSigningRequest) -> User {

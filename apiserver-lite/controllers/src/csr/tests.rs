@@ -44,7 +44,9 @@ fn run(request: &CertificateSigningRequest, node: Option<&Node>) -> String {
     };
     let outcome = plan(request, node, &sign, now()).expect("plan");
     let say = |a: &Action| match a {
-        Action::Patch { patch, subresource, .. } => {
+        Action::Patch {
+            patch, subresource, ..
+        } => {
             let status = &patch["status"];
             match status.get("certificate") {
                 Some(c) => {
@@ -52,8 +54,15 @@ fn run(request: &CertificateSigningRequest, node: Option<&Node>) -> String {
                     format!("signed {}", String::from_utf8_lossy(&text.0))
                 }
                 None => {
-                    let last = status["conditions"].as_array().and_then(|c| c.last()).expect("condition");
-                    format!("{} {}", subresource.unwrap_or_default(), last["type"].as_str().expect("type"))
+                    let last = status["conditions"]
+                        .as_array()
+                        .and_then(|c| c.last())
+                        .expect("condition");
+                    format!(
+                        "{} {}",
+                        subresource.unwrap_or_default(),
+                        last["type"].as_str().expect("type")
+                    )
                 }
             }
         }
@@ -72,28 +81,156 @@ fn what_is_approved_and_signed() {
     let pending = || json!({});
     let approved = || json!({"conditions": [{"type": "Approved", "status": "True"}]});
     let denied = || json!({"conditions": [{"type": "Denied", "status": "True"}]});
-    let joins = Ask { user: "system:bootstrap:abcdef", group: BOOTSTRAPPERS, ..BASE };
-    let serves = Ask { signer: NODE_SERVING, sans: &["n", "192.0.2.1"], usages: SERVING_USAGES, ..BASE };
-    let person = Ask { signer: CLIENT, common_name: "jane", organization: "dev", user: "jane", group: "dev", ..BASE };
+    let joins = Ask {
+        user: "system:bootstrap:abcdef",
+        group: BOOTSTRAPPERS,
+        ..BASE
+    };
+    let serves = Ask {
+        signer: NODE_SERVING,
+        sans: &["n", "192.0.2.1"],
+        usages: SERVING_USAGES,
+        ..BASE
+    };
+    let person = Ask {
+        signer: CLIENT,
+        common_name: "jane",
+        organization: "dev",
+        user: "jane",
+        group: "dev",
+        ..BASE
+    };
     let rows: Vec<(&str, Ask, Value, bool, &str)> = vec![
         ("a node renews", BASE, pending(), true, "approval Approved"),
         ("a node joins", joins, pending(), false, "approval Approved"),
-        ("somebody asks for a node", Ask { user: "jane", group: "dev", ..BASE }, pending(), true, ""),
-        ("a node asks for another", Ask { common_name: "system:node:m", ..BASE }, pending(), true, ""),
-        ("a user who calls himself a node", Ask { group: "dev", ..BASE }, pending(), true, ""),
-        ("other usages", Ask { usages: SERVING_USAGES, ..BASE }, pending(), true, ""),
+        (
+            "somebody asks for a node",
+            Ask {
+                user: "jane",
+                group: "dev",
+                ..BASE
+            },
+            pending(),
+            true,
+            "",
+        ),
+        (
+            "a node asks for another",
+            Ask {
+                common_name: "system:node:m",
+                ..BASE
+            },
+            pending(),
+            true,
+            "",
+        ),
+        (
+            "a user who calls himself a node",
+            Ask {
+                group: "dev",
+                ..BASE
+            },
+            pending(),
+            true,
+            "",
+        ),
+        (
+            "other usages",
+            Ask {
+                usages: SERVING_USAGES,
+                ..BASE
+            },
+            pending(),
+            true,
+            "",
+        ),
         ("approved", BASE, approved(), true, "signed Client"),
         ("denied", BASE, denied(), true, ""),
-        ("approved by hand, but no node's", Ask { common_name: "jane", ..BASE }, approved(), true, "status Failed"),
-        ("a serving certificate", Ask { ..serves }, pending(), true, "approval Approved"),
-        ("of a node without addresses yet", Ask { ..serves }, pending(), false, "waits"),
-        ("for a foreign address", Ask { sans: &["192.0.2.9"], ..serves }, pending(), true, "waits"),
-        ("for a foreign name", Ask { sans: &["kubernetes"], ..serves }, pending(), true, "waits"),
-        ("serving, approved", Ask { ..serves }, approved(), false, "signed Serving"),
-        ("a person waits for a person", Ask { ..person }, pending(), true, ""),
-        ("a person, approved", Ask { ..person }, approved(), true, "signed Client"),
-        ("a person as server", Ask { usages: SERVING_USAGES, ..person }, approved(), true, "status Failed"),
-        ("another signer", Ask { signer: "example.com/x", ..person }, approved(), true, ""),
+        (
+            "approved by hand, but no node's",
+            Ask {
+                common_name: "jane",
+                ..BASE
+            },
+            approved(),
+            true,
+            "status Failed",
+        ),
+        (
+            "a serving certificate",
+            Ask { ..serves },
+            pending(),
+            true,
+            "approval Approved",
+        ),
+        (
+            "of a node without addresses yet",
+            Ask { ..serves },
+            pending(),
+            false,
+            "waits",
+        ),
+        (
+            "for a foreign address",
+            Ask {
+                sans: &["192.0.2.9"],
+                ..serves
+            },
+            pending(),
+            true,
+            "waits",
+        ),
+        (
+            "for a foreign name",
+            Ask {
+                sans: &["kubernetes"],
+                ..serves
+            },
+            pending(),
+            true,
+            "waits",
+        ),
+        (
+            "serving, approved",
+            Ask { ..serves },
+            approved(),
+            false,
+            "signed Serving",
+        ),
+        (
+            "a person waits for a person",
+            Ask { ..person },
+            pending(),
+            true,
+            "",
+        ),
+        (
+            "a person, approved",
+            Ask { ..person },
+            approved(),
+            true,
+            "signed Client",
+        ),
+        (
+            "a person as server",
+            Ask {
+                usages: SERVING_USAGES,
+                ..person
+            },
+            approved(),
+            true,
+            "status Failed",
+        ),
+        (
+            "another signer",
+            Ask {
+                signer: "example.com/x",
+                ..person
+            },
+            approved(),
+            true,
+            "",
+        ),
     ];
     for (name, ask, status, has_node, want) in rows {
         let seen = run(&request(&ask, status), Some(&node).filter(|_| has_node));
@@ -107,11 +244,31 @@ fn old_requests_go() {
     let (long, short) = ("2026-01-01T22:59:00Z", "2026-01-01T23:30:00Z");
     let rows = [
         ("pending for an hour", json!({}), false),
-        ("approved, waits for its signer", json!({"conditions": [at(long, "Approved")]}), false),
-        ("denied long ago", json!({"conditions": [at(long, "Denied")]}), true),
-        ("denied of late", json!({"conditions": [at(short, "Denied")]}), false),
-        ("signed long ago", json!({"conditions": [at(long, "Approved")], "certificate": "eA=="}), true),
-        ("signed of late", json!({"conditions": [at(short, "Approved")], "certificate": "eA=="}), false),
+        (
+            "approved, waits for its signer",
+            json!({"conditions": [at(long, "Approved")]}),
+            false,
+        ),
+        (
+            "denied long ago",
+            json!({"conditions": [at(long, "Denied")]}),
+            true,
+        ),
+        (
+            "denied of late",
+            json!({"conditions": [at(short, "Denied")]}),
+            false,
+        ),
+        (
+            "signed long ago",
+            json!({"conditions": [at(long, "Approved")], "certificate": "eA=="}),
+            true,
+        ),
+        (
+            "signed of late",
+            json!({"conditions": [at(short, "Approved")], "certificate": "eA=="}),
+            false,
+        ),
     ];
     for (name, status, over) in rows {
         let seen = clean::plan(&request(&BASE, status), now());
@@ -119,5 +276,9 @@ fn old_requests_go() {
     }
     let mut old = request(&BASE, json!({}));
     old.metadata.creation_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().expect("time")));
-    assert_eq!(clean::plan(&old, now()), clean::Age::Over, "pending for a day");
+    assert_eq!(
+        clean::plan(&old, now()),
+        clean::Age::Over,
+        "pending for a day"
+    );
 }

@@ -19,6 +19,7 @@ use crate::owner::{controller, controller_key, controls, selects};
 use crate::runner::{Controller, Outcome, Work};
 
 pub use plan::plan;
+pub(crate) use template::hash as template_hash;
 
 /// The controller.
 pub struct Deployments {

@@ -66,10 +66,8 @@ pub fn plan(
                 .map_or(number, |n| template::revision(n.annotations()));
             actions.extend(number_sets(deployment, new, number, &bounds));
         }
-        if new.is_none() && !paused {
-            if rollout::may_create(spec, &old, running) {
-                return create(deployment, spec, &old, number, &bounds, actions, now);
-            }
+        if new.is_none() && !paused && rollout::may_create(spec, &old, running) {
+            return create(deployment, spec, &old, number, &bounds, actions, now);
         }
         for scale in rollout::decide(deployment, spec, &mut new, &old, running, &bounds) {
             actions.extend(scaled(deployment, &scale, &bounds));
@@ -281,7 +279,11 @@ fn finish(
     let picture = Picture { new, old, created };
     let (status, again) = status::status(deployment, &picture, now);
     if deployment.status.as_ref() != Some(&status) {
-        actions.push(Action::status(Target::of(deployment), json!(status)));
+        actions.push(Action::whole_status(
+            Target::of(deployment),
+            deployment.status.as_ref(),
+            &status,
+        ));
     }
     Outcome {
         actions,

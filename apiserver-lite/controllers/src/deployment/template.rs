@@ -42,7 +42,7 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
 }
 
 /// A hash of a template in ten letters at most, safe in names: upstream's alphabet, over our own digest.
-pub(super) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
+pub(crate) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     // Object keys are ordered: equal templates have equal text.
     let text = serde_json::to_string(&without_hash(template)).unwrap_or_default();

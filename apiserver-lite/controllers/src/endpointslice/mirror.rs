@@ -74,8 +74,10 @@ pub(super) fn plan(
     service: Option<&Service>,
     existing: &[Arc<EndpointSlice>],
 ) -> Vec<Action> {
-    let (Some(endpoints), Some(_)) = (endpoints.filter(|e| is_mirrored(e)), service.filter(|s| by_hand(s)))
-    else {
+    let (Some(endpoints), Some(_)) = (
+        endpoints.filter(|e| is_mirrored(e)),
+        service.filter(|s| by_hand(s)),
+    ) else {
         let all = existing.iter();
         return all
             .map(|s| Action::delete(Target::of(s.as_ref())))
@@ -99,7 +101,11 @@ pub(super) fn plan(
         most: MOST,
     };
     let subsets = endpoints.subsets.iter().flatten();
-    pack::pack(&parent, merged(subsets.flat_map(groups).collect()), existing)
+    pack::pack(
+        &parent,
+        merged(subsets.flat_map(groups).collect()),
+        existing,
+    )
 }
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {

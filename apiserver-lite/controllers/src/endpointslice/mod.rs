@@ -153,7 +153,12 @@ pub fn plan(
         namespace: service.namespace().unwrap_or_default(),
         name: service.name_any(),
         reference: reference(service),
-        labels: labels(service.labels(), &service.name_any(), OURS, headless(service)),
+        labels: labels(
+            service.labels(),
+            &service.name_any(),
+            OURS,
+            headless(service),
+        ),
         annotations: BTreeMap::new(),
         most: MOST,
     };

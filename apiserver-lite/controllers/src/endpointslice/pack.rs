@@ -154,7 +154,10 @@ fn fill<'a>(
         } else {
             empty.remove(0)
         };
-        return (vec![first], empty.into_iter().filter_map(|d| d.of).collect());
+        return (
+            vec![first],
+            empty.into_iter().filter_map(|d| d.of).collect(),
+        );
     }
     (full, empty.into_iter().filter_map(|d| d.of).collect())
 }
@@ -204,12 +207,7 @@ fn create(parent: &Parent, group: &Group, draft: &Draft<'_>) -> Action {
     })
 }
 
-fn update(
-    parent: &Parent,
-    group: &Group,
-    slice: &EndpointSlice,
-    endpoints: &[Endpoint],
-) -> Action {
+fn update(parent: &Parent, group: &Group, slice: &EndpointSlice, endpoints: &[Endpoint]) -> Action {
     let gone = slice
         .labels()
         .keys()

@@ -53,23 +53,68 @@ fn stored(actions: &[Action]) -> Vec<Arc<EndpointSlice>> {
 fn an_endpoint_says_what_the_pod_is() {
     let same: Edit = |_| ();
     let cases: &[(&str, Edit, Edit, Value)] = &[
-        ("ready", same, same, json!({"addresses": ["10.1.0.1"], "nodeName": "n", "zone": "z1",
+        (
+            "ready",
+            same,
+            same,
+            json!({"addresses": ["10.1.0.1"], "nodeName": "n", "zone": "z1",
             "conditions": {"ready": true, "serving": true, "terminating": false},
-            "targetRef": {"kind": "Pod", "name": "p", "namespace": "d", "uid": "p"}})),
-        ("not ready", same, |p| p["status"]["conditions"][0]["status"] = json!("False"),
-            json!({"conditions": {"ready": false, "serving": false, "terminating": false}})),
-        ("going but serving", same, |p| p["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"),
-            json!({"conditions": {"ready": false, "serving": true, "terminating": true}})),
-        ("published though not ready", |s| s["spec"]["publishNotReadyAddresses"] = json!(true),
+            "targetRef": {"kind": "Pod", "name": "p", "namespace": "d", "uid": "p"}}),
+        ),
+        (
+            "not ready",
+            same,
             |p| p["status"]["conditions"][0]["status"] = json!("False"),
-            json!({"conditions": {"ready": true, "serving": false, "terminating": false}})),
-        ("named below the service", same, |p| { p["spec"]["hostname"] = json!("h"); p["spec"]["subdomain"] = json!("s"); },
-            json!({"hostname": "h"})),
-        ("subdomain of another", same, |p| { p["spec"]["hostname"] = json!("h"); p["spec"]["subdomain"] = json!("x"); },
-            json!({"hostname": null})),
-        ("finished", same, |p| p["status"]["phase"] = json!("Succeeded"), Value::Null),
-        ("without an address", same, |p| p["status"]["podIPs"] = json!([]), Value::Null),
-        ("of another label", same, |p| p["metadata"]["labels"] = json!({}), Value::Null),
+            json!({"conditions": {"ready": false, "serving": false, "terminating": false}}),
+        ),
+        (
+            "going but serving",
+            same,
+            |p| p["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"),
+            json!({"conditions": {"ready": false, "serving": true, "terminating": true}}),
+        ),
+        (
+            "published though not ready",
+            |s| s["spec"]["publishNotReadyAddresses"] = json!(true),
+            |p| p["status"]["conditions"][0]["status"] = json!("False"),
+            json!({"conditions": {"ready": true, "serving": false, "terminating": false}}),
+        ),
+        (
+            "named below the service",
+            same,
+            |p| {
+                p["spec"]["hostname"] = json!("h");
+                p["spec"]["subdomain"] = json!("s");
+            },
+            json!({"hostname": "h"}),
+        ),
+        (
+            "subdomain of another",
+            same,
+            |p| {
+                p["spec"]["hostname"] = json!("h");
+                p["spec"]["subdomain"] = json!("x");
+            },
+            json!({"hostname": null}),
+        ),
+        (
+            "finished",
+            same,
+            |p| p["status"]["phase"] = json!("Succeeded"),
+            Value::Null,
+        ),
+        (
+            "without an address",
+            same,
+            |p| p["status"]["podIPs"] = json!([]),
+            Value::Null,
+        ),
+        (
+            "of another label",
+            same,
+            |p| p["metadata"]["labels"] = json!({}),
+            Value::Null,
+        ),
     ];
     for (name, of_service, of_pod, want) in cases {
         let slices = stored(&run(&service(of_service), &[pod("p", of_pod)], &[]));
@@ -90,29 +135,71 @@ fn slices_by_family_and_ports() {
     let same: Edit = |_| ();
     let cases: &[(&str, Edit, Edit, Value)] = &[
         ("by name", same, same, json!([["IPv4", [8080]]])),
-        ("by number", |s| s["spec"]["ports"][0]["targetPort"] = json!(9), same, json!([["IPv4", [9]]])),
-        ("the service's own", |s| s["spec"]["ports"][0]["targetPort"] = json!(null), same, json!([["IPv4", [80]]])),
-        ("unknown name", |s| s["spec"]["ports"][0]["targetPort"] = json!("x"), same, json!([["IPv4", []]])),
-        ("name of another protocol", |s| s["spec"]["ports"][0]["protocol"] = json!("UDP"), same, json!([["IPv4", []]])),
-        ("two families", |s| s["spec"]["ipFamilies"] = json!(["IPv6", "IPv4"]), same,
-            json!([["IPv6", [8080]], ["IPv4", [8080]]])),
-        ("another port of that name on the second pod", same,
+        (
+            "by number",
+            |s| s["spec"]["ports"][0]["targetPort"] = json!(9),
+            same,
+            json!([["IPv4", [9]]]),
+        ),
+        (
+            "the service's own",
+            |s| s["spec"]["ports"][0]["targetPort"] = json!(null),
+            same,
+            json!([["IPv4", [80]]]),
+        ),
+        (
+            "unknown name",
+            |s| s["spec"]["ports"][0]["targetPort"] = json!("x"),
+            same,
+            json!([["IPv4", []]]),
+        ),
+        (
+            "name of another protocol",
+            |s| s["spec"]["ports"][0]["protocol"] = json!("UDP"),
+            same,
+            json!([["IPv4", []]]),
+        ),
+        (
+            "two families",
+            |s| s["spec"]["ipFamilies"] = json!(["IPv6", "IPv4"]),
+            same,
+            json!([["IPv6", [8080]], ["IPv4", [8080]]]),
+        ),
+        (
+            "another port of that name on the second pod",
+            same,
             |p| p["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(8081),
-            json!([["IPv4", [8080]], ["IPv4", [8081]]])),
-        ("a sidecar's", same, |p| {
-            let container = p["spec"]["containers"][0].clone();
-            p["spec"]["containers"] = json!([]);
-            p["spec"]["initContainers"] = json!([container]);
-            p["spec"]["initContainers"][0]["restartPolicy"] = json!("Always");
-        }, json!([["IPv4", [8080]]])),
-        ("headless without ports", |s| { s["spec"]["clusterIP"] = json!("None"); s["spec"]["ports"] = json!([]); }, same,
-            json!([["IPv4", []]])),
+            json!([["IPv4", [8080]], ["IPv4", [8081]]]),
+        ),
+        (
+            "a sidecar's",
+            same,
+            |p| {
+                let container = p["spec"]["containers"][0].clone();
+                p["spec"]["containers"] = json!([]);
+                p["spec"]["initContainers"] = json!([container]);
+                p["spec"]["initContainers"][0]["restartPolicy"] = json!("Always");
+            },
+            json!([["IPv4", [8080]]]),
+        ),
+        (
+            "headless without ports",
+            |s| {
+                s["spec"]["clusterIP"] = json!("None");
+                s["spec"]["ports"] = json!([]);
+            },
+            same,
+            json!([["IPv4", []]]),
+        ),
     ];
     for (name, of_service, of_pod, want) in cases {
-        let pods = [pod("p", |_| ()), pod("q", |v| {
-            of_pod(v);
-            v["status"]["podIPs"] = json!([{"ip": "10.1.0.2"}, {"ip": "fd00::2"}]);
-        })];
+        let pods = [
+            pod("p", |_| ()),
+            pod("q", |v| {
+                of_pod(v);
+                v["status"]["podIPs"] = json!([{"ip": "10.1.0.2"}, {"ip": "fd00::2"}]);
+            }),
+        ];
         let slices = stored(&run(&service(of_service), &pods, &[]));
         let seen: Vec<Value> = slices
             .iter()
@@ -127,7 +214,11 @@ fn slices_by_family_and_ports() {
 
 #[test]
 fn labels_and_owner() {
-    let slices = stored(&run(&service(|s| s["spec"]["clusterIP"] = json!("None")), &[], &[]));
+    let slices = stored(&run(
+        &service(|s| s["spec"]["clusterIP"] = json!("None")),
+        &[],
+        &[],
+    ));
     let meta = serde_json::to_value(&slices[0].metadata).expect("json");
     assert_eq!(
         meta["labels"],
@@ -142,15 +233,32 @@ fn as_few_slices_as_possible_change() {
     let base: Vec<_> = (0..250).map(|i| at(&format!("p{i:03}"), i)).collect();
     let made = stored(&run(&service(|_| ()), &base, &[]));
     let sizes = |all: &[Arc<EndpointSlice>]| -> Vec<usize> {
-        all.iter().map(|s| s.endpoints.as_ref().map_or(0, Vec::len)).collect()
+        all.iter()
+            .map(|s| s.endpoints.as_ref().map_or(0, Vec::len))
+            .collect()
     };
     assert_eq!(sizes(&made), [100, 100, 50]);
-    let (first, ..) = made[0].endpoints.as_ref().and_then(|e| e.first()).map(|e| {
-        let uid = e.target_ref.as_ref().and_then(|t| t.uid.clone());
-        (uid.unwrap_or_default(),)
-    }).expect("endpoint");
-    let without = |name: &str| base.iter().filter(|p| p.name_any() != name).cloned().collect::<Vec<_>>();
-    let with = |n: usize| base.iter().cloned().chain((0..n).map(|i| at(&format!("x{i}"), 300 + i))).collect::<Vec<_>>();
+    let (first, ..) = made[0]
+        .endpoints
+        .as_ref()
+        .and_then(|e| e.first())
+        .map(|e| {
+            let uid = e.target_ref.as_ref().and_then(|t| t.uid.clone());
+            (uid.unwrap_or_default(),)
+        })
+        .expect("endpoint");
+    let without = |name: &str| {
+        base.iter()
+            .filter(|p| p.name_any() != name)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let with = |n: usize| {
+        base.iter()
+            .cloned()
+            .chain((0..n).map(|i| at(&format!("x{i}"), 300 + i)))
+            .collect::<Vec<_>>()
+    };
     let relabelled = service(|s| s["metadata"]["labels"] = json!({"l": "2"}));
     let ported = service(|s| s["spec"]["ports"][0]["targetPort"] = json!(9));
     let plain = service(|_| ());
@@ -158,11 +266,31 @@ fn as_few_slices_as_possible_change() {
         ("nothing new", &plain, base.clone(), [0, 0, 0]),
         ("one less", &plain, without(&first), [0, 1, 0]),
         ("one more fits", &plain, with(1), [0, 1, 0]),
-        ("too many for the room there is", &plain, with(60), [1, 0, 0]),
-        ("another for one", &plain, without(&first).into_iter().chain([at("x", 300)]).collect(), [0, 1, 0]),
+        (
+            "too many for the room there is",
+            &plain,
+            with(60),
+            [1, 0, 0],
+        ),
+        (
+            "another for one",
+            &plain,
+            without(&first).into_iter().chain([at("x", 300)]).collect(),
+            [0, 1, 0],
+        ),
         ("none left", &plain, vec![], [0, 1, 2]),
-        ("labels of the service", &relabelled, base.clone(), [0, 3, 0]),
-        ("other ports: slices are used again", &ported, base.clone(), [0, 3, 0]),
+        (
+            "labels of the service",
+            &relabelled,
+            base.clone(),
+            [0, 3, 0],
+        ),
+        (
+            "other ports: slices are used again",
+            &ported,
+            base.clone(),
+            [0, 3, 0],
+        ),
     ];
     for (name, service, pods, want) in cases {
         let actions = run(service, &pods, &made);
@@ -189,17 +317,42 @@ fn hand_made_endpoints_are_mirrored() {
     let selecting = service(|_| ());
     let same: Edit = |_| ();
     let cases: &[(&str, Edit, Option<&Service>, &[(&str, usize)])] = &[
-        ("both families", same, Some(&by_hand), &[("IPv4", 2), ("IPv6", 1)]),
+        (
+            "both families",
+            same,
+            Some(&by_hand),
+            &[("IPv4", 2), ("IPv6", 1)],
+        ),
         ("a service that selects", same, Some(&selecting), &[]),
         ("no service", same, None, &[]),
-        ("not wanted", |v| v["metadata"]["labels"] = json!({"endpointslice.kubernetes.io/skip-mirror": "true"}), Some(&by_hand), &[]),
-        ("somebody's lock", |v| v["metadata"]["annotations"] = json!({"control-plane.alpha.kubernetes.io/leader": "x"}), Some(&by_hand), &[]),
+        (
+            "not wanted",
+            |v| {
+                v["metadata"]["labels"] = json!({"endpointslice.kubernetes.io/skip-mirror": "true"})
+            },
+            Some(&by_hand),
+            &[],
+        ),
+        (
+            "somebody's lock",
+            |v| {
+                v["metadata"]["annotations"] =
+                    json!({"control-plane.alpha.kubernetes.io/leader": "x"})
+            },
+            Some(&by_hand),
+            &[],
+        ),
     ];
     for (name, edit, service, want) in cases {
         let slices = stored(&mirror::plan(Some(&endpoints(*edit)), *service, &[]));
         let seen: Vec<_> = slices
             .iter()
-            .map(|s| (s.address_type.as_str(), s.endpoints.as_ref().map_or(0, Vec::len)))
+            .map(|s| {
+                (
+                    s.address_type.as_str(),
+                    s.endpoints.as_ref().map_or(0, Vec::len),
+                )
+            })
             .collect();
         assert_eq!(seen, *want, "{name}");
         let again = mirror::plan(Some(&endpoints(*edit)), *service, &slices);

@@ -131,9 +131,8 @@ async fn discover(client: &kube::Client) -> Result<Kinds, kube::Error> {
     let found = Discovery::new(client.clone()).run_aggregated().await?;
     let all = found.groups().flat_map(|g| g.recommended_resources());
     let needed = [verbs::LIST, verbs::WATCH, verbs::DELETE];
-    let all = all.filter(|(r, c)| {
-        r.kind != "Event" && needed.iter().all(|v| c.supports_operation(v))
-    });
+    let all =
+        all.filter(|(r, c)| r.kind != "Event" && needed.iter().all(|v| c.supports_operation(v)));
     let kinds = all.map(|(r, c)| {
         let key = (r.group.clone(), r.kind.clone());
         (key, (Arc::new(r), c.scope == Scope::Namespaced))

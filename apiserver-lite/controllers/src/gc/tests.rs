@@ -26,8 +26,10 @@ fn object(text: &str) -> Object {
     let name = name.trim();
     let deleted = name.starts_with('-').then_some("2026-01-01T00:00:00Z");
     let name = name.trim_start_matches('-');
-    let meta: ObjectMeta = from_value(json!({"name": name, "namespace": "d", "uid": name, "resourceVersion": "1",
-        "ownerReferences": owners, "finalizers": words(finalizers), "deletionTimestamp": deleted}))
+    let meta: ObjectMeta = from_value(
+        json!({"name": name, "namespace": "d", "uid": name, "resourceVersion": "1",
+        "ownerReferences": owners, "finalizers": words(finalizers), "deletionTimestamp": deleted}),
+    )
     .expect("metadata");
     let resource = ApiResource::erase::<k8s_openapi::api::core::v1::ConfigMap>(&());
     Object::new(&Arc::new(resource), meta).expect("object")
@@ -35,7 +37,11 @@ fn object(text: &str) -> Object {
 
 fn said(actions: &[Action]) -> String {
     let say = |a: &Action| match a {
-        Action::Delete { target, propagation, .. } => {
+        Action::Delete {
+            target,
+            propagation,
+            ..
+        } => {
             let how = match propagation {
                 PropagationPolicy::Background => "background",
                 PropagationPolicy::Foreground => "foreground",
@@ -47,7 +53,11 @@ fn said(actions: &[Action]) -> String {
             let meta = &patch["metadata"];
             let owners = meta["ownerReferences"].as_array().map(|all| {
                 let names = all.iter().map(|o| {
-                    let block = if o["blockOwnerDeletion"] == true { "!" } else { "" };
+                    let block = if o["blockOwnerDeletion"] == true {
+                        "!"
+                    } else {
+                        ""
+                    };
                     format!("{}{block}", o["name"].as_str().expect("name"))
                 });
                 format!("owners [{}]", names.collect::<Vec<_>>().join(" "))
@@ -70,20 +80,92 @@ fn what_becomes_of_an_object() {
     );
     let rows: &[(&str, &str, &[Presence], &[&str], &str)] = &[
         ("its owner is there", "a < o", &[here], &[], ""),
-        ("its owner is gone", "a < o", &[gone], &[], "delete a background"),
-        ("all owners are gone", "a < o, p", &[gone, gone], &[], "delete a background"),
-        ("one of two is gone", "a < o, p", &[gone, here], &[], "a owners [p]"),
-        ("one cannot be told", "a < o, p", &[gone, unknown], &[], "a owners [p]"),
+        (
+            "its owner is gone",
+            "a < o",
+            &[gone],
+            &[],
+            "delete a background",
+        ),
+        (
+            "all owners are gone",
+            "a < o, p",
+            &[gone, gone],
+            &[],
+            "delete a background",
+        ),
+        (
+            "one of two is gone",
+            "a < o, p",
+            &[gone, here],
+            &[],
+            "a owners [p]",
+        ),
+        (
+            "one cannot be told",
+            "a < o, p",
+            &[gone, unknown],
+            &[],
+            "a owners [p]",
+        ),
         ("the only one cannot be told", "a < o", &[unknown], &[], ""),
-        ("its owner waits for it", "a < o!", &[waits], &[], "delete a background"),
-        ("and it has dependents itself", "a < o!", &[waits], &["b < a!"], "delete a foreground"),
-        ("one waits, one stays", "a < o!, p", &[waits, here], &[], "a owners [p]"),
-        ("a circle", "a < b!", &[waits], &["-b < a!; foregroundDeletion"], "a owners [b], delete a foreground"),
-        ("to be orphaned later", "a < o; orphan", &[gone], &["b < a"], "delete a orphan"),
+        (
+            "its owner waits for it",
+            "a < o!",
+            &[waits],
+            &[],
+            "delete a background",
+        ),
+        (
+            "and it has dependents itself",
+            "a < o!",
+            &[waits],
+            &["b < a!"],
+            "delete a foreground",
+        ),
+        (
+            "one waits, one stays",
+            "a < o!, p",
+            &[waits, here],
+            &[],
+            "a owners [p]",
+        ),
+        (
+            "a circle",
+            "a < b!",
+            &[waits],
+            &["-b < a!; foregroundDeletion"],
+            "a owners [b], delete a foreground",
+        ),
+        (
+            "to be orphaned later",
+            "a < o; orphan",
+            &[gone],
+            &["b < a"],
+            "delete a orphan",
+        ),
         ("is going already", "-a < o; x", &[gone], &[], ""),
-        ("waits for what blocks", "-a; foregroundDeletion", &[], &["b < a!"], ""),
-        ("waits for nothing that blocks", "-a; foregroundDeletion, x", &[], &["b < a"], "a finalizers [\"x\"]"),
-        ("orphans", "-a; orphan", &[], &["b < a!, o", "c < a"], "b owners [o], c owners [], a finalizers []"),
+        (
+            "waits for what blocks",
+            "-a; foregroundDeletion",
+            &[],
+            &["b < a!"],
+            "",
+        ),
+        (
+            "waits for nothing that blocks",
+            "-a; foregroundDeletion, x",
+            &[],
+            &["b < a"],
+            "a finalizers [\"x\"]",
+        ),
+        (
+            "orphans",
+            "-a; orphan",
+            &[],
+            &["b < a!, o", "c < a"],
+            "b owners [o], c owners [], a finalizers []",
+        ),
     ];
     for (name, text, owners, dependents, want) in rows {
         let dependents: Vec<Object> = dependents.iter().map(|d| object(d)).collect();

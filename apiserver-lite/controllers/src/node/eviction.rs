@@ -28,7 +28,9 @@ impl TaintEviction {
         let work = Work::default();
         let (queue, nodes) = (work.clone(), caches.nodes.clone());
         caches.pods.subscribe(move |c| {
-            let moved = c.new.filter(|new| c.old.is_none_or(|old| node_of(old) != node_of(new)));
+            let moved = c
+                .new
+                .filter(|new| c.old.is_none_or(|old| node_of(old) != node_of(new)));
             let tainted = moved.filter(|p| !taints(&nodes, p).is_empty());
             tainted.into_iter().for_each(|p| queue.add(Key::of(p)));
         });
@@ -40,7 +42,9 @@ impl TaintEviction {
             if old.unwrap_or_default() != no_execute(node) {
                 let on = |p: &&Arc<Pod>| node_of(p) == Some(&node.name_any());
                 let all = pods.list("");
-                all.iter().filter(on).for_each(|p| queue.add(Key::of(p.as_ref())));
+                all.iter()
+                    .filter(on)
+                    .for_each(|p| queue.add(Key::of(p.as_ref())));
             }
         });
         let it = Self {
@@ -130,10 +134,16 @@ fn end(
     }
     let seconds = matching.iter().filter_map(|t| t.toleration_seconds).min()?;
     let added = taint.time_added.as_ref().map_or(now, |t| t.0);
-    Some(added.max(started).as_second().saturating_add(seconds.max(0)))
+    Some(
+        added
+            .max(started)
+            .as_second()
+            .saturating_add(seconds.max(0)),
+    )
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether a toleration takes a taint.
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let some = |s: &Option<String>| s.clone().filter(|s| !s.is_empty());
     some(&toleration.effect).is_none_or(|e| e == taint.effect)
         && some(&toleration.key).is_none_or(|k| k == taint.key)
@@ -175,29 +185,97 @@ mod tests {
     fn pods_leave_when_their_time_is_over() {
         let at = |s: i64| Timestamp::from_second(s).expect("time");
         let taint = |key: &str, added: i64| -> Taint {
-            from_value(json!({"key": key, "effect": "NoExecute", "timeAdded": at(added)})).expect("taint")
+            from_value(json!({"key": key, "effect": "NoExecute", "timeAdded": at(added)}))
+                .expect("taint")
         };
         let (stays, goes): (Option<Option<u64>>, _) = (None, Some(None));
         let for_30 = || json!([{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}]);
         // (name, tolerations, taints, we began at, it is, None: stays, Some(None): goes, Some(Some(s)): in s seconds)
         let rows: Vec<(&str, Value, Vec<Taint>, i64, i64, Option<Option<u64>>)> = vec![
             ("no taint", json!([]), vec![], 0, 100, stays),
-            ("not tolerated", json!([]), vec![taint("k", 100)], 0, 100, goes),
-            ("tolerated for ever", json!([{"operator": "Exists"}]), vec![taint("k", 0)], 0, 100, stays),
-            ("tolerated for a while", for_30(), vec![taint("k", 90)], 0, 100, Some(Some(20))),
-            ("for long enough", for_30(), vec![taint("k", 70)], 0, 100, goes),
-            ("one of two not", for_30(), vec![taint("k", 90), taint("l", 90)], 0, 100, goes),
-            ("the shorter of two", json!([{"key": "k", "operator": "Exists", "tolerationSeconds": 300},
-                {"operator": "Exists", "tolerationSeconds": 40}]), vec![taint("k", 90)], 0, 100, Some(Some(30))),
-            ("of another effect", json!([{"key": "k", "operator": "Exists", "effect": "NoSchedule"}]), vec![taint("k", 90)], 0, 100, goes),
-            ("of another value", json!([{"key": "k", "value": "v"}]), vec![taint("k", 90)], 0, 100, goes),
-            ("we were away: the time begins anew", for_30(), vec![taint("k", 10)], 100, 100, Some(Some(30))),
+            (
+                "not tolerated",
+                json!([]),
+                vec![taint("k", 100)],
+                0,
+                100,
+                goes,
+            ),
+            (
+                "tolerated for ever",
+                json!([{"operator": "Exists"}]),
+                vec![taint("k", 0)],
+                0,
+                100,
+                stays,
+            ),
+            (
+                "tolerated for a while",
+                for_30(),
+                vec![taint("k", 90)],
+                0,
+                100,
+                Some(Some(20)),
+            ),
+            (
+                "for long enough",
+                for_30(),
+                vec![taint("k", 70)],
+                0,
+                100,
+                goes,
+            ),
+            (
+                "one of two not",
+                for_30(),
+                vec![taint("k", 90), taint("l", 90)],
+                0,
+                100,
+                goes,
+            ),
+            (
+                "the shorter of two",
+                json!([{"key": "k", "operator": "Exists", "tolerationSeconds": 300},
+                {"operator": "Exists", "tolerationSeconds": 40}]),
+                vec![taint("k", 90)],
+                0,
+                100,
+                Some(Some(30)),
+            ),
+            (
+                "of another effect",
+                json!([{"key": "k", "operator": "Exists", "effect": "NoSchedule"}]),
+                vec![taint("k", 90)],
+                0,
+                100,
+                goes,
+            ),
+            (
+                "of another value",
+                json!([{"key": "k", "value": "v"}]),
+                vec![taint("k", 90)],
+                0,
+                100,
+                goes,
+            ),
+            (
+                "we were away: the time begins anew",
+                for_30(),
+                vec![taint("k", 10)],
+                100,
+                100,
+                Some(Some(30)),
+            ),
         ];
         for (name, tolerations, taints, started, now, want) in rows {
             let pod: Pod = from_value(json!({"metadata": {"name": "p", "namespace": "d"},
-                "spec": {"containers": [], "tolerations": tolerations}})).expect("pod");
+                "spec": {"containers": [], "tolerations": tolerations}}))
+            .expect("pod");
             let outcome = plan(&pod, &taints, at(started), at(now));
-            let deletes = outcome.actions.iter().any(|a| matches!(a, Action::Delete { .. }));
+            let deletes = outcome
+                .actions
+                .iter()
+                .any(|a| matches!(a, Action::Delete { .. }));
             let seen = match (deletes, outcome.again) {
                 (true, None) => goes,
                 (false, None) => stays,

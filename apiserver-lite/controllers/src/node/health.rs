@@ -104,14 +104,33 @@ mod tests {
     #[test]
     fn silence_makes_conditions_unknown() {
         let cases = [
-            ("never said anything", json!([]), Some([("Ready", "NodeStatusNeverUpdated"), ("MemoryPressure", "NodeStatusNeverUpdated")])),
-            ("stopped", json!([{"type": "Ready", "status": "True"}, {"type": "MemoryPressure", "status": "False"}]),
-                Some([("Ready", "NodeStatusUnknown"), ("MemoryPressure", "NodeStatusUnknown")])),
-            ("known already", json!(CONDITIONS.map(|t| json!({"type": t, "status": "Unknown"}))), None),
+            (
+                "never said anything",
+                json!([]),
+                Some([
+                    ("Ready", "NodeStatusNeverUpdated"),
+                    ("MemoryPressure", "NodeStatusNeverUpdated"),
+                ]),
+            ),
+            (
+                "stopped",
+                json!([{"type": "Ready", "status": "True"}, {"type": "MemoryPressure", "status": "False"}]),
+                Some([
+                    ("Ready", "NodeStatusUnknown"),
+                    ("MemoryPressure", "NodeStatusUnknown"),
+                ]),
+            ),
+            (
+                "known already",
+                json!(CONDITIONS.map(|t| json!({"type": t, "status": "Unknown"}))),
+                None,
+            ),
         ];
         for (name, conditions, want) in cases {
-            let node: Node =
-                from_value(json!({"metadata": {"name": "n"}, "status": {"conditions": conditions}})).expect("node");
+            let node: Node = from_value(
+                json!({"metadata": {"name": "n"}, "status": {"conditions": conditions}}),
+            )
+            .expect("node");
             let seen = unknown(&node, Timestamp::UNIX_EPOCH).map(|a| match a {
                 Action::Patch { patch, .. } => patch["status"]["conditions"].clone(),
                 other => panic!("{other:?}"),
@@ -126,7 +145,11 @@ mod tests {
                 let all = seen.as_array().into_iter().flatten();
                 let found: Vec<&Value> = all.filter(|c| c["type"] == type_).collect();
                 assert_eq!(found.len(), 1, "{name}");
-                assert_eq!((&found[0]["status"], &found[0]["reason"]), (&json!("Unknown"), &json!(reason)), "{name}");
+                assert_eq!(
+                    (&found[0]["status"], &found[0]["reason"]),
+                    (&json!("Unknown"), &json!(reason)),
+                    "{name}"
+                );
             }
         }
     }
@@ -134,12 +157,18 @@ mod tests {
     #[test]
     fn only_ready_pods_are_marked() {
         for (status, marked) in [("True", true), ("False", false)] {
-            let pod: Pod = from_value(json!({"metadata": {"name": "p", "namespace": "d"}, "status": {"conditions": [
-                {"type": "Initialized", "status": "True"}, {"type": "Ready", "status": status}]}})).expect("pod");
+            let pod: Pod = from_value(
+                json!({"metadata": {"name": "p", "namespace": "d"}, "status": {"conditions": [
+                {"type": "Initialized", "status": "True"}, {"type": "Ready", "status": status}]}}),
+            )
+            .expect("pod");
             match pod_not_ready(&pod, Timestamp::UNIX_EPOCH) {
                 Some(Action::Patch { patch, .. }) if marked => {
                     let conditions = &patch["status"]["conditions"];
-                    assert_eq!((&conditions[0]["status"], &conditions[1]["status"]), (&json!("True"), &json!("False")));
+                    assert_eq!(
+                        (&conditions[0]["status"], &conditions[1]["status"]),
+                        (&json!("True"), &json!("False"))
+                    );
                 }
                 None if !marked => {}
                 other => panic!("{status}: {other:?}"),

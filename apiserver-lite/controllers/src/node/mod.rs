@@ -31,6 +31,7 @@ use crate::informer::Key;
 use crate::runner::{Controller, Outcome, Work};
 
 pub use eviction::TaintEviction;
+pub(crate) use eviction::tolerates;
 use health::Ready;
 use watchtower::Watchtower;
 use zone::Pace;

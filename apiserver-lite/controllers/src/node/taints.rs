@@ -15,7 +15,10 @@ const PRESSURE: [(&str, &str); 4] = [
     ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
     ("DiskPressure", "node.kubernetes.io/disk-pressure"),
     ("PIDPressure", "node.kubernetes.io/pid-pressure"),
-    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+    (
+        "NetworkUnavailable",
+        "node.kubernetes.io/network-unavailable",
+    ),
 ];
 
 /// All taints that the node should have, unless it has them; and whether that begins an eviction.
@@ -32,7 +35,9 @@ pub(super) fn plan(
         .as_ref()
         .and_then(|s| s.taints.as_deref())
         .unwrap_or_default();
-    let evicted = old.iter().any(|t| is_lifecycle(t) && t.effect == "NoExecute");
+    let evicted = old
+        .iter()
+        .any(|t| is_lifecycle(t) && t.effect == "NoExecute");
     let trouble = match ready {
         Ready::True => None,
         Ready::False => Some(NOT_READY),
@@ -93,26 +98,126 @@ mod tests {
             let (key, effect) = short.split_once(':').expect("key:effect");
             json!({"key": if key.contains('/') { key.to_owned() } else { format!("node.kubernetes.io/{key}") }, "effect": effect})
         };
-        type Row<'a> = (&'a str, &'a [&'a str], Value, Ready, Pace, bool, Option<(&'a [&'a str], bool)>);
+        type Row<'a> = (
+            &'a str,
+            &'a [&'a str],
+            Value,
+            Ready,
+            Pace,
+            bool,
+            Option<(&'a [&'a str], bool)>,
+        );
         let none = || json!({});
         let rows: &[Row<'_>] = &[
             ("well", &[], none(), Ready::True, Pace::Normal, go, None),
-            ("joins: loses the taint it was made with", &["not-ready:NoSchedule"], none(), Ready::True, Pace::Normal, go, Some((&[], false))),
-            ("not ready", &[], none(), Ready::False, Pace::Normal, go, Some((&["not-ready:NoSchedule", "not-ready:NoExecute"], true))),
-            ("lost", &[], none(), Ready::Unknown, Pace::Normal, go, Some((&["unreachable:NoSchedule", "unreachable:NoExecute"], true))),
-            ("lost, not its turn", &[], none(), Ready::Unknown, Pace::Normal, wait, Some((&["unreachable:NoSchedule"], false))),
-            ("lost with all others: eviction is called off", &["unreachable:NoSchedule", "unreachable:NoExecute"], none(),
-                Ready::Unknown, Pace::Stop, go, Some((&["unreachable:NoSchedule"], false))),
-            ("lost with most others: what has begun goes on", &["unreachable:NoSchedule", "unreachable:NoExecute"], none(),
-                Ready::Unknown, Pace::Hold, wait, None),
-            ("lost after not ready: no second turn needed", &["not-ready:NoSchedule", "not-ready:NoExecute"], none(),
-                Ready::Unknown, Pace::Normal, wait, Some((&["unreachable:NoSchedule", "unreachable:NoExecute"], false))),
-            ("back", &["unreachable:NoSchedule", "unreachable:NoExecute"], none(), Ready::True, Pace::Normal, go, Some((&[], false))),
-            ("others' taints stay", &["x/y:NoExecute", "unreachable:NoSchedule"], none(), Ready::True, Pace::Normal, go, Some((&["x/y:NoExecute"], false))),
-            ("cordoned", &[], json!({"spec": {"unschedulable": true}}), Ready::True, Pace::Normal, go, Some((&["unschedulable:NoSchedule"], false))),
-            ("uncordoned", &["unschedulable:NoSchedule"], none(), Ready::True, Pace::Normal, go, Some((&[], false))),
-            ("short of memory", &[], json!({"status": {"conditions": [{"type": "MemoryPressure", "status": "True"}]}}),
-                Ready::True, Pace::Normal, go, Some((&["memory-pressure:NoSchedule"], false))),
+            (
+                "joins: loses the taint it was made with",
+                &["not-ready:NoSchedule"],
+                none(),
+                Ready::True,
+                Pace::Normal,
+                go,
+                Some((&[], false)),
+            ),
+            (
+                "not ready",
+                &[],
+                none(),
+                Ready::False,
+                Pace::Normal,
+                go,
+                Some((&["not-ready:NoSchedule", "not-ready:NoExecute"], true)),
+            ),
+            (
+                "lost",
+                &[],
+                none(),
+                Ready::Unknown,
+                Pace::Normal,
+                go,
+                Some((&["unreachable:NoSchedule", "unreachable:NoExecute"], true)),
+            ),
+            (
+                "lost, not its turn",
+                &[],
+                none(),
+                Ready::Unknown,
+                Pace::Normal,
+                wait,
+                Some((&["unreachable:NoSchedule"], false)),
+            ),
+            (
+                "lost with all others: eviction is called off",
+                &["unreachable:NoSchedule", "unreachable:NoExecute"],
+                none(),
+                Ready::Unknown,
+                Pace::Stop,
+                go,
+                Some((&["unreachable:NoSchedule"], false)),
+            ),
+            (
+                "lost with most others: what has begun goes on",
+                &["unreachable:NoSchedule", "unreachable:NoExecute"],
+                none(),
+                Ready::Unknown,
+                Pace::Hold,
+                wait,
+                None,
+            ),
+            (
+                "lost after not ready: no second turn needed",
+                &["not-ready:NoSchedule", "not-ready:NoExecute"],
+                none(),
+                Ready::Unknown,
+                Pace::Normal,
+                wait,
+                Some((&["unreachable:NoSchedule", "unreachable:NoExecute"], false)),
+            ),
+            (
+                "back",
+                &["unreachable:NoSchedule", "unreachable:NoExecute"],
+                none(),
+                Ready::True,
+                Pace::Normal,
+                go,
+                Some((&[], false)),
+            ),
+            (
+                "others' taints stay",
+                &["x/y:NoExecute", "unreachable:NoSchedule"],
+                none(),
+                Ready::True,
+                Pace::Normal,
+                go,
+                Some((&["x/y:NoExecute"], false)),
+            ),
+            (
+                "cordoned",
+                &[],
+                json!({"spec": {"unschedulable": true}}),
+                Ready::True,
+                Pace::Normal,
+                go,
+                Some((&["unschedulable:NoSchedule"], false)),
+            ),
+            (
+                "uncordoned",
+                &["unschedulable:NoSchedule"],
+                none(),
+                Ready::True,
+                Pace::Normal,
+                go,
+                Some((&[], false)),
+            ),
+            (
+                "short of memory",
+                &[],
+                json!({"status": {"conditions": [{"type": "MemoryPressure", "status": "True"}]}}),
+                Ready::True,
+                Pace::Normal,
+                go,
+                Some((&["memory-pressure:NoSchedule"], false)),
+            ),
         ];
         for (name, old, more, ready, pace, may_evict, want) in rows {
             let mut v = json!({"metadata": {"name": "n"}, "spec": {}});

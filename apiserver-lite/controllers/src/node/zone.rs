@@ -75,7 +75,9 @@ mod tests {
         for (name, a, b, want) in rows {
             let zone = |z: &str, (well, lost): (usize, usize)| {
                 let all = [vec![true; well], vec![false; lost]].concat();
-                all.into_iter().map(|w| (z.to_owned(), w)).collect::<Vec<_>>()
+                all.into_iter()
+                    .map(|w| (z.to_owned(), w))
+                    .collect::<Vec<_>>()
             };
             let nodes = [zone("a", a), zone("b", b)].concat();
             assert_eq!(pace("a", &nodes), want, "{name}");

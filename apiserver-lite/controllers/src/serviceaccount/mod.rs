@@ -47,7 +47,9 @@ impl Basics {
         };
         let queue = work.clone();
         caches.accounts.subscribe(move |c| {
-            let default = c.old.filter(|a| c.new.is_none() && a.name_any() == "default");
+            let default = c
+                .old
+                .filter(|a| c.new.is_none() && a.name_any() == "default");
             default.into_iter().for_each(|a| add(&queue, a.namespace()));
         });
         let queue = work.clone();
@@ -71,7 +73,13 @@ impl Controller for Basics {
         };
         let account = self.caches.accounts.get(&Key::new(&key.name, "default"));
         let root = self.caches.roots.get(&Key::new(&key.name, ROOT));
-        Ok(plan(&namespace, account.as_deref(), root.as_deref(), &self.ca_pem).into())
+        Ok(plan(
+            &namespace,
+            account.as_deref(),
+            root.as_deref(),
+            &self.ca_pem,
+        )
+        .into())
     }
 
     fn wrote(&self, resource: &ApiResource, object: DynamicObject) {
@@ -136,23 +144,56 @@ mod tests {
     #[test]
     fn what_a_namespace_gets() {
         let root = |data: Value| -> Option<ConfigMap> {
-            Some(from_value(json!({"metadata": {"name": ROOT, "namespace": "n"}, "data": data})).expect("root"))
+            Some(
+                from_value(json!({"metadata": {"name": ROOT, "namespace": "n"}, "data": data}))
+                    .expect("root"),
+            )
         };
         let account: ServiceAccount =
-            from_value(json!({"metadata": {"name": "default", "namespace": "n"}})).expect("account");
+            from_value(json!({"metadata": {"name": "default", "namespace": "n"}}))
+                .expect("account");
         let (active, going) = ("Active", "Terminating");
         let cases: [(&str, &str, bool, Option<ConfigMap>, &[&str]); 5] = [
-            ("a new one", active, false, None, &["create ServiceAccount", "create ConfigMap"]),
-            ("a whole one", active, true, root(json!({"ca.crt": "CA"})), &[]),
-            ("another authority", active, true, root(json!({"ca.crt": "old"})), &["patch {\"ca.crt\":\"CA\"}"]),
-            ("meddled with", active, true, root(json!({"ca.crt": "CA", "x": "1"})),
-                &["patch {\"ca.crt\":\"CA\",\"x\":null}"]),
+            (
+                "a new one",
+                active,
+                false,
+                None,
+                &["create ServiceAccount", "create ConfigMap"],
+            ),
+            (
+                "a whole one",
+                active,
+                true,
+                root(json!({"ca.crt": "CA"})),
+                &[],
+            ),
+            (
+                "another authority",
+                active,
+                true,
+                root(json!({"ca.crt": "old"})),
+                &["patch {\"ca.crt\":\"CA\"}"],
+            ),
+            (
+                "meddled with",
+                active,
+                true,
+                root(json!({"ca.crt": "CA", "x": "1"})),
+                &["patch {\"ca.crt\":\"CA\",\"x\":null}"],
+            ),
             ("one that goes", going, false, None, &[]),
         ];
         for (name, phase, has_account, root, want) in cases {
             let namespace: Namespace =
-                from_value(json!({"metadata": {"name": "n"}, "status": {"phase": phase}})).expect("namespace");
-            let actions = plan(&namespace, Some(&account).filter(|_| has_account), root.as_ref(), "CA");
+                from_value(json!({"metadata": {"name": "n"}, "status": {"phase": phase}}))
+                    .expect("namespace");
+            let actions = plan(
+                &namespace,
+                Some(&account).filter(|_| has_account),
+                root.as_ref(),
+                "CA",
+            );
             let seen: Vec<String> = actions
                 .iter()
                 .map(|a| match a {

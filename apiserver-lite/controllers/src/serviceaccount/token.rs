@@ -24,8 +24,7 @@ const UID: &str = "kubernetes.io/service-account.uid";
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Makes the token of an account that is kept in a Secret.
-pub type MakeToken =
-    Arc<dyn Fn(&ServiceAccount, &Secret) -> anyhow::Result<String> + Send + Sync>;
+pub type MakeToken = Arc<dyn Fn(&ServiceAccount, &Secret) -> anyhow::Result<String> + Send + Sync>;
 
 /// Fills token Secrets, by Secret.
 pub struct Tokens {
@@ -119,7 +118,13 @@ fn fill(
         let target = Target::of(secret).unchanged(secret);
         return Ok(vec![Action::delete(target)]);
     };
-    let has = |k: &str| secret.data.as_ref().and_then(|d| d.get(k)).map(|b| &b.0[..]);
+    let has = |k: &str| {
+        secret
+            .data
+            .as_ref()
+            .and_then(|d| d.get(k))
+            .map(|b| &b.0[..])
+    };
     let namespace = secret.namespace().unwrap_or_default();
     let mut data = serde_json::Map::new();
     let mut put = |k: &str, v: &str| {
@@ -201,7 +206,11 @@ fn give(account: &ServiceAccount, secrets: &[Arc<Secret>], suffix: &str) -> Vec<
     let own: Vec<String> = secrets
         .iter()
         .filter(|s| s.annotations().get(NAME) == Some(&account.name_any()))
-        .filter(|s| s.annotations().get(UID).is_none_or(|u| Some(u) == account.metadata.uid.as_ref()))
+        .filter(|s| {
+            s.annotations()
+                .get(UID)
+                .is_none_or(|u| Some(u) == account.metadata.uid.as_ref())
+        })
         .filter(|s| s.metadata.deletion_timestamp.is_none())
         .map(|s| s.name_any())
         .collect();
@@ -258,29 +267,71 @@ mod tests {
         // "T", "CA" and "n" in base64.
         let whole = json!({"token": "VA==", "ca.crt": "Q0E=", "namespace": "bg=="});
         let cases = [
-            ("made by hand", Some("u"), None, json!({}), true, "patch ca.crt,namespace,token"),
+            (
+                "made by hand",
+                Some("u"),
+                None,
+                json!({}),
+                true,
+                "patch ca.crt,namespace,token",
+            ),
             ("whole", Some("u"), Some("u"), whole.clone(), true, ""),
-            ("without the uid", Some("u"), None, whole.clone(), true, "patch "),
-            ("another authority", Some("u"), Some("u"),
-                json!({"token": "VA==", "ca.crt": "", "namespace": "bg=="}), true, "patch ca.crt"),
-            ("no such account", None, Some("u"), whole.clone(), true, "delete"),
+            (
+                "without the uid",
+                Some("u"),
+                None,
+                whole.clone(),
+                true,
+                "patch ",
+            ),
+            (
+                "another authority",
+                Some("u"),
+                Some("u"),
+                json!({"token": "VA==", "ca.crt": "", "namespace": "bg=="}),
+                true,
+                "patch ca.crt",
+            ),
+            (
+                "no such account",
+                None,
+                Some("u"),
+                whole.clone(),
+                true,
+                "delete",
+            ),
             ("a namesake", Some("u"), Some("u0"), whole, true, "delete"),
         ];
         for (name, account_uid, uid, data, ok, want) in cases {
             let account = account_uid.map(|_| account(json!([])));
-            let result = fill(&secret("s", uid, data), account.as_ref(), "CA", &|_, _| Ok("T".into()));
+            let result = fill(&secret("s", uid, data), account.as_ref(), "CA", &|_, _| {
+                Ok("T".into())
+            });
             assert_eq!(result.is_ok(), ok, "{name}");
-            let seen: Vec<String> = result.into_iter().flatten().map(|a| match a {
-                Action::Patch { patch, .. } => {
-                    let keys = patch["data"].as_object().into_iter().flatten().map(|(k, _)| k.clone());
-                    format!("patch {}", keys.collect::<Vec<_>>().join(","))
-                }
-                Action::Delete { .. } => "delete".to_owned(),
-                other => panic!("{other:?}"),
-            }).collect();
+            let seen: Vec<String> = result
+                .into_iter()
+                .flatten()
+                .map(|a| match a {
+                    Action::Patch { patch, .. } => {
+                        let keys = patch["data"]
+                            .as_object()
+                            .into_iter()
+                            .flatten()
+                            .map(|(k, _)| k.clone());
+                        format!("patch {}", keys.collect::<Vec<_>>().join(","))
+                    }
+                    Action::Delete { .. } => "delete".to_owned(),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
             assert_eq!(seen.join(";"), want, "{name}");
         }
-        let refused = fill(&secret("s", None, json!({})), Some(&account(json!([]))), "CA", &|_, _| anyhow::bail!("no key"));
+        let refused = fill(
+            &secret("s", None, json!({})),
+            Some(&account(json!([]))),
+            "CA",
+            &|_, _| anyhow::bail!("no key"),
+        );
         assert!(refused.is_err(), "without a token nothing is written");
     }
 
@@ -291,19 +342,44 @@ mod tests {
         let old = || Arc::new(secret("a-token-y", Some("u0"), json!({})));
         let cases: [(&str, Value, Vec<Arc<Secret>>, &str); 5] = [
             ("none", json!([]), vec![], "create a-token-zzzzz"),
-            ("made, not referred to", json!([{"name": "pull"}]), vec![own()],
-                r#"[{"name":"pull"},{"name":"a-token-x"}]"#),
-            ("referred to", json!([{"name": "a-token-x"}]), vec![own()], ""),
-            ("only one made by hand", json!([]), vec![by_hand()], "create a-token-zzzzz"),
-            ("a namesake's", json!([]), vec![old()], "create a-token-zzzzz"),
+            (
+                "made, not referred to",
+                json!([{"name": "pull"}]),
+                vec![own()],
+                r#"[{"name":"pull"},{"name":"a-token-x"}]"#,
+            ),
+            (
+                "referred to",
+                json!([{"name": "a-token-x"}]),
+                vec![own()],
+                "",
+            ),
+            (
+                "only one made by hand",
+                json!([]),
+                vec![by_hand()],
+                "create a-token-zzzzz",
+            ),
+            (
+                "a namesake's",
+                json!([]),
+                vec![old()],
+                "create a-token-zzzzz",
+            ),
         ];
         for (name, secrets, existing, want) in cases {
             let actions = give(&account(secrets), &existing, "zzzzz");
-            let seen: Vec<String> = actions.iter().map(|a| match a {
-                Action::Create { object, .. } => format!("create {}", object["metadata"]["name"].as_str().expect("name")),
-                Action::Patch { patch, .. } => patch["secrets"].to_string(),
-                other => panic!("{other:?}"),
-            }).collect();
+            let seen: Vec<String> = actions
+                .iter()
+                .map(|a| match a {
+                    Action::Create { object, .. } => format!(
+                        "create {}",
+                        object["metadata"]["name"].as_str().expect("name")
+                    ),
+                    Action::Patch { patch, .. } => patch["secrets"].to_string(),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
             assert_eq!(seen.join(";"), want, "{name}");
         }
     }

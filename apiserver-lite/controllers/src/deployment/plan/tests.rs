@@ -282,3 +282,18 @@ fn status_says_what_upstream_says() {
         Some("False ProgressDeadlineExceeded")
     );
 }
+
+#[test]
+fn a_count_that_falls_to_none_is_taken_out_of_the_status() {
+    let was = deployment(|v| v["status"] = json!({"updatedReplicas": 4, "replicas": 4}));
+    let outcome = plan(&was, &[set("old", "i:1", 4, 4, 1)], 4, now());
+    let Some(Action::Patch {
+        patch,
+        subresource: Some("status"),
+        ..
+    }) = outcome.actions.last()
+    else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(patch["status"].get("updatedReplicas"), Some(&Value::Null));
+}

@@ -1,0 +1,229 @@
+//! The plan of a DaemonSet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::placement::{bind, fits, node_of};
+use crate::action::{Action, Target};
+use crate::owner::controls;
+use crate::pod::{age_of_readiness, available, child, failed_now, is_ready};
+use crate::revision::{self, HASH};
+use crate::runner::Outcome;
+
+/// What there is.
+#[derive(Default)]
+pub struct Around {
+    /// Pods of the set's namespace.
+    pub pods: Vec<Arc<Pod>>,
+    /// All nodes.
+    pub nodes: Vec<Arc<Node>>,
+    /// Revisions of the set's namespace.
+    pub revisions: Vec<Arc<ControllerRevision>>,
+}
+
+/// A node, whether it should have a pod, and the pods it has, oldest first.
+struct Place<'a> {
+    node: &'a str,
+    wanted: bool,
+    may_stay: bool,
+    pods: Vec<&'a Pod>,
+}
+
+/// Decides for a DaemonSet.
+pub fn plan(set: &DaemonSet, around: &Around, now: Timestamp) -> Outcome {
+    let Some(spec) = &set.spec else {
+        return Outcome::default();
+    };
+    let names: Vec<String> = around.nodes.iter().map(|n| n.name_any()).collect();
+    let places = places(set, spec, around, &names);
+    let collisions = set.status.as_ref().and_then(|s| s.collision_count);
+    let (revision, make) = revision::ensure(
+        set,
+        &spec.template,
+        collisions.unwrap_or(0),
+        &around.revisions,
+    );
+    // Pods carry the hash, as upstream's do, revisions their whole name.
+    let hash = revision
+        .rsplit_once('-')
+        .map_or(revision.as_str(), |(_, h)| h);
+    let min_ready = i64::from(spec.min_ready_seconds.unwrap_or(0));
+    let well = |p: &Pod| p.metadata.deletion_timestamp.is_none() && available(p, min_ready, now);
+    let mut actions: Vec<Action> = make.into_iter().collect();
+    if set.metadata.deletion_timestamp.is_none() {
+        let placed = manage(set, spec, &places, hash);
+        let settled = placed.is_empty();
+        actions.extend(placed);
+        if settled {
+            actions.extend(replace(spec, &places, hash, &well));
+        }
+        let limit = spec.revision_history_limit;
+        actions.extend(revision::clean_up(
+            set,
+            &around.revisions,
+            &[&revision],
+            limit,
+        ));
+    }
+    let status = status(set, &places, hash, &well);
+    if set.status.as_ref() != Some(&status) {
+        actions.push(Action::status(Target::of(set), json!(status)));
+    }
+    let ages = places
+        .iter()
+        .flat_map(|p| &p.pods)
+        .filter_map(|p| age_of_readiness(p, now));
+    let soon = ages.map(|age| min_ready - age).filter(|l| *l > 0).min();
+    Outcome {
+        actions,
+        again: soon.map(|s| std::time::Duration::from_secs(s.unsigned_abs())),
+    }
+}
+
+fn places<'a>(
+    set: &DaemonSet,
+    spec: &DaemonSetSpec,
+    around: &'a Around,
+    names: &'a [String],
+) -> Vec<Place<'a>> {
+    let mut on: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
+    let own = around.pods.iter().filter(|p| controls(set, p.as_ref()));
+    for pod in own {
+        if let Some(node) = node_of(pod) {
+            on.entry(node).or_default().push(pod);
+        }
+    }
+    let template = spec.template.spec.clone().unwrap_or_default();
+    let nodes = around.nodes.iter().zip(names);
+    nodes
+        .map(|(node, name)| {
+            let (wanted, may_stay) = fits(&template, node);
+            let mut pods = on.remove(name.as_str()).unwrap_or_default();
+            pods.sort_by_key(|p| (p.creation_timestamp().map(|t| t.0), p.name_any()));
+            Place {
+                node: name,
+                wanted,
+                may_stay,
+                pods,
+            }
+        })
+        .collect()
+}
+
+/// One pod where one is wanted, none where none may stay.
+fn manage(set: &DaemonSet, spec: &DaemonSetSpec, places: &[Place<'_>], hash: &str) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let delete = |p: &Pod| {
+        let here = p.metadata.deletion_timestamp.is_none();
+        here.then(|| Action::delete(Target::of(p)))
+    };
+    for place in places {
+        let (ended, living): (Vec<&Pod>, Vec<&Pod>) =
+            place.pods.iter().copied().partition(|p| failed_now(p));
+        if !place.may_stay {
+            actions.extend(place.pods.iter().filter_map(|p| delete(p)));
+        } else if place.pods.is_empty() && place.wanted {
+            let mut template = spec.template.clone();
+            bind(template.spec.get_or_insert_default(), place.node);
+            let mut pod = child(set, Some(&template));
+            let labels = pod.metadata.labels.get_or_insert_default();
+            labels.insert(HASH.into(), hash.into());
+            actions.push(Action::create(&pod));
+        } else {
+            // An ended one is made anew when it is gone.
+            actions.extend(ended.into_iter().filter_map(delete));
+            let here = living
+                .iter()
+                .filter(|p| p.metadata.deletion_timestamp.is_none());
+            actions.extend(here.skip(1).filter_map(|p| delete(p)));
+        }
+    }
+    actions
+}
+
+/// Deletes pods of older revisions: those that are not well at once, others as far as availability allows.
+fn replace(
+    spec: &DaemonSetSpec,
+    places: &[Place<'_>],
+    hash: &str,
+    well: &dyn Fn(&Pod) -> bool,
+) -> Vec<Action> {
+    let strategy = spec.update_strategy.as_ref();
+    if strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete") {
+        return Vec::new();
+    }
+    let wanted: Vec<&Place<'_>> = places.iter().filter(|p| p.wanted).collect();
+    let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
+    let mut room = match rolling.and_then(|r| r.max_unavailable.as_ref()) {
+        Some(IntOrString::Int(n)) => usize::try_from(*n).unwrap_or(1),
+        Some(IntOrString::String(s)) => {
+            let percent: usize = s.trim_end_matches('%').parse().unwrap_or(0);
+            (wanted.len() * percent).div_ceil(100)
+        }
+        None => 1,
+    }
+    .max(1);
+    let mut actions = Vec::new();
+    let mut candidates = Vec::new();
+    for place in wanted {
+        let old = |p: &&&Pod| p.labels().get(HASH).is_none_or(|h| h != hash);
+        let first = place.pods.iter().find(|p| !failed_now(p));
+        match first.filter(old) {
+            Some(pod) if pod.metadata.deletion_timestamp.is_none() => match well(pod) {
+                true => candidates.push(*pod),
+                false => {
+                    actions.push(Action::delete(Target::of(*pod)));
+                    room = room.saturating_sub(1);
+                }
+            },
+            _ if first.is_some_and(|p| well(p)) => {}
+            _ => room = room.saturating_sub(1),
+        }
+    }
+    actions.extend(
+        candidates
+            .iter()
+            .take(room)
+            .map(|p| Action::delete(Target::of(*p))),
+    );
+    actions
+}
+
+fn status(
+    set: &DaemonSet,
+    places: &[Place<'_>],
+    hash: &str,
+    well: &dyn Fn(&Pod) -> bool,
+) -> DaemonSetStatus {
+    let count = |f: &dyn Fn(&Place<'_>) -> bool| {
+        i32::try_from(places.iter().filter(|p| f(p)).count()).unwrap_or(i32::MAX)
+    };
+    let first =
+        |p: &Place<'_>, f: &dyn Fn(&Pod) -> bool| p.wanted && p.pods.first().is_some_and(|p| f(p));
+    let desired = count(&|p| p.wanted);
+    let ready = count(&|p| first(p, &is_ready));
+    let available = count(&|p| first(p, well));
+    let old = set.status.as_ref();
+    DaemonSetStatus {
+        observed_generation: set.metadata.generation,
+        desired_number_scheduled: desired,
+        current_number_scheduled: count(&|p| p.wanted && !p.pods.is_empty()),
+        number_misscheduled: count(&|p| !p.wanted && !p.pods.is_empty()),
+        number_ready: ready,
+        number_available: Some(available).filter(|n| *n > 0),
+        number_unavailable: Some(desired - available).filter(|n| *n > 0),
+        updated_number_scheduled: Some(count(&|p| {
+            first(p, &|p| p.labels().get(HASH).is_some_and(|h| h == hash))
+        }))
+        .filter(|n| *n > 0),
+        collision_count: old.and_then(|s| s.collision_count),
+        conditions: old.and_then(|s| s.conditions.clone()),
+    }
+}
