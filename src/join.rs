@@ -35,8 +35,9 @@ const RENEW_BEFORE: Duration = Duration::from_secs(120 * 86_400);
 /// A node that has joined.
 pub(crate) struct Joined {
     pub(crate) client: Client,
-    pub(crate) serving: Issued,
     pub(crate) ca_pem: String,
+    files: Files,
+    user: String,
 }
 
 /// Files of a node's identity.
@@ -79,7 +80,6 @@ pub(crate) async fn join(
     server: &str,
     token: Option<&str>,
     name: &str,
-    ips: &[IpAddr],
     dir: &Path,
 ) -> anyhow::Result<Joined> {
     private_dir(dir).with_context(|| format!("make {}", dir.display()))?;
@@ -103,39 +103,47 @@ pub(crate) async fn join(
             issued
         }
     };
-    let client = client(
-        server,
-        &ca_pem,
-        Credentials::Certificate {
-            cert_pem: &issued.cert_pem,
-            key_pem: &issued.key_pem,
-        },
-    )
-    .await?;
-    let sans: Vec<String> = ips
-        .iter()
-        .map(IpAddr::to_string)
-        .chain([name.to_owned()])
-        .collect();
-    let serving = match files
-        .issued("serving")
-        .filter(|_| files.read("serving.sans").as_deref() == Some(&sans.join("\n")))
-    {
-        Some(serving) => serving,
-        None => {
-            let serving = sign(&client, SERVING_SIGNER, &user, &sans, &ca_pem)
-                .await
-                .context("ask for the serving certificate")?;
-            files.keep("serving", &serving)?;
-            files.write("serving.sans", &sans.join("\n"))?;
-            serving
-        }
+    let credentials = Credentials::Certificate {
+        cert_pem: &issued.cert_pem,
+        key_pem: &issued.key_pem,
     };
+    let client = client(server, &ca_pem, credentials).await?;
     Ok(Joined {
         client,
-        serving,
         ca_pem,
+        files,
+        user,
     })
+}
+
+impl Joined {
+    /// The certificate that the agent answers with. Signed for the addresses that the Node has: it must be there.
+    pub(crate) async fn serving(&self, name: &str, ips: &[IpAddr]) -> anyhow::Result<Issued> {
+        let sans: Vec<String> = ips
+            .iter()
+            .map(IpAddr::to_string)
+            .chain([name.to_owned()])
+            .collect();
+        let (files, text) = (&self.files, sans.join("\n"));
+        let kept = files
+            .issued("serving")
+            .filter(|_| files.read("serving.sans").as_deref() == Some(&text));
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let signed = sign(
+            &self.client,
+            SERVING_SIGNER,
+            &self.user,
+            &sans,
+            &self.ca_pem,
+        )
+        .await;
+        let serving = signed.context("ask for the serving certificate")?;
+        files.keep("serving", &serving)?;
+        files.write("serving.sans", &text)?;
+        Ok(serving)
+    }
 }
 
 async fn client(

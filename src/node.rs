@@ -48,7 +48,6 @@ pub(crate) struct Node {
     pub(crate) serving: Issued,
     pub(crate) ca_pem: String,
     pub(crate) options: NodeOptions,
-    pub(crate) paths: Paths,
     pub(crate) cluster: Cluster,
     pub(crate) name: String,
     pub(crate) ips: Vec<IpAddr>,
@@ -66,25 +65,9 @@ pub(crate) async fn run_agent(
         .clone()
         .context("--server is needed: https://HOST:6443")?;
     let ips = addresses(&options.node, Some(&server))?;
-    let dir = paths.data.join("agent/pki");
-    let joined = tokio::select! {
-        joined = join::join(&server, options.token.as_deref(), &name, &ips, &dir) => joined?,
+    let node = tokio::select! {
+        node = joined(options, &server, &paths, &name, &ips) => node?,
         () = shutdown.cancelled() => return Ok(()),
-    };
-    let cluster = tokio::select! {
-        cluster = cluster::read(&joined.client) => cluster?,
-        () = shutdown.cancelled() => return Ok(()),
-    };
-    let node = Node {
-        proxy_client: joined.client.clone(),
-        client: joined.client,
-        serving: joined.serving,
-        ca_pem: joined.ca_pem,
-        options: options.node,
-        paths,
-        cluster,
-        name: name.clone(),
-        ips,
     };
     let mut tasks = JoinSet::new();
     spawn(&mut tasks, node, &shutdown)?;
@@ -98,6 +81,38 @@ pub(crate) async fn run_agent(
         }
     }
     result
+}
+
+/// Joins, tells the cluster of this node, and gathers what it needs to run.
+async fn joined(
+    options: AgentOptions,
+    server: &str,
+    paths: &Paths,
+    name: &str,
+    ips: &[IpAddr],
+) -> anyhow::Result<Node> {
+    let joined = join::join(
+        server,
+        options.token.as_deref(),
+        name,
+        &paths.data.join("agent/pki"),
+    )
+    .await?;
+    let mut config = places(&options.node, name, ips.to_vec());
+    registration(&mut config, &options.node)?;
+    keelson_agent::announce(&config, &joined.client)
+        .await
+        .context("register the node")?;
+    Ok(Node {
+        serving: joined.serving(name, ips).await?,
+        cluster: cluster::read(&joined.client).await?,
+        proxy_client: joined.client.clone(),
+        client: joined.client,
+        ca_pem: joined.ca_pem,
+        options: options.node,
+        name: name.to_owned(),
+        ips: ips.to_vec(),
+    })
 }
 
 /// Starts agent and proxy.
@@ -146,13 +161,13 @@ pub(crate) fn places(options: &NodeOptions, name: &str, ips: Vec<IpAddr>) -> kee
     set(&mut config.cgroup_root, &options.cgroup_root);
     set(&mut config.insecure_registries, &options.insecure_registry);
     set(&mut config.max_pods, &options.max_pods);
+    config.pod_pids_limit = options.pod_pids_limit;
     config
 }
 
 fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
     let mut config = places(&node.options, &node.name, node.ips.clone());
-    config.labels = labels(node.options.node_label.as_deref().unwrap_or_default())?;
-    config.taints = taints(node.options.node_taint.as_deref().unwrap_or_default())?;
+    registration(&mut config, &node.options)?;
     config.cluster_cidrs = node.cluster.cluster_cidrs.clone();
     config.cluster_dns = node.cluster.cluster_dns.clone();
     config.cluster_domain = node.cluster.cluster_domain.clone();
@@ -166,6 +181,13 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
         client_ca_pem: node.ca_pem.clone(),
     });
     Ok(config)
+}
+
+/// What the Node is registered with.
+fn registration(config: &mut keelson_agent::Config, options: &NodeOptions) -> anyhow::Result<()> {
+    config.labels = labels(options.node_label.as_deref().unwrap_or_default())?;
+    config.taints = taints(options.node_taint.as_deref().unwrap_or_default())?;
+    Ok(())
 }
 
 fn set<T: Clone>(place: &mut T, value: &Option<T>) {

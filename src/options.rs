@@ -40,6 +40,9 @@ pub(crate) struct NodeOptions {
     /// Most pods on this node [default: 110].
     #[arg(long)]
     pub(crate) max_pods: Option<u32>,
+    /// Most processes and threads of one pod [default: as many as the node lets].
+    #[arg(long)]
+    pub(crate) pod_pids_limit: Option<i64>,
     /// Where the agent answers for logs and exec [default: [::]:10250].
     #[arg(long)]
     pub(crate) agent_bind: Option<SocketAddr>,

@@ -52,7 +52,7 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
     write_admin_kubeconfig(&options, &pki, bind, &ips)?;
     spawn_control_plane(&mut tasks, &server, &pki, &cluster, &options, &name, &parts);
     if options.no_agent != Some(true) {
-        let node = local_node(&server, &pki, &options, paths, cluster, name.clone(), ips)?;
+        let node = local_node(&server, &pki, &options, cluster, name.clone(), ips)?;
         node::spawn(&mut tasks, node, &parts)?;
     }
     tracing::info!(node = name, address = %bind, "keelson server is up");
@@ -234,7 +234,6 @@ fn local_node(
     server: &ApiServer,
     pki: &Pki,
     options: &ServerOptions,
-    paths: Paths,
     cluster: Cluster,
     name: String,
     ips: Vec<IpAddr>,
@@ -254,7 +253,6 @@ fn local_node(
         serving: pki.issue_server(&user, &sans, DAYS)?,
         ca_pem: pki.ca_pem().to_owned(),
         options: options.node.clone(),
-        paths,
         cluster,
         name,
         ips,

@@ -15,10 +15,17 @@ pub async fn cleanup(config: Config) -> Vec<anyhow::Error> {
     let mut errors = Vec::new();
     let mut logs = BTreeSet::new();
     let connect = tokio::time::timeout(CONNECT, Runtime::connect(config.runtime())).await;
-    match connect.map_err(anyhow::Error::from).and_then(|r| r.map_err(Into::into)) {
+    match connect
+        .map_err(anyhow::Error::from)
+        .and_then(|r| r.map_err(Into::into))
+    {
         Ok(runtime) => {
             end_containers(&runtime, &mut logs, &mut errors).await;
-            let cni = Cni::load(&config.cni_conf_dir, config.cni_bin_dirs.clone(), config.root_dir.join("cni"));
+            let cni = Cni::load(
+                &config.cni_conf_dir,
+                config.cni_bin_dirs.clone(),
+                config.root_dir.join("cni"),
+            );
             errors.extend(cni.gc(&[]).await.into_iter().map(Into::into));
             end_sandboxes(&runtime, &mut errors).await;
             errors.extend(runtime.cgroups_remove().err().map(Into::into));
@@ -35,7 +42,11 @@ pub async fn cleanup(config: Config) -> Vec<anyhow::Error> {
 /// containerd answers in milliseconds or does not run.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
 
-async fn end_containers(runtime: &Runtime, logs: &mut BTreeSet<std::path::PathBuf>, errors: &mut Vec<anyhow::Error>) {
+async fn end_containers(
+    runtime: &Runtime,
+    logs: &mut BTreeSet<std::path::PathBuf>,
+    errors: &mut Vec<anyhow::Error>,
+) {
     let containers = match runtime.containers().await {
         Ok(containers) => containers,
         Err(error) => return errors.push(error.into()),
@@ -52,7 +63,10 @@ async fn end_containers(runtime: &Runtime, logs: &mut BTreeSet<std::path::PathBu
     let ended = futures::future::join_all(containers.iter().map(end)).await;
     errors.extend(ended.into_iter().filter_map(Result::err).map(Into::into));
     // `<log dir>/<namespace>_<pod>_<uid>/<container>/<attempt>.log`
-    let pods = containers.iter().filter_map(|c| c.log_path.ancestors().nth(2)).filter(|d| !d.as_os_str().is_empty());
+    let pods = containers
+        .iter()
+        .filter_map(|c| c.log_path.ancestors().nth(2))
+        .filter(|d| !d.as_os_str().is_empty());
     logs.extend(pods.map(Path::to_path_buf));
 }
 
@@ -81,7 +95,9 @@ fn end_volumes(root: &Path, errors: &mut Vec<anyhow::Error>) {
 
 fn note(errors: &mut Vec<anyhow::Error>, action: &'static str, done: std::io::Result<()>) {
     match done {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => errors.push(anyhow::Error::new(e).context(action)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            errors.push(anyhow::Error::new(e).context(action))
+        }
         _ => {}
     }
 }

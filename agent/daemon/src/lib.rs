@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use cleanup::cleanup;
 pub use config::{Config, Serving};
+pub use node::announce;
 
 use shared::Shared;
 

@@ -12,6 +12,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::config::Config;
 use crate::shared::{Shared, chain};
 
 /// Between two renewals of the lease, and two looks at the node's own figures.
@@ -20,6 +21,31 @@ const PERIOD: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(1);
 /// A status without changes is written this often all the same (upstream's `nodeStatusReportFrequency`).
 const REPORT: Duration = Duration::from_secs(300);
+
+/// Makes the Node, with its addresses, if there is none: before the agent runs, when the node asks for its serving
+/// certificate, which is signed for no other addresses than the Node has.
+pub async fn announce(config: &Config, client: &kube::Client) -> anyhow::Result<()> {
+    let nodes = Api::<Node>::all(client.clone());
+    let addresses = io::addresses(&config.node_ips, &config.node_name);
+    if nodes.get_opt(&config.node_name).await?.is_none() {
+        let wanted = io::node(
+            &config.node_name,
+            &config.labels,
+            &config.taints,
+            NodeStatus::default(),
+        );
+        nodes.create(&PostParams::default(), &wanted).await?;
+    }
+    let patch = json!({"status": {"addresses": addresses}});
+    nodes
+        .patch_status(
+            &config.node_name,
+            &PatchParams::default(),
+            &Patch::Merge(&patch),
+        )
+        .await?;
+    Ok(())
+}
 
 /// Registers the node and keeps it.
 pub(crate) async fn run(shared: Arc<Shared>) {

@@ -51,6 +51,8 @@ pub enum Action {
         resource: ApiResource,
         /// The object, with its namespace.
         object: Value,
+        /// Whose events tell of it, since its name is known only then.
+        told_by: Option<Target>,
     },
     /// Change an object by a JSON merge patch.
     Patch {
@@ -99,6 +101,24 @@ impl Action {
             resource: ApiResource::erase::<K>(&()),
             // Kubernetes types have string keys only: they always serialise.
             object: serde_json::to_value(object).unwrap_or_default(),
+            told_by: None,
+        }
+    }
+
+    /// Makes an object, told in an event `SuccessfulCreate` of its owner.
+    pub fn create_told<K>(object: &K, owner: Target) -> Self
+    where
+        K: Resource<DynamicType = ()> + serde::Serialize,
+    {
+        match Self::create(object) {
+            Self::Create {
+                resource, object, ..
+            } => Self::Create {
+                resource,
+                object,
+                told_by: Some(owner),
+            },
+            other => other,
         }
     }
 
@@ -167,7 +187,11 @@ pub async fn apply(
     action: &Action,
 ) -> Result<Done, kube::Error> {
     match action {
-        Action::Create { resource, object } => {
+        Action::Create {
+            resource,
+            object,
+            told_by,
+        } => {
             let object: DynamicObject =
                 serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
             let api = api(client, resource, object.metadata.namespace.as_deref());
@@ -175,9 +199,18 @@ pub async fn apply(
                 field_manager: Some(controller.to_owned()),
                 ..PostParams::default()
             };
-            api.create(&params, &object)
-                .await
-                .map(|o| Done::Object(Box::new(o)))
+            let made = api.create(&params, &object).await?;
+            if let Some(owner) = told_by {
+                let what = resource.kind.to_lowercase();
+                let message = format!("Created {what}: {}", made.name_any());
+                record(
+                    client,
+                    controller,
+                    &event(controller, owner, "Normal", "SuccessfulCreate", &message),
+                )
+                .await;
+            }
+            Ok(Done::Object(Box::new(made)))
         }
         Action::Patch {
             target,
@@ -255,16 +288,27 @@ pub async fn apply(
             reason,
             message,
         } => {
-            let event = event(controller, about, kind, reason, message);
-            let events = Api::<k8s_openapi::api::core::v1::Event>::namespaced(
-                client.clone(),
-                about.key.namespace().unwrap_or("default"),
-            );
-            if let Err(error) = events.create(&PostParams::default(), &event).await {
-                tracing::debug!(controller, object = %about.key, reason, %error, "event not recorded");
-            }
+            record(
+                client,
+                controller,
+                &event(controller, about, kind, reason, message),
+            )
+            .await;
             Ok(Done::Nothing)
         }
+    }
+}
+
+/// Records an event. One that can't be recorded never fails a plan.
+async fn record(client: &Client, controller: &str, event: &k8s_openapi::api::core::v1::Event) {
+    let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
+    let events = Api::<k8s_openapi::api::core::v1::Event>::namespaced(client.clone(), namespace);
+    if let Err(error) = events.create(&PostParams::default(), event).await {
+        let (about, reason) = (
+            event.involved_object.name.as_deref(),
+            event.reason.as_deref(),
+        );
+        tracing::debug!(controller, object = about, reason, %error, "event not recorded");
     }
 }
 

@@ -177,7 +177,7 @@ fn scale(
     if living.len() < wanted {
         let template = set.spec.as_ref().and_then(|s| s.template.as_ref());
         for _ in 0..(wanted - living.len()).min(BURST) {
-            actions.push(Action::create(&child(set, template)));
+            actions.push(Action::create_told(&child(set, template), Target::of(set)));
         }
     } else {
         let mut order = living.to_vec();

@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap, header};
 use jiff::Timestamp;
 use keelson_api::Status;
 use keelson_auth::token::bootstrap::Token;
-use keelson_auth::token::{Claims, Ref};
+use keelson_auth::token::{Claims, ISSUER, Ref};
 use keelson_auth::{Attributes, Decision, User, user_from_cert};
 use keelson_serving::Identity;
 use serde_json::Value;
@@ -22,6 +22,10 @@ use crate::state::Server;
 const REMEMBER: i64 = 600;
 /// How many are remembered.
 const REMEMBERED: usize = 4096;
+
+/// How long a token outlives the time of death of what it is bound to, in seconds (as upstream): finalizers
+/// may still need it.
+const DYING: i64 = 60;
 
 /// The user of a request that came from inside this process; only this crate can make one.
 #[derive(Clone)]
@@ -49,10 +53,13 @@ pub(crate) async fn authenticate(
         return user_from_cert(leaf).ok_or_else(unauthorized);
     }
     match bearer(headers) {
-        Some(token) => user_from_token(server, &token, &[]).await.map_err(|why| {
-            tracing::debug!(why, "refused a bearer token");
-            unauthorized()
-        }),
+        Some(token) => match user_from_token(server, &token, &[]).await {
+            Ok(valid) => Ok(valid.user),
+            Err(why) => {
+                tracing::debug!(why, "refused a bearer token");
+                Err(unauthorized())
+            }
+        },
         None if headers.contains_key(header::AUTHORIZATION) => Err(unauthorized()),
         None => Ok(User::anonymous()),
     }
@@ -84,19 +91,49 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
 }
 
+/// A token that was found valid.
+pub(crate) struct Valid {
+    /// Who it stands for.
+    pub(crate) user: User,
+    /// Which of the audiences asked for it is valid for.
+    pub(crate) audiences: Vec<String>,
+}
+
 /// The user a token stands for, if it is valid for one of the audiences (none: the API server's).
 pub(crate) async fn user_from_token(
     server: &Server,
     token: &str,
     audiences: &[&str],
-) -> Result<User, String> {
+) -> Result<Valid, String> {
     let now = Timestamp::now();
+    let asked = if audiences.is_empty() {
+        &[ISSUER]
+    } else {
+        audiences
+    };
+    let valid_for = |has: &dyn Fn(&str) -> bool| -> Vec<String> {
+        asked
+            .iter()
+            .filter(|a| has(a))
+            .map(|a| (*a).to_owned())
+            .collect()
+    };
     if let Ok(token) = token.parse::<Token>() {
-        return user_from_bootstrap(server, &token, now).await;
+        let user = user_from_bootstrap(server, &token, now).await?;
+        let audiences = valid_for(&|a| a == ISSUER);
+        if audiences.is_empty() {
+            return Err(format!(
+                "token audiences [{ISSUER:?}] is invalid for the target audiences {asked:?}"
+            ));
+        }
+        return Ok(Valid { user, audiences });
     }
     let claims = verify(server, token, audiences, now)?;
-    alive(server, &claims, token).await?;
-    Ok(claims.user())
+    alive(server, &claims, token, now).await?;
+    let audiences =
+        valid_for(&|a| claims.audiences.iter().any(|c| c == a) || claims.legacy && a == ISSUER);
+    let user = claims.user();
+    Ok(Valid { user, audiences })
 }
 
 async fn user_from_bootstrap(
@@ -154,7 +191,12 @@ fn verify(
 }
 
 /// Whether the account and what the token is bound to still live, with the same UIDs.
-async fn alive(server: &Server, claims: &Claims, token: &str) -> Result<(), String> {
+async fn alive(
+    server: &Server,
+    claims: &Claims,
+    token: &str,
+    now: Timestamp,
+) -> Result<(), String> {
     let ns = claims.namespace.as_str();
     let mut bound: Vec<(&str, &str, &Ref)> = vec![("serviceaccounts", ns, &claims.account)];
     bound.extend(claims.pod.as_ref().map(|r| ("pods", ns, r)));
@@ -163,7 +205,7 @@ async fn alive(server: &Server, claims: &Claims, token: &str) -> Result<(), Stri
     }
     for (plural, ns, expected) in bound {
         let live = find(server, plural, ns, &expected.name).await?;
-        same(plural, expected, &live)?;
+        same(plural, expected, &live, now)?;
     }
     let Some(secret) = &claims.secret else {
         return Ok(());
@@ -172,11 +214,17 @@ async fn alive(server: &Server, claims: &Claims, token: &str) -> Result<(), Stri
     if claims.legacy {
         holds(&live, token)
     } else {
-        same("secrets", secret, &live)
+        same("secrets", secret, &live, now)
     }
 }
 
-fn same(plural: &str, expected: &Ref, live: &Value) -> Result<(), String> {
+fn same(plural: &str, expected: &Ref, live: &Value, now: Timestamp) -> Result<(), String> {
+    let dies: Option<Timestamp> = object::text(live, "/metadata/deletionTimestamp")
+        .parse()
+        .ok();
+    if dies.is_some_and(|at| at.as_second() + DYING < now.as_second()) {
+        return Err(format!("{plural} {:?} is being deleted", expected.name));
+    }
     if object::text(live, "/metadata/uid") != expected.uid {
         return Err(format!(
             "{plural} {:?} is not the one the token is bound to",

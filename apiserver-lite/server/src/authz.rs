@@ -1,10 +1,64 @@
 //! What the user may do: attributes of a request, and the refusal in upstream's words.
 
+use std::sync::{PoisonError, RwLock};
+
 use keelson_api::Status;
-use keelson_auth::{Attributes, Decision, User};
+use keelson_auth::{Attributes, Decision, User, node, rbac};
 
 use crate::request_info::RequestInfo;
 use crate::state::Server;
+
+/// What authorization knows of the cluster.
+#[derive(Default)]
+pub(crate) struct Authority {
+    rbac: RwLock<rbac::Index>,
+    graph: RwLock<node::Graph>,
+}
+
+impl Authority {
+    /// Changes the index of roles and bindings.
+    pub(crate) fn with_rbac(&self, change: impl FnOnce(&mut rbac::Index)) {
+        change(&mut self.rbac.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Changes the graph of what nodes may see.
+    pub(crate) fn with_graph(&self, change: impl FnOnce(&mut node::Graph)) {
+        change(&mut self.graph.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Reads the index of roles and bindings.
+    pub(crate) fn read_rbac<T>(&self, read: impl FnOnce(&rbac::Index) -> T) -> T {
+        read(&self.rbac.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks the authorizers in turn: the privileged group, Node, RBAC.
+    pub(crate) fn authorize(&self, user: &User, attributes: &Attributes) -> Decision {
+        if user.in_group("system:masters") {
+            return Decision::Allow("the group system:masters may do everything".to_owned());
+        }
+        let by_node = node::authorize(
+            &self.graph.read().unwrap_or_else(PoisonError::into_inner),
+            user,
+            attributes,
+        );
+        match by_node {
+            Decision::NoOpinion(ref why) => {
+                match self.read_rbac(|index| index.authorize(user, attributes)) {
+                    Decision::NoOpinion(other) => Decision::NoOpinion(join(why, &other)),
+                    decided => decided,
+                }
+            }
+            decided => decided,
+        }
+    }
+}
+
+fn join(a: &str, b: &str) -> String {
+    match (a.is_empty(), b.is_empty()) {
+        (false, false) => format!("{a}, {b}"),
+        _ => format!("{a}{b}"),
+    }
+}
 
 /// Paths anybody may read.
 const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];

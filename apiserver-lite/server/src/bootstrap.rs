@@ -1,6 +1,9 @@
 //! What a cluster has from its first start: namespaces, default roles, priority classes and the Service
 //! of the API server itself. Made through the server's own router, as anybody would make it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::Body;
 use http::{Method, Request, StatusCode, header};
 use keelson_api::{Resource, Scope};
@@ -29,6 +32,27 @@ pub(crate) async fn run(server: &Server, router: &Router) -> Result<(), Error> {
     for object in keelson_auth::defaults::objects() {
         ensure(server, router, object, mended).await?;
     }
+    own_service(server, router).await
+}
+
+/// Makes the Service of the API server again whenever somebody deletes it, until the server stops.
+pub(crate) async fn keep(server: Arc<Server>) {
+    let router = Router::new(server.clone(), Some(user()));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(KEEP) => {}
+            () = server.stopping.cancelled() => return,
+        }
+        if let Err(error) = own_service(&server, &router).await {
+            tracing::warn!(%error, "keep the Service of the API server");
+        }
+    }
+}
+
+/// How often the API server's own Service is looked after (upstream's interval).
+const KEEP: Duration = Duration::from_secs(10);
+
+async fn own_service(server: &Server, router: &Router) -> Result<(), Error> {
     let secure = server.config.bind.port();
     let (service, endpoints, slice) =
         kubernetes(&server.config.pools(), server.config.advertise, secure);
@@ -73,7 +97,7 @@ fn failed(object: &Value, why: &str) -> Error {
     Error::Bootstrap(format!("{kind} {name:?}: {why}"))
 }
 
-fn row_of(server: &Server, object: &Value) -> Option<std::sync::Arc<Resource>> {
+fn row_of(server: &Server, object: &Value) -> Option<Arc<Resource>> {
     let (api_version, kind) = (text(object, "/apiVersion"), text(object, "/kind"));
     server
         .table()

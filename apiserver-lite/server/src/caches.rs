@@ -140,8 +140,11 @@ impl Follower {
     fn apply(&mut self, object: &Value) {
         self.known.insert(identity(object));
         match self.cache {
-            Cache::Rbac => self.server.with_rbac(|index| index.apply(object)),
-            Cache::Graph => self.server.with_graph(|graph| graph.apply(object)),
+            Cache::Rbac => self.server.authority.with_rbac(|index| index.apply(object)),
+            Cache::Graph => self
+                .server
+                .authority
+                .with_graph(|graph| graph.apply(object)),
         }
     }
 
@@ -151,9 +154,11 @@ impl Follower {
         match self.cache {
             Cache::Rbac => self
                 .server
+                .authority
                 .with_rbac(|index| index.remove(kind, namespace, name)),
             Cache::Graph => self
                 .server
+                .authority
                 .with_graph(|graph| graph.remove(kind, namespace, name)),
         }
     }

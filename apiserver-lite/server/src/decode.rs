@@ -117,40 +117,53 @@ pub(crate) fn gvk(row: &Resource) -> Gvk {
     }
 }
 
-/// Checks that the object is of the row's kind, removes unknown fields and says which they were.
+/// Fields that stand twice in a JSON text, unless nobody wants to know.
+pub(crate) fn duplicates(json: &[u8], mode: FieldValidation) -> Vec<String> {
+    match mode {
+        FieldValidation::Ignore => Vec::new(),
+        _ => keelson_schema::duplicate_fields(json),
+    }
+}
+
+/// Checks that the object is of the row's kind, removes unknown fields and says which they were, after the
+/// fields that were found to stand `twice`.
 pub(crate) fn conform(
     row: &Resource,
     object: &mut Value,
+    twice: Vec<String>,
     mode: FieldValidation,
 ) -> Result<Vec<String>, Status> {
-    conform_as(&gvk(row), object, mode)
+    conform_as(&gvk(row), object, twice, mode)
 }
 
 /// As [`conform`], for any kind (`Binding`, `Scale`, `Eviction`, ...).
 pub(crate) fn conform_as(
     gvk: &Gvk,
     object: &mut Value,
+    twice: Vec<String>,
     mode: FieldValidation,
 ) -> Result<Vec<String>, Status> {
     check_type(gvk, object)?;
-    let Some(schema) = Schema::builtin(gvk) else {
-        return Ok(Vec::new());
-    };
     let cannot = |why: String| {
         let (kind, version) = (&gvk.kind, &gvk.version);
         Status::bad_request(format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
         ))
     };
-    let unknown = schema.decode(object).map_err(cannot)?;
+    let mut wrong = twice;
+    if let Some(schema) = Schema::builtin(gvk) {
+        wrong.extend(schema.decode(object).map_err(cannot)?);
+    }
     match mode {
-        FieldValidation::Strict if !unknown.is_empty() => Err(cannot(format!(
-            "strict decoding error: {}",
-            unknown.join(", ")
-        ))),
-        FieldValidation::Warn => Ok(unknown),
+        FieldValidation::Strict if !wrong.is_empty() => Err(cannot(strict(&wrong))),
+        FieldValidation::Warn => Ok(wrong),
         _ => Ok(Vec::new()),
     }
+}
+
+/// What `Strict` says of wrong fields.
+pub(crate) fn strict(wrong: &[String]) -> String {
+    format!("strict decoding error: {}", wrong.join(", "))
 }
 
 fn check_type(gvk: &Gvk, object: &mut Value) -> Result<(), Status> {

@@ -12,10 +12,10 @@ use keelson_schema::openapi::{self, Served};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::decode;
 use crate::negotiate::{self, Discovery};
 use crate::respond::{self, Style};
 use crate::state::{Server, no_such_resource};
+use crate::{decode, protobuf};
 
 /// Documents that were made once; emptied when the table changes.
 #[derive(Default)]
@@ -27,7 +27,7 @@ pub(crate) struct Documents {
 const KEEP_BELOW: usize = 256 * 1024;
 
 impl Documents {
-    fn get(&self, name: &str, make: impl FnOnce() -> Option<Value>) -> Option<(Bytes, String)> {
+    fn get(&self, name: &str, make: impl FnOnce() -> Option<Vec<u8>>) -> Option<(Bytes, String)> {
         if let Some(found) = self
             .made
             .lock()
@@ -36,7 +36,7 @@ impl Documents {
         {
             return Some(found.clone());
         }
-        let body = Bytes::from(make()?.to_string());
+        let body = Bytes::from(make()?);
         let etag = hex::encode_upper(Sha256::digest(&body));
         if body.len() < KEEP_BELOW {
             let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,8 @@ pub(crate) fn answer(
             "v2"
         }
     });
-    let made = server.documents.get(&name, || match (parts.as_slice(), aggregated) {
+    let made = server.documents.get(&name, || {
+ match (parts.as_slice(), aggregated) {
         (["api"], Some(v)) => Some(aggregate(&table, true, v)),
         (["apis"], Some(v)) => Some(aggregate(&table, false, v)),
         (["api"], None) => Some(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})),
@@ -79,7 +80,8 @@ pub(crate) fn answer(
         (["apis", name], _) => group(&table, name),
         (["apis", name, version], _) => resources(&table, name, version),
         _ => None,
-    });
+    }.map(|made: Value| made.to_string().into_bytes())
+});
     let (body, etag) = made.ok_or_else(no_such_resource)?;
     Ok(tagged(headers, &kind, body, &etag, style))
 }
@@ -369,35 +371,94 @@ pub(crate) fn openapi(
     style: Style,
 ) -> Result<Response<Body>, Status> {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
-    if !takes_json(accept) {
-        return Err(negotiate::not_acceptable());
-    }
     let table = server.table();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let made = server.documents.get(path, || match parts.as_slice() {
-        ["openapi", "v2"] => Some(openapi::v2(&served(&table))),
-        ["openapi", "v3"] => Some(openapi::v3_index(&served(&table))),
-        ["openapi", "v3", "api", version] => openapi::v3(&served(&table), "", version),
-        ["openapi", "v3", "apis", group, version] => openapi::v3(&served(&table), group, version),
-        _ => None,
+    let spec = spec(accept, parts.as_slice() == ["openapi", "v2"])?;
+    let name = format!("{path} {spec:?}");
+    let made = server.documents.get(&name, || {
+        let document = match parts.as_slice() {
+            ["openapi", "v2"] => openapi::v2(&served(&table)),
+            ["openapi", "v3"] => openapi::v3_index(&served(&table)),
+            ["openapi", "v3", "api", version] => openapi::v3(&served(&table), "", version)?,
+            ["openapi", "v3", "apis", group, version] => {
+                openapi::v3(&served(&table), group, version)?
+            }
+            _ => return None,
+        };
+        Some(match spec {
+            Spec::Json => document.to_string().into_bytes(),
+            Spec::Protobuf => protobuf::openapi::document(&document),
+        })
     });
     let (body, etag) = made.ok_or_else(no_such_resource)?;
-    Ok(tagged(headers, "application/json", body, &etag, style))
+    let kind = match spec {
+        Spec::Json => "application/json",
+        Spec::Protobuf => SPEC_V2,
+    };
+    Ok(tagged(headers, kind, body, &etag, style))
 }
 
-fn takes_json(accept: Option<&str>) -> bool {
+/// How an OpenAPI document is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spec {
+    Json,
+    Protobuf,
+}
+
+/// The document of version 2 as protobuf.
+const SPEC_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// What a client takes first; only the document of version 2 is to be had as protobuf.
+fn spec(accept: Option<&str>, v2: bool) -> Result<Spec, Status> {
     let Some(accept) = accept.filter(|a| !a.trim().is_empty()) else {
-        return true;
+        return Ok(Spec::Json);
     };
-    accept.split(',').any(|clause| {
-        let kind = clause.split(';').next().unwrap_or_default().trim();
-        matches!(kind, "application/json" | "application/*" | "*/*" | "*")
-    })
+    let of = |clause: &str| match clause.split(';').next().unwrap_or_default().trim() {
+        "application/json" | "application/*" | "*/*" | "*" => Some(Spec::Json),
+        // Clients write an `@` before the version, which a media type may not have.
+        kind if v2 && kind.replace('@', ".") == SPEC_V2 => Some(Spec::Protobuf),
+        _ => None,
+    };
+    accept
+        .split(',')
+        .find_map(of)
+        .ok_or_else(negotiate::not_acceptable)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn specs() {
+        for (accept, v2, want) in [
+            (None, true, Some(Spec::Json)),
+            (Some("application/json"), false, Some(Spec::Json)),
+            (
+                Some("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"),
+                true,
+                Some(Spec::Protobuf),
+            ),
+            (
+                Some("application/com.github.proto-openapi.spec.v2.v1.0+protobuf, */*"),
+                true,
+                Some(Spec::Protobuf),
+            ),
+            (
+                Some("application/com.github.proto-openapi.spec.v3@v1.0+protobuf"),
+                false,
+                None,
+            ),
+            (
+                Some("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"),
+                false,
+                None,
+            ),
+            (Some("text/html"), true, None),
+        ] {
+            assert_eq!(spec(accept, v2).ok(), want, "{accept:?}");
+        }
+    }
 
     #[test]
     fn versions_in_order() {

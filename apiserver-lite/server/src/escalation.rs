@@ -50,7 +50,7 @@ pub(crate) fn check(ctx: &Ctx, old: Option<&Value>, new: &Value) -> Result<(), S
     if may(ctx, "bind", plural, name) {
         return Ok(());
     }
-    let rules = ctx.server.read_rbac(|index| {
+    let rules = ctx.server.authority.read_rbac(|index| {
         index
             .role(kind, &ctx.info.namespace, name)
             .map(<[Rule]>::to_vec)
@@ -77,6 +77,7 @@ fn may(ctx: &Ctx, verb: &str, resource: &str, name: &str) -> bool {
 fn grant(ctx: &Ctx, new: &Value, rules: &[Rule]) -> Result<(), Status> {
     let lacking = ctx
         .server
+        .authority
         .read_rbac(|index| index.may_grant(&ctx.user, &ctx.info.namespace, rules));
     lacking.map_err(|why| Status::forbidden(GROUP, &ctx.row.plural, object::name(new), &why))
 }

@@ -16,6 +16,7 @@ mod decode;
 mod discovery;
 mod escalation;
 mod handler;
+mod limits;
 mod metrics;
 mod negotiate;
 mod object;
@@ -181,6 +182,7 @@ impl ApiServer {
         )
         .await?;
         caches::start(&server).await.map_err(stored)?;
+        server.tasks.spawn(bootstrap::keep(server.clone()));
         Ok(ApiServer { server })
     }
 

@@ -1,5 +1,5 @@
-//! Objects between the store and the wire. Stored: JSON without `resourceVersion`, in the form of the
-//! row's storage. Served: the row's own version, with the revision of the last write.
+//! Objects between the store and the wire. Stored: JSON without type and `resourceVersion`, metadata first,
+//! in the form of the row's storage. Served: the row's own version, with the revision of the last write.
 
 use bytes::Bytes;
 use keelson_api::{Resource, Scope, Status};
@@ -45,11 +45,50 @@ pub(crate) fn save(row: &Resource, object: &Value) -> Bytes {
     if let Some(convert) = row.convert {
         (convert.to_stored)(&mut value);
     }
-    if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.remove("resourceVersion");
-        meta.remove("selfLink");
+    let map = as_map(&mut value);
+    let mut meta = map.remove("metadata").unwrap_or_else(|| json!({}));
+    let inner = as_map(&mut meta);
+    inner.remove("resourceVersion");
+    inner.remove("selfLink");
+    map.remove("apiVersion");
+    map.remove("kind");
+    let rest = value.to_string();
+    let rest = rest.strip_prefix('{').filter(|rest| *rest != "}");
+    Bytes::from(match rest {
+        Some(rest) => format!("{STORED}{},{rest}", meta),
+        None => format!("{STORED}{}}}", meta),
+    })
+}
+
+/// What stored objects begin with: metadata, so that type and revision can be put in without parsing.
+const STORED: &str = "{\"metadata\":";
+
+/// A stored value as the row serves it, in JSON. It is only parsed where the row converts it.
+pub(crate) fn encoded(
+    row: &Resource,
+    kv: &KeyValue,
+    revision: Revision,
+) -> Result<Vec<u8>, Status> {
+    if let Some(spliced) = splice(row, &kv.value, revision) {
+        return Ok(spliced);
     }
-    Bytes::from(value.to_string())
+    let mut object = load(row, kv)?;
+    set_revision(&mut object, revision);
+    serde_json::to_vec(&object).map_err(Status::internal)
+}
+
+fn splice(row: &Resource, stored: &[u8], revision: Revision) -> Option<Vec<u8>> {
+    let fields = stored.strip_prefix(STORED.as_bytes())?.strip_prefix(b"{")?;
+    if row.convert.is_some() || fields.starts_with(b"}") {
+        return None;
+    }
+    let (version, kind) = (json!(row.api_version()), json!(row.kind));
+    let mut out = format!(
+        "{{\"apiVersion\":{version},\"kind\":{kind},\"metadata\":{{\"resourceVersion\":\"{revision}\","
+    )
+    .into_bytes();
+    out.extend_from_slice(fields);
+    Some(out)
 }
 
 /// Writes `apiVersion` and `kind`.
@@ -142,4 +181,57 @@ pub(crate) fn deleting(object: &Value) -> bool {
 /// A time as the API writes it: RFC 3339 in UTC, whole seconds.
 pub(crate) fn timestamp(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spliced_is_what_is_loaded() {
+        let table = keelson_api::builtin();
+        for (group, version, plural, object) in [
+            (
+                "",
+                "v1",
+                "configmaps",
+                json!({"metadata": {"name": "a", "resourceVersion": "3"}}),
+            ),
+            (
+                "",
+                "v1",
+                "configmaps",
+                json!({"metadata": {"name": "a"}, "data": {"\"metadata\":{": "\u{1f600}\n"}}),
+            ),
+            (
+                "apps",
+                "v1",
+                "deployments",
+                json!({"spec": {"template": {"metadata": {"name": "x"}}}, "metadata": {"uid": "u"}}),
+            ),
+            (
+                "autoscaling",
+                "v1",
+                "horizontalpodautoscalers",
+                json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3}}),
+            ),
+            ("", "v1", "configmaps", json!({"metadata": {}})),
+        ] {
+            let row = table.get(group, version, plural).expect(plural);
+            let kv = KeyValue {
+                key: "k".into(),
+                value: save(row, &object),
+                create_revision: 1,
+                mod_revision: 7,
+            };
+            let loaded = load(row, &kv).expect("loads");
+            assert_eq!(
+                loaded.pointer("/metadata/resourceVersion"),
+                Some(&json!("7"))
+            );
+            let spliced: Value =
+                serde_json::from_slice(&encoded(row, &kv, 7).expect("encodes")).expect("JSON");
+            assert_eq!(spliced, loaded);
+        }
+    }
 }

@@ -66,14 +66,11 @@ async fn token(ctx: &Ctx, review: &Value) -> Result<Value, Status> {
         .collect();
     Ok(
         match authn::user_from_token(&ctx.server, token, &audiences).await {
-            Ok(user) => {
-                let audiences = if audiences.is_empty() {
-                    vec![keelson_auth::token::ISSUER]
-                } else {
-                    audiences
-                };
-                json!({"authenticated": true, "user": user_info(&user), "audiences": audiences})
-            }
+            Ok(valid) => json!({
+                "authenticated": true,
+                "user": user_info(&valid.user),
+                "audiences": valid.audiences,
+            }),
             Err(why) => json!({"user": {}, "error": why}),
         },
     )
@@ -173,12 +170,9 @@ fn rules(ctx: &Ctx, review: &Value) -> Result<Value, Status> {
     }
     let allowed = ctx
         .server
+        .authority
         .read_rbac(|index| index.rules_for(&ctx.user, namespace));
     let (mut resource, mut path) = (Vec::new(), Vec::new());
-    if ctx.user.in_group("system:masters") {
-        resource.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
-        path.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
-    }
     for rule in &allowed.rules {
         if !rule.resources.is_empty() {
             let mut r = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});

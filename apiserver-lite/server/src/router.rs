@@ -107,6 +107,7 @@ async fn route(
         Err(_) if authz::public(&info) => User::anonymous(),
         user => authn::impersonate(server, user?, request.headers())?,
     };
+    let _place = server.limits.enter(&user, &info)?;
     authz::check(server, &user, &info)?;
     let style = style(request.headers(), &query);
     if !info.is_resource {
@@ -137,6 +138,9 @@ async fn route(
     check_scope(&ctx)?;
     if !ctx.info.subresource.is_empty() {
         return sub::run(&ctx, request).await;
+    }
+    if sub::is_binding(&ctx.row) {
+        return sub::bind(&ctx, request.into_body()).await;
     }
     if reviews::is_review(&ctx.row) {
         return reviews::run(&ctx, request.into_body()).await;

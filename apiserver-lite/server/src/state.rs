@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use keelson_admission::{Chain, Lookup};
 use keelson_api::{Resource, Status, Table};
 use keelson_auth::pki::Pki;
-use keelson_auth::{Attributes, Decision, User, node, rbac};
+use keelson_auth::{Attributes, Decision, User};
 use keelson_store::{Error as StoreError, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::Config;
 use crate::authn::TokenCache;
+use crate::authz::Authority;
 use crate::connect::Dialer;
 use crate::discovery::Documents;
+use crate::handler::watch::Lines;
 use crate::handler::{get, list};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 
 /// The server's state.
@@ -27,6 +30,12 @@ pub(crate) struct Server {
     pub(crate) store: Arc<dyn Store>,
     /// Certificates and token keys.
     pub(crate) pki: Arc<Pki>,
+    /// Who may do what.
+    pub(crate) authority: Arc<Authority>,
+    /// How many requests may be in flight.
+    pub(crate) limits: Limits,
+    /// Encoded events of watches.
+    pub(crate) lines: Lines,
     /// Admission plugins.
     pub(crate) chain: Chain,
     /// Counters.
@@ -42,8 +51,6 @@ pub(crate) struct Server {
     /// What runs in the background.
     pub(crate) tasks: TaskTracker,
     table: RwLock<Arc<Table>>,
-    rbac: RwLock<rbac::Index>,
-    graph: RwLock<node::Graph>,
 }
 
 impl Server {
@@ -54,11 +61,18 @@ impl Server {
         pki: Arc<Pki>,
         dialer: Dialer,
     ) -> Server {
+        let authority = Arc::new(Authority::default());
+        let asked = authority.clone();
         Server {
             config,
             store,
             pki,
-            chain: Chain::standard(),
+            authority,
+            limits: Limits::default(),
+            lines: Lines::default(),
+            chain: Chain::standard_with(Arc::new(move |user, attributes| {
+                asked.authorize(user, attributes)
+            })),
             metrics: Metrics::new(),
             tokens: TokenCache::default(),
             dialer,
@@ -66,8 +80,6 @@ impl Server {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             table: RwLock::new(Arc::new(keelson_api::builtin())),
-            rbac: RwLock::default(),
-            graph: RwLock::default(),
         }
     }
 
@@ -92,48 +104,9 @@ impl Server {
             .ok_or_else(no_such_resource)
     }
 
-    /// Changes the index of roles and bindings.
-    pub(crate) fn with_rbac(&self, change: impl FnOnce(&mut rbac::Index)) {
-        change(&mut self.rbac.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Changes the graph of what nodes may see.
-    pub(crate) fn with_graph(&self, change: impl FnOnce(&mut node::Graph)) {
-        change(&mut self.graph.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Reads the index of roles and bindings.
-    pub(crate) fn read_rbac<T>(&self, read: impl FnOnce(&rbac::Index) -> T) -> T {
-        read(&self.rbac.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Asks the authorizers in turn: the privileged group, Node, RBAC.
+    /// Asks the authorizers.
     pub(crate) fn authorize(&self, user: &User, attributes: &Attributes) -> Decision {
-        if user.in_group("system:masters") {
-            return Decision::Allow("the group system:masters may do everything".to_owned());
-        }
-        let by_node = node::authorize(
-            &self.graph.read().unwrap_or_else(PoisonError::into_inner),
-            user,
-            attributes,
-        );
-
-        match by_node {
-            Decision::NoOpinion(ref why) => {
-                match self.read_rbac(|index| index.authorize(user, attributes)) {
-                    Decision::NoOpinion(other) => Decision::NoOpinion(join(why, &other)),
-                    decided => decided,
-                }
-            }
-            decided => decided,
-        }
-    }
-}
-
-fn join(a: &str, b: &str) -> String {
-    match (a.is_empty(), b.is_empty()) {
-        (false, false) => format!("{a}, {b}"),
-        _ => format!("{a}{b}"),
+        self.authority.authorize(user, attributes)
     }
 }
 

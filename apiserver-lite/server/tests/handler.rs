@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use keelson_auth::User;
 use serde_json::{Value, json};
-use support::{Caller, bed, start};
+use support::{Caller, again, bed};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -431,11 +431,10 @@ async fn allocates_without_doubles_or_leaks() {
 async fn allocations_outlive_a_restart() {
     let bed = bed().await;
     let before: BTreeSet<(String, u64)> = create_many(&bed.admin(), 8).await.into_iter().collect();
-    let support::Bed { server, dir } = bed;
+    let support::Bed { server, store, dir } = bed;
     server.stop().await;
-    drop(server);
-    let server = start(dir.path()).await;
-    let bed = support::Bed { server, dir };
+    drop((server, store));
+    let bed = again(dir).await;
     let c = bed.admin();
     let (_, list) = c.get(SERVICES).await;
     let after: BTreeSet<(String, u64)> = list["items"]

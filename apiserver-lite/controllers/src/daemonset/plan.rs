@@ -8,7 +8,6 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, D
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
-use serde_json::json;
 
 use super::placement::{bind, fits, node_of};
 use crate::action::{Action, Target};
@@ -74,7 +73,11 @@ pub fn plan(set: &DaemonSet, around: &Around, now: Timestamp) -> Outcome {
     }
     let status = status(set, &places, hash, &well);
     if set.status.as_ref() != Some(&status) {
-        actions.push(Action::status(Target::of(set), json!(status)));
+        actions.push(Action::whole_status(
+            Target::of(set),
+            set.status.as_ref(),
+            &status,
+        ));
     }
     let ages = places
         .iter()
@@ -135,7 +138,7 @@ fn manage(set: &DaemonSet, spec: &DaemonSetSpec, places: &[Place<'_>], hash: &st
             let mut pod = child(set, Some(&template));
             let labels = pod.metadata.labels.get_or_insert_default();
             labels.insert(HASH.into(), hash.into());
-            actions.push(Action::create(&pod));
+            actions.push(Action::create_told(&pod, Target::of(set)));
         } else {
             // An ended one is made anew when it is gone.
             actions.extend(ended.into_iter().filter_map(delete));

@@ -24,7 +24,9 @@ fn node(name: &str, edit: impl Fn(&mut Value)) -> Arc<Node> {
 
 fn steps(outcome: &Outcome) -> String {
     let step = |a: &Action| match a {
-        Action::Create { resource, object } if resource.kind == "Pod" => {
+        Action::Create {
+            resource, object, ..
+        } if resource.kind == "Pod" => {
             let pod: Pod = from_value(object.clone()).expect("pod");
             Some(format!("+{}", placement::node_of(&pod).expect("bound")))
         }
@@ -105,9 +107,9 @@ fn pods_are_kept_and_replaced() {
         .actions
         .iter()
         .find_map(|a| match a {
-            Action::Create { resource, object } if resource.kind == "ControllerRevision" => {
-                from_value(object.clone()).ok()
-            }
+            Action::Create {
+                resource, object, ..
+            } if resource.kind == "ControllerRevision" => from_value(object.clone()).ok(),
             _ => None,
         })
         .expect("revision");

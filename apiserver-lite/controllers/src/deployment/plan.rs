@@ -60,17 +60,23 @@ pub fn plan(
             .max()
             .unwrap_or(0)
             + 1;
-        if !paused || new.is_some() {
-            let number = new
-                .filter(|_| paused)
-                .map_or(number, |n| template::revision(n.annotations()));
-            actions.extend(number_sets(deployment, new, number, &bounds));
-        }
+        let number = match new {
+            Some(new) if paused => template::revision(new.annotations()),
+            _ => number,
+        };
+        let (number, numbered) = number_set(deployment, new, number);
         if new.is_none() && !paused && rollout::may_create(spec, &old, running) {
             return create(deployment, spec, &old, number, &bounds, actions, now);
         }
-        for scale in rollout::decide(deployment, spec, &mut new, &old, running, &bounds) {
-            actions.extend(scaled(deployment, &scale, &bounds));
+        // A ReplicaSet that is numbered anew comes back as another version: its size is decided then.
+        if numbered.is_none() {
+            for scale in rollout::decide(deployment, spec, &mut new, &old, running, &bounds) {
+                actions.extend(scaled(deployment, &scale, &bounds));
+            }
+        }
+        actions.extend(numbered);
+        if new.is_some() {
+            actions.extend(number_deployment(deployment, number));
         }
         if status::complete(deployment, new, &old) {
             actions.extend(clean_up(spec, &old));
@@ -103,32 +109,21 @@ fn adopt(deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> Vec<Action> {
     adopt.collect()
 }
 
-/// Keeps the revision's number and the copied annotations on the new ReplicaSet and on the Deployment.
-fn number_sets(
+/// The number that the new ReplicaSet has, and what puts it and the copied annotations there.
+fn number_set(
     deployment: &Deployment,
     new: Option<&ReplicaSet>,
     number: u64,
-    bounds: &Bounds,
-) -> Vec<Action> {
-    let mut actions = Vec::new();
-    let Some(new) = new else { return actions };
+) -> (u64, Option<Action>) {
+    let Some(new) = new else {
+        return (number, None);
+    };
     let number = number.max(template::revision(new.annotations()));
-    let want = template::annotations(
-        deployment,
-        Some(new),
-        number,
-        bounds.replicas,
-        bounds.most(),
-    );
+    let want = template::annotations(deployment, Some(new), number);
     let differing = differing(new.annotations(), &want);
-    if !differing.is_empty() {
-        actions.push(Action::patch(
-            Target::of(new),
-            json!({"metadata": {"annotations": differing}}),
-        ));
-    }
-    actions.extend(number_deployment(deployment, number));
-    actions
+    let patch = json!({"metadata": {"annotations": differing}});
+    let action = (!differing.is_empty()).then(|| Action::patch(Target::of(new), patch));
+    (number, action)
 }
 
 fn number_deployment(deployment: &Deployment, number: u64) -> Option<Action> {
@@ -187,18 +182,14 @@ fn create(
         .match_labels
         .get_or_insert_default()
         .insert(HASH.into(), hash);
+    let mut annotations = template::annotations(deployment, None, number);
+    annotations.extend(template::sizes(bounds.replicas, bounds.most()));
     let set = ReplicaSet {
         metadata: ObjectMeta {
             name: Some(name.clone()),
             namespace: deployment.namespace(),
             labels: pods.metadata.as_ref().and_then(|m| m.labels.clone()),
-            annotations: Some(template::annotations(
-                deployment,
-                None,
-                number,
-                bounds.replicas,
-                bounds.most(),
-            )),
+            annotations: Some(annotations),
             owner_references: Some(vec![reference(deployment)]),
             ..ObjectMeta::default()
         },
@@ -232,8 +223,8 @@ fn event(deployment: &Deployment, message: String) -> Action {
 
 fn scaled(deployment: &Deployment, scale: &Scale<'_>, bounds: &Bounds) -> Vec<Action> {
     let is = rollout::size(scale.set);
-    let mut patch = json!({"metadata": {"annotations": {
-        template::DESIRED: bounds.replicas.to_string(), template::MAX: bounds.most().to_string()}}});
+    let noted = BTreeMap::from(template::sizes(bounds.replicas, bounds.most()));
+    let mut patch = json!({"metadata": {"annotations": noted}});
     if is == scale.to {
         return vec![Action::patch(Target::of(scale.set), patch)];
     }

@@ -81,13 +81,19 @@ pub(super) fn revision(annotations: &BTreeMap<String, String>) -> u64 {
         .unwrap_or(0)
 }
 
+/// Annotations that note how far a ReplicaSet was scaled, for a later proportional scaling.
+pub(super) fn sizes(replicas: i32, most: i32) -> [(String, String); 2] {
+    [
+        (DESIRED.to_owned(), replicas.to_string()),
+        (MAX.to_owned(), most.to_string()),
+    ]
+}
+
 /// Annotations that the new ReplicaSet is to have, beside those it has already.
 pub(super) fn annotations(
     deployment: &Deployment,
     set: Option<&ReplicaSet>,
     number: u64,
-    replicas: i32,
-    most: i32,
 ) -> BTreeMap<String, String> {
     let copied = deployment
         .annotations()
@@ -95,8 +101,6 @@ pub(super) fn annotations(
         .filter(|(k, _)| !NOT_COPIED.contains(&k.as_str()));
     let mut all: BTreeMap<String, String> = copied.map(|(k, v)| (k.clone(), v.clone())).collect();
     all.insert(REVISION.into(), number.to_string());
-    all.insert(DESIRED.into(), replicas.to_string());
-    all.insert(MAX.into(), most.to_string());
     if let Some(set) = set {
         let (old, history) = (revision(set.annotations()), set.annotations().get(HISTORY));
         if old != 0 && old != number {

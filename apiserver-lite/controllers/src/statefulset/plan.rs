@@ -10,7 +10,6 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
-use serde_json::json;
 
 use super::identity;
 use crate::action::{Action, Target};
@@ -197,7 +196,7 @@ impl Plan<'_> {
             None => (&self.spec.template, &self.update),
         };
         let pod = identity::pod(self.set, ordinal, template, name);
-        actions.push(Action::create(&pod));
+        actions.push(Action::create_told(&pod, Target::of(self.set)));
         actions
     }
 

@@ -21,9 +21,9 @@ fn revision(image: &str) -> (Arc<ControllerRevision>, String) {
         Timestamp::UNIX_EPOCH,
     );
     let found = outcome.actions.iter().find_map(|a| match a {
-        Action::Create { resource, object } if resource.kind == "ControllerRevision" => {
-            Some(object.clone())
-        }
+        Action::Create {
+            resource, object, ..
+        } if resource.kind == "ControllerRevision" => Some(object.clone()),
         _ => None,
     });
     let revision: ControllerRevision = from_value(found.expect("revision")).expect("revision");
@@ -50,9 +50,12 @@ fn pod(text: &str, new: &str, old: &str) -> Arc<Pod> {
 
 fn steps(outcome: &Outcome) -> String {
     let step = |a: &Action| match a {
-        Action::Create { resource, object } if resource.kind != "ControllerRevision" => Some(
-            format!("+{}", object["metadata"]["name"].as_str().expect("name")),
-        ),
+        Action::Create {
+            resource, object, ..
+        } if resource.kind != "ControllerRevision" => Some(format!(
+            "+{}",
+            object["metadata"]["name"].as_str().expect("name")
+        )),
         Action::Delete { target, .. } if target.resource.kind == "Pod" => {
             Some(format!("-{}", target.key.name))
         }
@@ -163,7 +166,9 @@ fn below_the_partition_pods_are_made_as_they_were() {
         .actions
         .iter()
         .find_map(|a| match a {
-            Action::Create { resource, object } if resource.kind == "Pod" => Some(object.clone()),
+            Action::Create {
+                resource, object, ..
+            } if resource.kind == "Pod" => Some(object.clone()),
             _ => None,
         })
         .expect("pod");

@@ -67,6 +67,7 @@ async fn create_once(ctx: &Ctx, mut object: Value, managed: Managed) -> Result<V
     if let Some(prepare) = strategy.prepare_create {
         prepare(&mut object);
     }
+    set_requester(ctx, &mut object);
     let mut causes = write::validate_meta(row, &object);
     causes.extend(strategy.validate.map(|f| f(&object)).unwrap_or_default());
     if !causes.is_empty() {
@@ -88,6 +89,25 @@ async fn create_once(ctx: &Ctx, mut object: Value, managed: Managed) -> Result<V
         }
         Err(Lost::Race(_)) => Err(Status::already_exists(&row.group, &row.plural, &name)),
         Err(Lost::Refused(status)) => Err(status),
+    }
+}
+
+/// A certificate signing request says who asks, and that is the server's to say: approvers go by it.
+fn set_requester(ctx: &Ctx, object: &mut Value) {
+    if (&*ctx.row.group, &*ctx.row.plural) != ("certificates.k8s.io", "certificatesigningrequests")
+    {
+        return;
+    }
+    let user = &ctx.user;
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+        for (field, value) in [
+            ("username", json!(user.name)),
+            ("uid", json!(user.uid)),
+            ("groups", json!(user.groups)),
+            ("extra", json!(user.extra)),
+        ] {
+            spec.insert(field.to_owned(), value);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ impl Filter {
             .get("labelSelector")
             .map(Labels::parse)
             .transpose()
-            .map_err(|why| Status::bad_request(format!("unable to parse requirement: {why}")))?;
+            .map_err(Status::bad_request)?;
         let fields = ctx
             .query
             .get("fieldSelector")

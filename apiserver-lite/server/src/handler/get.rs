@@ -12,7 +12,13 @@ use crate::state::{Server, store_error};
 
 /// Answers with the newest state of an object.
 pub(crate) async fn run(ctx: &Ctx) -> Result<Response<Body>, Status> {
-    let (_, object) = load(&ctx.server, &ctx.row, &ctx.info.namespace, &ctx.info.name).await?;
+    let (row, info) = (&ctx.row, &ctx.info);
+    if ctx.verbatim() {
+        let kv = stored(&ctx.server, row, &info.namespace, &info.name).await?;
+        let kv = kv.ok_or_else(|| ctx.not_found())?;
+        return Ok(ctx.json(object::encoded(row, &kv, kv.mod_revision)?));
+    }
+    let (_, object) = load(&ctx.server, row, &info.namespace, &info.name).await?;
     Ok(ctx.answer(200, object))
 }
 
@@ -35,17 +41,22 @@ pub(crate) async fn find(
     ns: &str,
     name: &str,
 ) -> Result<Option<(KeyValue, Value)>, Status> {
-    if name.is_empty() || name.contains('/') {
-        return Ok(None);
-    }
-    let Some(kv) = server
-        .store
-        .get(&object::key(row, ns, name))
-        .await
-        .map_err(store_error)?
-    else {
+    let Some(kv) = stored(server, row, ns, name).await? else {
         return Ok(None);
     };
     let object = object::load(row, &kv)?;
     Ok(Some((kv, object)))
+}
+
+async fn stored(
+    server: &Server,
+    row: &Resource,
+    ns: &str,
+    name: &str,
+) -> Result<Option<KeyValue>, Status> {
+    if name.is_empty() || name.contains('/') {
+        return Ok(None);
+    }
+    let key = object::key(row, ns, name);
+    server.store.get(&key).await.map_err(store_error)
 }

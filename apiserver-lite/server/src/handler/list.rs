@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
 use keelson_api::{Cause, Resource, Status};
-use keelson_store::{Range, Revision};
+use keelson_store::{KeyValue, Range, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ const CHUNK: usize = 500;
 struct Continue {
     /// Marks the token as one of ours.
     v: String,
-    /// The revision of the first page.
+    /// The revision of the first page; 0: that is gone, and the list goes on with what is there now.
     rv: Revision,
     /// The last key looked at.
     after: String,
@@ -31,34 +31,82 @@ struct Continue {
 const TOKEN_VERSION: &str = "keelson/v1";
 
 /// A page of objects.
-pub(crate) struct Listed {
+pub(crate) struct Listed<T = Value> {
     /// The objects, as the row serves them.
-    pub(crate) items: Vec<Value>,
+    pub(crate) items: Vec<T>,
     /// The revision they show.
     pub(crate) revision: Revision,
     token: String,
     remaining: Option<u64>,
 }
 
+impl<T> Listed<T> {
+    /// The list's metadata.
+    fn meta(&self) -> Value {
+        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        if !self.token.is_empty() {
+            meta["continue"] = json!(self.token);
+        }
+        if let Some(remaining) = self.remaining {
+            meta["remainingItemCount"] = json!(remaining);
+        }
+        meta
+    }
+}
+
 /// Answers a list.
 pub(crate) async fn run(ctx: &Ctx) -> Result<Response<Body>, Status> {
     let filter = Filter::of(ctx)?;
     let range = range(ctx).await?;
-    let listed = pages(&ctx.server, &ctx.row, &filter, range).await?;
-    let mut meta = json!({"resourceVersion": listed.revision.to_string()});
-    if !listed.token.is_empty() {
-        meta["continue"] = json!(listed.token);
+    let after = range.after.clone();
+    let row = &ctx.row;
+    let answered = if ctx.verbatim() && filter.is_empty() {
+        let encoded = |kv: &KeyValue| object::encoded(row, kv, kv.mod_revision).map(Some);
+        let listed = read(&ctx.server, true, range, encoded).await;
+        listed.map(|listed| ctx.json(joined(row, &listed)))
+    } else {
+        let listed = pages(&ctx.server, row, &filter, range).await;
+        listed.map(|listed| ctx.answer(200, list(row, &listed.meta(), listed.items)))
+    };
+    match (answered, after) {
+        (Err(status), Some(after)) if status.code == 410 => Ok(go_on(ctx, after)),
+        (answered, _) => answered,
     }
-    if let Some(remaining) = listed.remaining {
-        meta["remainingItemCount"] = json!(remaining);
-    }
-    let list = json!({
-        "apiVersion": ctx.row.api_version(),
-        "kind": ctx.row.list_kind,
+}
+
+fn list(row: &Resource, meta: &Value, items: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": row.api_version(),
+        "kind": row.list_kind,
         "metadata": meta,
-        "items": listed.items,
-    });
-    Ok(ctx.answer(200, list))
+        "items": items,
+    })
+}
+
+/// A list of items that are encoded already.
+fn joined(row: &Resource, listed: &Listed<Vec<u8>>) -> Vec<u8> {
+    let (version, kind) = (json!(row.api_version()), json!(row.list_kind));
+    let meta = listed.meta();
+    let mut out =
+        format!("{{\"apiVersion\":{version},\"kind\":{kind},\"metadata\":{meta},\"items\":[")
+            .into_bytes();
+    out.extend(listed.items.join(&b','));
+    out.extend(b"]}");
+    out
+}
+
+/// 410 for a page of a revision that is gone, with a token that goes on in what is there now.
+fn go_on(ctx: &Ctx, after: String) -> Response<Body> {
+    let status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+         without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+         results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+         modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    let (v, rv) = (TOKEN_VERSION.to_owned(), 0);
+    let mut value = status.to_value();
+    value["metadata"] = json!({"continue": token(&Continue { v, rv, after })});
+    ctx.plain(status.code, &value)
 }
 
 /// All objects of a row, now.
@@ -81,10 +129,24 @@ pub(crate) async fn pages(
     filter: &Filter,
     range: Range,
 ) -> Result<Listed, Status> {
+    let matching = |kv: &KeyValue| {
+        let object = object::load(row, kv)?;
+        Ok(Some(object).filter(|o| filter.matches(row, o)))
+    };
+    read(server, filter.is_empty(), range, matching).await
+}
+
+/// Reads until the page is full of what `take` makes of the keys. `whole` says that it takes every key.
+pub(crate) async fn read<T>(
+    server: &Server,
+    whole: bool,
+    range: Range,
+    mut take: impl FnMut(&KeyValue) -> Result<Option<T>, Status>,
+) -> Result<Listed<T>, Status> {
     let mut items = Vec::new();
     let mut after = range.after.clone();
     let mut revision = range.revision;
-    let chunk = if filter.is_empty() || range.limit == 0 {
+    let chunk = if whole || range.limit == 0 {
         range.limit
     } else {
         range.limit.max(CHUNK)
@@ -100,29 +162,26 @@ pub(crate) async fn pages(
         revision = Some(page.revision);
         let count = page.items.len();
         for (index, kv) in page.items.into_iter().enumerate() {
-            let object = object::load(row, &kv)?;
+            items.extend(take(&kv)?);
             after = Some(kv.key);
-            if filter.matches(row, &object) {
-                items.push(object);
-            }
             if range.limit > 0 && items.len() == range.limit {
                 let remaining = page.remaining + (count - index - 1) as u64;
-                return Ok(listed(filter, items, page.revision, after, remaining));
+                return Ok(listed(whole, items, page.revision, after, remaining));
             }
         }
         if page.remaining == 0 {
-            return Ok(listed(filter, items, page.revision, after, 0));
+            return Ok(listed(whole, items, page.revision, after, 0));
         }
     }
 }
 
-fn listed(
-    filter: &Filter,
-    items: Vec<Value>,
+fn listed<T>(
+    whole: bool,
+    items: Vec<T>,
     revision: Revision,
     after: Option<String>,
     remaining: u64,
-) -> Listed {
+) -> Listed<T> {
     let token = match after {
         Some(after) if remaining > 0 => token(&Continue {
             v: TOKEN_VERSION.to_owned(),
@@ -131,7 +190,7 @@ fn listed(
         }),
         _ => String::new(),
     };
-    let remaining = (remaining > 0 && filter.is_empty()).then_some(remaining);
+    let remaining = (remaining > 0 && whole).then_some(remaining);
     Listed {
         items,
         revision,
@@ -150,7 +209,7 @@ fn read_token(text: &str, prefix: &str) -> Result<Continue, Status> {
         .decode(text.trim_end_matches('='))
         .map_err(|_| invalid())?;
     let at: Continue = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
-    if at.v != TOKEN_VERSION || at.rv == 0 || !at.after.starts_with(prefix) {
+    if at.v != TOKEN_VERSION || !at.after.starts_with(prefix) {
         return Err(invalid());
     }
     Ok(at)
@@ -173,7 +232,7 @@ async fn range(ctx: &Ctx) -> Result<Range, Status> {
             prefix,
             after: Some(at.after),
             limit,
-            revision: Some(at.rv),
+            revision: Some(at.rv).filter(|rv| *rv != 0),
         });
     }
     let exact = match ctx.query.get("resourceVersionMatch") {
@@ -266,10 +325,9 @@ pub(crate) fn too_large(asked: Revision, now: Revision) -> Status {
 
 fn list_error(error: keelson_store::Error) -> Status {
     match error {
-        keelson_store::Error::Compacted { .. } => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. \
-             You must start a new list without the continue parameter.",
-        ),
+        keelson_store::Error::Compacted { .. } => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
         other => store_error(other),
     }
 }

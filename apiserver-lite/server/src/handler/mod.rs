@@ -72,14 +72,21 @@ impl Ctx {
     pub(crate) async fn object(&self, body: Body) -> Result<Value, Status> {
         let bytes = decode::read(body).await?;
         let mut object = decode::parse(&self.content_type, &bytes)?;
-        self.conform(&mut object)?;
+        let mode = self.field_validation()?;
+        let twice = decode::duplicates(&bytes, mode);
+        self.warn(decode::conform(&self.row, &mut object, twice, mode)?);
         Ok(object)
+    }
+
+    /// `fieldValidation`.
+    pub(crate) fn field_validation(&self) -> Result<FieldValidation, Status> {
+        FieldValidation::parse(self.query.get("fieldValidation"))
     }
 
     /// Checks an object against the row's schema as `fieldValidation` asks for.
     pub(crate) fn conform(&self, object: &mut Value) -> Result<(), Status> {
-        let mode = FieldValidation::parse(self.query.get("fieldValidation"))?;
-        self.warn(decode::conform(&self.row, object, mode)?);
+        let mode = self.field_validation()?;
+        self.warn(decode::conform(&self.row, object, Vec::new(), mode)?);
         Ok(())
     }
 
@@ -98,8 +105,9 @@ impl Ctx {
             version: version.into(),
             kind: kind.into(),
         };
-        let mode = FieldValidation::parse(self.query.get("fieldValidation"))?;
-        self.warn(decode::conform_as(&gvk, &mut object, mode)?);
+        let mode = self.field_validation()?;
+        let twice = decode::duplicates(&bytes, mode);
+        self.warn(decode::conform_as(&gvk, &mut object, twice, mode)?);
         Ok(object)
     }
 
@@ -108,6 +116,17 @@ impl Ctx {
         let include = self.query.get("includeObject");
         let value = table::shape(&self.row, self.form, include, object, self.now);
         respond::value(code, &value, self.style)
+    }
+
+    /// Whether the answer is what is stored, as compact JSON.
+    pub(crate) fn verbatim(&self) -> bool {
+        self.form == Form::Plain && !self.style.pretty && !self.style.yaml
+    }
+
+    /// Answers with JSON that is encoded already.
+    pub(crate) fn json(&self, mut body: Vec<u8>) -> Response<Body> {
+        body.push(b'\n');
+        respond::bytes(200, "application/json", body.into(), self.style.gzip)
     }
 
     /// Answers with a value as it is.

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
+use json_patch::{AddOperation, PatchOperation};
 use keelson_api::{Cause, Status};
 use keelson_schema::apply::{self, ApplyError};
 use keelson_schema::{PatchError, json_merge};
@@ -11,6 +12,7 @@ use serde_json::Value;
 use super::create::{self, Managed};
 use super::write::{self, Change, Part};
 use super::{Ctx, fields, get};
+use crate::decode::FieldValidation;
 use crate::{decode, object};
 
 /// Most operations in one JSON patch (upstream's limit).
@@ -84,6 +86,7 @@ pub(crate) async fn part(
         return Err(super::method_not_allowed(ctx));
     }
     let body = decode::read(body).await?;
+    check_duplicates(ctx, &body)?;
     match Patch::parse(&ctx.content_type, &body)? {
         Patch::Apply(applied) => server_side_apply(ctx, applied, part, sub).await,
         patch => {
@@ -98,6 +101,17 @@ pub(crate) async fn part(
     }
 }
 
+/// Fields that stand twice in the patch itself.
+fn check_duplicates(ctx: &Ctx, body: &[u8]) -> Result<(), Status> {
+    let mode = ctx.field_validation()?;
+    let twice = decode::duplicates(body, mode);
+    if mode == FieldValidation::Strict && !twice.is_empty() {
+        return Err(Status::bad_request(decode::strict(&twice)));
+    }
+    ctx.warn(twice);
+    Ok(())
+}
+
 /// The live object with a patch applied, checked against the schema.
 fn patched(ctx: &Ctx, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let mut new = apply_patch(ctx, patch, old)?;
@@ -109,7 +123,7 @@ fn patched(ctx: &Ctx, patch: &Patch, old: &Value) -> Result<Value, Status> {
 pub(crate) fn apply_patch(ctx: &Ctx, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let mut new = old.clone();
     match patch {
-        Patch::Json(patch) => json_patch::patch(&mut new, patch).map_err(|e| {
+        Patch::Json(patch) => operate(&mut new, patch).map_err(|e| {
             let path = e.path.to_string();
             Status::new(
                 422,
@@ -140,6 +154,26 @@ pub(crate) fn apply_patch(ctx: &Ctx, patch: &Patch, old: &Value) -> Result<Value
         Patch::Apply(_) => return Err(Status::bad_request("an apply patch cannot be used here")),
     }
     Ok(new)
+}
+
+/// Carries out the operations of a JSON patch. As upstream's, a `replace` of a member that is not there adds it
+/// (RFC 6902 4.3 would refuse): `kubectl rollout undo` replaces annotations, which may be none.
+fn operate(object: &mut Value, patch: &json_patch::Patch) -> Result<(), json_patch::PatchError> {
+    for operation in &patch.0 {
+        let mut operation = operation.clone();
+        if let PatchOperation::Replace(replace) = &operation {
+            let parent = replace.path.as_str().rsplit_once('/').map(|(p, _)| p);
+            let parent = parent.and_then(|p| object.pointer(p));
+            if parent.is_some_and(Value::is_object) {
+                operation = PatchOperation::Add(AddOperation {
+                    path: replace.path.clone(),
+                    value: replace.value.clone(),
+                });
+            }
+        }
+        json_patch::patch(object, std::slice::from_ref(&operation))?;
+    }
+    Ok(())
 }
 
 trait WithCause {
@@ -288,4 +322,27 @@ fn apply_error(ctx: &Ctx, error: ApplyError) -> Status {
         })
         .collect();
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn replacing_what_is_not_there() {
+        for (object, path, want) in [
+            (json!({"a": {}}), "/a/b", Some(json!({"a": {"b": 1}}))),
+            (json!({"a": {"b": 2}}), "/a/b", Some(json!({"a": {"b": 1}}))),
+            (json!({"a": [2]}), "/a/0", Some(json!({"a": [1]}))),
+            (json!({"a": [2]}), "/a/1", None),
+            (json!({}), "/a/b", None),
+        ] {
+            let patch = json!([{"op": "replace", "path": path, "value": 1}]);
+            let patch = json_patch(patch.to_string().as_bytes()).expect("a patch");
+            let mut new = object.clone();
+            let done = operate(&mut new, &patch).is_ok().then_some(new);
+            assert_eq!(done, want, "{object} {path}");
+        }
+    }
 }

@@ -3,6 +3,8 @@
 //! An event of the store becomes an event of the watch by what the watcher's selectors say of the state
 //! before and after: an object that enters is ADDED, one that leaves is DELETED.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,14 +12,14 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use http::{HeaderValue, Response, header};
 use keelson_api::{Cause, Resource, Status};
-use keelson_store::{Error as StoreError, Event, Range, Revision, Watch, WatchMessage};
+use keelson_store::{Error as StoreError, Event, KeyValue, Range, Revision, Watch, WatchMessage};
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Ctx;
 use super::filter::Filter;
-use super::list::{self, Listed};
+use super::list;
 use crate::negotiate::Form;
 use crate::object;
 use crate::state::store_error;
@@ -32,22 +34,23 @@ const INITIAL_END: &str = "k8s.io/initial-events-end";
 
 /// Answers a watch.
 pub(crate) async fn run(ctx: &Ctx) -> Result<Response<Body>, Status> {
-    let filter = Filter::of(ctx)?;
     let plan = Plan::of(ctx)?;
+    let mut watcher = Watcher {
+        ctx: ctx.clone(),
+        filter: Filter::of(ctx)?,
+        bookmarks: plan.bookmarks,
+        columns_sent: false,
+    };
     let prefix = object::prefix(&ctx.row, &ctx.info.namespace);
-    let (initial, from) = match plan.from {
+    let (first, from) = match plan.from {
         Some(revision) => {
             list::not_future(&ctx.server, revision).await?;
-            (None, revision)
+            (Vec::new(), revision)
         }
+        None if plan.initial => watcher.initial(&prefix, plan.mark_end).await?,
         None => {
-            let range = Range {
-                prefix: prefix.clone(),
-                ..Range::default()
-            };
-            let listed = list::pages(&ctx.server, &ctx.row, &filter, range).await?;
-            let revision = listed.revision;
-            (Some(listed), revision)
+            let revision = ctx.server.store.revision().await.map_err(store_error)?;
+            (Vec::new(), revision)
         }
     };
     let live = match ctx.server.store.watch(&prefix, from).await {
@@ -55,13 +58,7 @@ pub(crate) async fn run(ctx: &Ctx) -> Result<Response<Body>, Status> {
         Err(error @ StoreError::Compacted { .. }) => stream::iter([Err(error)]).boxed(),
         Err(error) => return Err(store_error(error)),
     };
-    let watcher = Watcher {
-        ctx: ctx.clone(),
-        filter,
-        bookmarks: plan.bookmarks,
-        columns_sent: false,
-    };
-    Ok(stream_response(events(watcher, plan, initial, live)))
+    Ok(stream_response(events(watcher, plan.lasts, first, live)))
 }
 
 /// What a watch asks for.
@@ -137,28 +134,56 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// The lines of the state as it was when the watch began.
-    fn initial(&mut self, listed: Listed, plan: &Plan) -> Vec<Bytes> {
-        let mut lines = Vec::new();
-        if plan.initial {
-            lines.extend(
-                listed
-                    .items
-                    .into_iter()
-                    .map(|item| self.line("ADDED", item)),
-            );
+    /// The lines of the state as it is when the watch begins, and its revision.
+    async fn initial(
+        &mut self,
+        prefix: &str,
+        mark_end: bool,
+    ) -> Result<(Vec<Bytes>, Revision), Status> {
+        let server = self.ctx.server.clone();
+        let range = Range {
+            prefix: prefix.to_owned(),
+            ..Range::default()
+        };
+        let listed = list::read(&server, true, range, |kv| self.first(kv)).await?;
+        let (mut lines, revision) = (listed.items, listed.revision);
+        if mark_end {
+            lines.push(self.bookmark(revision, true));
         }
-        if plan.mark_end {
-            lines.push(self.bookmark(listed.revision, true));
+        Ok((lines, revision))
+    }
+
+    fn first(&mut self, kv: &KeyValue) -> Result<Option<Bytes>, Status> {
+        let row = self.ctx.row.clone();
+        if self.ctx.form == Form::Plain && self.filter.is_empty() {
+            let object = object::encoded(&row, kv, kv.mod_revision)?;
+            return Ok(Some(framed("ADDED", &object)));
         }
-        lines
+        let object = Some(object::load(&row, kv)?).filter(|o| self.filter.matches(&row, o));
+        Ok(object.map(|object| self.line("ADDED", object)))
     }
 
     /// The line of a store event, if the watcher is to see it.
     fn event(&mut self, event: &Event) -> Result<Option<Bytes>, Status> {
         let row = self.ctx.row.clone();
-        let seen = transform(&row, &self.filter, event)?;
-        Ok(seen.map(|(kind, object)| self.line(kind, object)))
+        let lines = &self.ctx.server.lines;
+        let plain = self.ctx.form == Form::Plain;
+        if plain && self.filter.is_empty() {
+            let Some((kind, kv, revision)) = unfiltered(event) else {
+                return Ok(None);
+            };
+            let make = || Ok(framed(kind, &object::encoded(&row, kv, revision)?));
+            return lines.get(&row, kind, event, make).map(Some);
+        }
+        let Some((kind, object)) = transform(&row, &self.filter, event)? else {
+            return Ok(None);
+        };
+        if plain {
+            return lines
+                .get(&row, kind, event, || Ok(encode(kind, &object)))
+                .map(Some);
+        }
+        Ok(Some(self.line(kind, object)))
     }
 
     fn line(&mut self, kind: &str, object: Value) -> Bytes {
@@ -221,12 +246,64 @@ impl Watcher {
 }
 
 fn encode(kind: &str, object: &Value) -> Bytes {
+    framed(kind, object.to_string().as_bytes())
+}
+
+fn framed(kind: &str, object: &[u8]) -> Bytes {
     let mut line = format!("{{\"type\":\"{kind}\",\"object\":").into_bytes();
-    if serde_json::to_writer(&mut line, object).is_err() {
-        line.extend_from_slice(b"null");
-    }
+    line.extend_from_slice(object);
     line.extend_from_slice(b"}\n");
     Bytes::from(line)
+}
+
+/// What a watcher that sees everything sees of an event, without parsing it.
+fn unfiltered(event: &Event) -> Option<(&'static str, &KeyValue, Revision)> {
+    match (&event.current, &event.previous) {
+        (Some(kv), Some(_)) => Some(("MODIFIED", kv, kv.mod_revision)),
+        (Some(kv), None) => Some(("ADDED", kv, kv.mod_revision)),
+        (None, Some(kv)) => Some(("DELETED", kv, event.revision)),
+        (None, None) => None,
+    }
+}
+
+/// Lines of recent events in the plain form, made once for all watchers of a version.
+#[derive(Default)]
+pub(crate) struct Lines {
+    made: Mutex<Made>,
+}
+
+#[derive(Default)]
+struct Made {
+    lines: HashMap<(Revision, String, String, &'static str), Bytes>,
+    bytes: usize,
+}
+
+/// How many bytes of lines are kept. Watchers take an event at about the same time, so a few are enough.
+const LINES_BYTES: usize = 4 * 1024 * 1024;
+
+impl Lines {
+    fn get(
+        &self,
+        row: &Resource,
+        kind: &'static str,
+        event: &Event,
+        make: impl FnOnce() -> Result<Bytes, Status>,
+    ) -> Result<Bytes, Status> {
+        let id = (event.revision, event.key.clone(), row.api_version(), kind);
+        let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = made().lines.get(&id) {
+            return Ok(line.clone());
+        }
+        let line = make()?;
+        let mut made = made();
+        if made.bytes + line.len() > LINES_BYTES {
+            *made = Made::default();
+        }
+        if made.lines.insert(id, line.clone()).is_none() {
+            made.bytes += line.len();
+        }
+        Ok(line)
+    }
 }
 
 /// What a watcher with this filter sees of an event. A deleted object is shown as it last was, at the
@@ -270,16 +347,13 @@ enum Phase {
 }
 
 fn events(
-    mut watcher: Watcher,
-    plan: Plan,
-    initial: Option<Listed>,
+    watcher: Watcher,
+    lasts: Duration,
+    first: Vec<Bytes>,
     live: Watch,
 ) -> BoxStream<'static, Bytes> {
-    let ends = Instant::now() + plan.lasts;
+    let ends = Instant::now() + lasts;
     let server = watcher.ctx.server.clone();
-    let first = initial
-        .map(|listed| watcher.initial(listed, &plan))
-        .unwrap_or_default();
     let gauge = server.metrics.watch_started(&watcher.ctx.row);
     let following = stream::unfold(
         (watcher, Phase::Live(live), gauge),

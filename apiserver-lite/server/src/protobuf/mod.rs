@@ -1,319 +1,279 @@
-//! Protobuf bodies of the kinds that Go clients send by themselves, made into JSON.
+//! Protobuf bodies, which Go clients send by themselves, made into JSON.
 //!
-//! The envelope is `k8s\0` and a `runtime.Unknown`. Messages are decoded by a table of their fields (the
-//! field numbers of `generated.proto`); a kind that is not in the table gets 415.
+//! The envelope is `k8s\0` and a `runtime.Unknown`. Messages are decoded by a table of their fields; what
+//! is not in the table is refused, never dropped.
 
-mod kinds;
+pub(crate) mod openapi;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::Status;
 use serde_json::{Map, Value, json};
 
-use self::kinds::KINDS;
+use self::table::{Field, Form, MESSAGES, Many};
+use self::wire::{Wire, field, vacuous, varint};
 
 /// The first bytes of an envelope.
 const MAGIC: &[u8] = b"k8s\0";
 /// How deep messages may be nested.
 const DEPTH: usize = 32;
 
-/// What a field holds.
-#[derive(Clone, Copy)]
-enum Form {
-    Text,
-    Bytes,
-    Int,
-    Flag,
-    /// `meta/v1 Time`.
-    Time,
-    Texts,
-    /// `map<string, string>`.
-    TextMap,
-    /// `map<string, bytes>`.
-    BytesMap,
-    One(&'static [Field]),
-    Many(&'static [Field]),
-    /// `intstr.IntOrString`.
-    IntOrText,
-    /// `map<string, ExtraValue>`.
-    TextsMap,
-}
-
-type Field = (u32, &'static str, Form);
-
-use Form::{
-    Bytes, BytesMap, Flag, Int, IntOrText, Many, One, Text, TextMap, Texts, TextsMap, Time,
-};
-
-/// Decodes a body. 415 for kinds and fields that are not in the table, 400 for what is no protobuf.
-pub(crate) fn decode(body: &[u8]) -> Result<Value, Status> {
-    let broken = |_| Status::bad_request("couldn't parse the body as protobuf");
-    let envelope = body
-        .strip_prefix(MAGIC)
-        .ok_or(Fault::Broken)
-        .and_then(|rest| message(rest, ENVELOPE, 0));
-    let envelope = envelope.map_err(broken)?;
-    let text = |p: &str| {
-        envelope
-            .pointer(p)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let (api_version, kind) = (text("/type/apiVersion"), text("/type/kind"));
-    let fields = KINDS
-        .iter()
-        .find(|(v, k, _)| *k == kind && (v.is_empty() || *v == api_version));
-    let Some((_, _, fields)) = fields else {
-        return Err(unread(&kind, ""));
-    };
-    let raw = STANDARD.decode(text("/raw")).unwrap_or_default();
-    let mut object = message(&raw, fields, 0).map_err(|fault| match fault {
-        Fault::Broken => broken(fault),
-        Fault::Unknown(number) => unread(&kind, &format!(" with field {number}")),
-    })?;
-    object["apiVersion"] = json!(api_version);
-    object["kind"] = json!(kind);
-    Ok(object)
-}
-
-/// `runtime.Unknown`.
-const ENVELOPE: &[Field] = &[
-    (
-        1,
-        "type",
-        One(&[(1, "apiVersion", Text), (2, "kind", Text)]),
-    ),
-    (2, "raw", Bytes),
-    (3, "contentEncoding", Text),
-    (4, "contentType", Text),
-];
-
-fn unread(kind: &str, with: &str) -> Status {
-    Status::new(
-        415,
-        "UnsupportedMediaType",
-        format!(
-            "the body of the request is {kind}{with} as application/vnd.kubernetes.protobuf, which this server does \
-             not read - accepted media types include: application/json, application/yaml"
-        ),
-    )
-}
-
-/// The value of one field on the wire.
-enum Wire<'a> {
-    Number(u64),
-    Slice(&'a [u8]),
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (first, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(first & 0x7f) << shift;
-        if first & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (head, rest) = bytes.split_at_checked(count)?;
-    *bytes = rest;
-    Some(head)
-}
-
-fn field<'a>(bytes: &mut &'a [u8]) -> Option<(u32, Wire<'a>)> {
-    let tag = varint(bytes)?;
-    let number = u32::try_from(tag >> 3).ok()?;
-    let wire = match tag & 7 {
-        0 => Wire::Number(varint(bytes)?),
-        1 => Wire::Slice(take(bytes, 8)?),
-        2 => {
-            let length = usize::try_from(varint(bytes)?).ok()?;
-            Wire::Slice(take(bytes, length)?)
-        }
-        5 => Wire::Slice(take(bytes, 4)?),
-        _ => return None,
-    };
-    Some((number, wire))
-}
-
 /// Why a message cannot be decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Fault {
     /// It is no protobuf of this kind.
     Broken,
-    /// It has something in a field the table does not know: it must not be dropped in silence.
+    /// It has something in a field the table does not know.
     Unknown(u32),
 }
 
-/// Whether a field says nothing: zero, empty, or a message of such fields (Go writes empty statuses).
-fn vacuous(wire: &Wire<'_>, depth: usize) -> bool {
-    let mut rest = match wire {
-        Wire::Number(n) => return *n == 0,
-        Wire::Slice(slice) => *slice,
-    };
-    while !rest.is_empty() {
-        match field(&mut rest) {
-            Some((_, inner)) if depth < DEPTH && vacuous(&inner, depth + 1) => {}
-            _ => return false,
-        }
-    }
-    true
+/// Decodes a body; 415 for what is no protobuf, and for kinds and fields that are not in the table.
+pub(crate) fn decode(body: &[u8]) -> Result<Value, Status> {
+    let envelope = body
+        .strip_prefix(MAGIC)
+        .and_then(envelope)
+        .ok_or_else(|| refuse("is not valid application/vnd.kubernetes.protobuf"))?;
+    let Envelope {
+        api_version, kind, ..
+    } = &envelope;
+    let message = MESSAGES
+        .kind(api_version, kind)
+        .ok_or_else(|| unread(api_version, kind, ""))?;
+    let mut object = decode_message(envelope.raw, message, DEPTH).map_err(|fault| match fault {
+        Fault::Broken => refuse(&format!(
+            "is not a valid {kind} as application/vnd.kubernetes.protobuf"
+        )),
+        Fault::Unknown(number) => unread(api_version, kind, &format!(" with field {number}")),
+    })?;
+    object.insert("apiVersion".into(), json!(api_version));
+    object.insert("kind".into(), json!(kind));
+    Ok(Value::Object(object))
 }
 
-fn message(mut bytes: &[u8], fields: &[Field], depth: usize) -> Result<Value, Fault> {
-    if depth > DEPTH {
-        return Err(Fault::Broken);
+fn unread(api_version: &str, kind: &str, with: &str) -> Status {
+    refuse(&format!(
+        "is {api_version:?} {kind:?}{with} as application/vnd.kubernetes.protobuf, which this server does not read"
+    ))
+}
+
+fn refuse(why: &str) -> Status {
+    let message = format!(
+        "the body of the request {why} - accepted media types include: application/json, application/yaml"
+    );
+    Status::new(415, "UnsupportedMediaType", message)
+}
+
+/// `runtime.Unknown`.
+#[derive(Default)]
+struct Envelope<'a> {
+    api_version: String,
+    kind: String,
+    raw: &'a [u8],
+}
+
+fn envelope(mut bytes: &[u8]) -> Option<Envelope<'_>> {
+    let mut out = Envelope::default();
+    while !bytes.is_empty() {
+        match field(&mut bytes)? {
+            (1, Wire::Slice(mut of_type)) => {
+                while !of_type.is_empty() {
+                    match field(&mut of_type)? {
+                        (1, Wire::Slice(text)) => out.api_version = utf8(text).ok()?.to_owned(),
+                        (2, Wire::Slice(text)) => out.kind = utf8(text).ok()?.to_owned(),
+                        _ => return None,
+                    }
+                }
+            }
+            (2, Wire::Slice(raw)) => out.raw = raw,
+            // The encoding and type of `raw` are empty for protobuf.
+            (_, other) => vacuous(&other, 0).then_some(())?,
+        }
     }
+    Some(out)
+}
+
+fn decode_message(
+    mut bytes: &[u8],
+    message: usize,
+    deeper: usize,
+) -> Result<Map<String, Value>, Fault> {
+    let deeper = deeper.checked_sub(1).ok_or(Fault::Broken)?;
     let mut out = Map::new();
     while !bytes.is_empty() {
         let (number, wire) = field(&mut bytes).ok_or(Fault::Broken)?;
-        match fields.iter().find(|(n, _, _)| *n == number) {
-            Some((_, name, form)) => put(&mut out, name, *form, &wire, depth)?,
-            None if vacuous(&wire, depth) => {}
+        match MESSAGES.field(message, number) {
+            Some(field) => put(&mut out, field, &wire, deeper)?,
+            None if vacuous(&wire, deeper) => {}
             None => return Err(Fault::Unknown(number)),
         }
     }
-    Ok(Value::Object(out))
+    Ok(out)
 }
 
 fn put(
     out: &mut Map<String, Value>,
-    name: &str,
-    form: Form,
+    field: &Field,
     wire: &Wire<'_>,
-    depth: usize,
+    deeper: usize,
 ) -> Result<(), Fault> {
-    let slice = match (form, wire) {
-        (Int, Wire::Number(n)) => {
-            out.insert(name.to_owned(), json!(n.cast_signed()));
-            return Ok(());
+    match (field.many, field.form, wire) {
+        (Many::One, Form::Message(inner), Wire::Slice(bytes)) if field.name == "+" => {
+            out.extend(decode_message(bytes, inner, deeper)?);
         }
-        (Flag, Wire::Number(n)) => {
-            out.insert(name.to_owned(), json!(*n != 0));
-            return Ok(());
-        }
-        (Int | Flag, _) | (_, Wire::Number(_)) => return Err(Fault::Broken),
-        (_, Wire::Slice(slice)) => *slice,
-    };
-    match form {
-        Text => {
-            let text = utf8(slice)?;
-            if !text.is_empty() {
-                out.insert(name.to_owned(), json!(text));
+        (Many::One, form, wire) => {
+            if let Some(value) = value(form, wire, deeper)?.filter(|v| says(form, v)) {
+                out.insert(field.name.to_owned(), value);
             }
         }
-        Bytes => {
-            out.insert(name.to_owned(), json!(STANDARD.encode(slice)));
-        }
-        Time => {
-            let seconds = message(slice, &[(1, "seconds", Int)], depth + 1)?;
-            let seconds = seconds.get("seconds").and_then(Value::as_i64);
-            if let Some(at) = seconds.and_then(|s| jiff::Timestamp::from_second(s).ok()) {
-                out.insert(name.to_owned(), json!(crate::object::timestamp(at)));
+        // Numbers may come packed.
+        (Many::List, form @ (Form::Int { .. } | Form::Flag { .. }), Wire::Slice(bytes)) => {
+            let mut rest = *bytes;
+            while !rest.is_empty() {
+                let number = Wire::Number(varint(&mut rest).ok_or(Fault::Broken)?);
+                list(out, field.name)?.extend(value(form, &number, deeper)?);
             }
         }
-        One(fields) => {
-            out.insert(name.to_owned(), message(slice, fields, depth + 1)?);
+        (Many::List, form, wire) => list(out, field.name)?.extend(value(form, wire, deeper)?),
+        (Many::Map, form, Wire::Slice(bytes)) => {
+            let (key, value) = entry(form, bytes, deeper)?;
+            child(out, field.name, json!({}))
+                .as_object_mut()
+                .ok_or(Fault::Broken)?
+                .insert(key, value);
         }
-        Texts => push(out, name, json!(utf8(slice)?))?,
-        Many(fields) => push(out, name, message(slice, fields, depth + 1)?)?,
-        TextMap => entry(out, name, slice, Text, depth)?,
-        BytesMap => entry(out, name, slice, Bytes, depth)?,
-        TextsMap => entry(out, name, slice, One(&[(1, "items", Texts)]), depth)?,
-        IntOrText => {
-            let either = message(
-                slice,
-                &[(1, "type", Int), (2, "number", Int), (3, "text", Text)],
-                depth + 1,
-            )?;
-            let is_text = either.get("type").and_then(Value::as_i64) == Some(1);
-            let (named, none) = if is_text {
-                ("text", json!(""))
-            } else {
-                ("number", json!(0))
-            };
-            out.insert(name.to_owned(), either.get(named).cloned().unwrap_or(none));
-        }
-        Int | Flag => return Err(Fault::Broken),
+        (Many::Map, _, Wire::Number(_)) => return Err(Fault::Broken),
     }
     Ok(())
+}
+
+fn child<'a>(out: &'a mut Map<String, Value>, name: &str, new: Value) -> &'a mut Value {
+    out.entry(name).or_insert(new)
+}
+
+fn list<'a>(out: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut Vec<Value>, Fault> {
+    child(out, name, json!([]))
+        .as_array_mut()
+        .ok_or(Fault::Broken)
+}
+
+/// Whether a single value is more than the zero that Go writes where nothing was set.
+fn says(form: Form, value: &Value) -> bool {
+    match form {
+        Form::Text { empty: false } => value != "",
+        Form::Int { zero: false } => value != 0,
+        Form::Flag { zero: false } => value != false,
+        _ => true,
+    }
+}
+
+/// One entry of a map: a message of key (1) and value (2).
+fn entry(form: Form, mut bytes: &[u8], deeper: usize) -> Result<(String, Value), Fault> {
+    let (mut key, mut of_key) = (String::new(), None);
+    while !bytes.is_empty() {
+        match field(&mut bytes).ok_or(Fault::Broken)? {
+            (1, Wire::Slice(text)) => key = utf8(text)?.to_owned(),
+            (2, wire) => of_key = value(form, &wire, deeper)?,
+            _ => return Err(Fault::Broken),
+        }
+    }
+    let value = match of_key {
+        Some(value) => value,
+        None => value(form, &Wire::Slice(&[]), deeper)?.ok_or(Fault::Broken)?,
+    };
+    Ok((key, value))
+}
+
+/// One value; `None`: a time that is not set.
+fn value(form: Form, wire: &Wire<'_>, deeper: usize) -> Result<Option<Value>, Fault> {
+    Ok(Some(match (form, wire) {
+        (Form::Int { .. }, Wire::Number(n)) => json!(n.cast_signed()),
+        (Form::Flag { .. }, Wire::Number(n)) => json!(*n != 0),
+        (Form::Int { .. } | Form::Flag { .. }, _) | (_, Wire::Number(_)) => {
+            return Err(Fault::Broken);
+        }
+        (Form::Text { .. }, Wire::Slice(bytes)) => json!(utf8(bytes)?),
+        (Form::Bytes, Wire::Slice(bytes)) => json!(STANDARD.encode(bytes)),
+        (Form::Time, Wire::Slice(bytes)) => {
+            return Ok(time(bytes)?.map(|at| json!(crate::object::timestamp(at))));
+        }
+        (Form::MicroTime, Wire::Slice(bytes)) => {
+            let micro = |at: jiff::Timestamp| at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+            return Ok(time(bytes)?.map(|at| json!(micro(at))));
+        }
+        (Form::Quantity, Wire::Slice(bytes)) => match utf8(single(bytes)?)? {
+            "" => json!("0"),
+            text => json!(text),
+        },
+        (Form::Either, Wire::Slice(bytes)) => either(bytes)?,
+        (Form::Json, Wire::Slice(bytes)) => match single(bytes)? {
+            [] => return Ok(None),
+            text => serde_json::from_slice(text).map_err(|_| Fault::Broken)?,
+        },
+        (Form::Texts, Wire::Slice(bytes)) => texts(bytes)?,
+        (Form::Message(inner), Wire::Slice(bytes)) => {
+            Value::Object(decode_message(bytes, inner, deeper)?)
+        }
+    }))
 }
 
 fn utf8(slice: &[u8]) -> Result<&str, Fault> {
     std::str::from_utf8(slice).map_err(|_| Fault::Broken)
 }
 
-fn push(out: &mut Map<String, Value>, name: &str, value: Value) -> Result<(), Fault> {
-    out.entry(name)
-        .or_insert_with(|| json!([]))
-        .as_array_mut()
-        .ok_or(Fault::Broken)?
-        .push(value);
-    Ok(())
-}
-
-/// One entry of a map: a message of key (1) and value (2).
-fn entry(
-    out: &mut Map<String, Value>,
-    name: &str,
-    slice: &[u8],
-    form: Form,
-    depth: usize,
-) -> Result<(), Fault> {
-    let fields = [(1, "key", Text), (2, "value", form)];
-    let pair = message(slice, &fields, depth + 1)?;
-    let key = pair
-        .get("key")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned();
-    let value = match (pair.get("value"), form) {
-        (Some(value), One(_)) => value.get("items").cloned().unwrap_or_else(|| json!([])),
-        (Some(value), _) => value.clone(),
-        (None, _) => json!(""),
-    };
-    out.entry(name)
-        .or_insert_with(|| json!({}))
-        .as_object_mut()
-        .ok_or(Fault::Broken)?
-        .insert(key, value);
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As kubectl 1.32 sends `create configmap a --from-literal=x=y`.
-    const CONFIG_MAP: &str = "6b3873000a0f0a0276311209436f6e6669674d6170121b0a110a01611200\
-                              1a0022002a00320038004200120 60a01781201791a002200";
-
-    #[test]
-    fn kubectl_config_map() {
-        let bytes = hex::decode(CONFIG_MAP.replace(' ', "")).expect("hex");
-        let object = decode(&bytes).expect("decodes");
-        assert_eq!(object["kind"], "ConfigMap");
-        assert_eq!(object["metadata"]["name"], "a");
-        assert_eq!(object["data"], json!({"x": "y"}));
-    }
-
-    #[test]
-    fn hostile_bytes() {
-        let bytes = hex::decode(CONFIG_MAP.replace(' ', "")).expect("hex");
-        for cut in 0..bytes.len() {
-            let _ = decode(bytes.get(..cut).expect("in range"));
+/// The slice in the first field of a message that has no other.
+fn single(mut bytes: &[u8]) -> Result<&[u8], Fault> {
+    let mut out: &[u8] = &[];
+    while !bytes.is_empty() {
+        match field(&mut bytes).ok_or(Fault::Broken)? {
+            (1, Wire::Slice(slice)) => out = slice,
+            _ => return Err(Fault::Broken),
         }
-        assert_eq!(
-            decode(b"k8s\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")
-                .expect_err("varint")
-                .code,
-            400
-        );
-        assert_eq!(decode(b"k8s\0").expect_err("no kind").code, 415);
     }
+    Ok(out)
+}
+
+fn texts(mut bytes: &[u8]) -> Result<Value, Fault> {
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        match field(&mut bytes).ok_or(Fault::Broken)? {
+            (1, Wire::Slice(slice)) => out.push(utf8(slice)?),
+            _ => return Err(Fault::Broken),
+        }
+    }
+    Ok(json!(out))
+}
+
+/// Seconds (1) and nanoseconds (2); nothing at all is no time.
+fn time(mut bytes: &[u8]) -> Result<Option<jiff::Timestamp>, Fault> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let (mut seconds, mut nanos) = (0, 0);
+    while !bytes.is_empty() {
+        match field(&mut bytes).ok_or(Fault::Broken)? {
+            (1, Wire::Number(n)) => seconds = n.cast_signed(),
+            (2, Wire::Number(n)) => nanos = i32::try_from(n).map_err(|_| Fault::Broken)?,
+            _ => return Err(Fault::Broken),
+        }
+    }
+    let at = jiff::Timestamp::new(seconds, nanos).map_err(|_| Fault::Broken)?;
+    Ok(Some(at))
+}
+
+/// Type (1), number (2) and text (3); the type says which of them counts.
+fn either(mut bytes: &[u8]) -> Result<Value, Fault> {
+    let (mut is_text, mut number, mut text) = (false, 0, "");
+    while !bytes.is_empty() {
+        match field(&mut bytes).ok_or(Fault::Broken)? {
+            (1, Wire::Number(n)) => is_text = n == 1,
+            (2, Wire::Number(n)) => number = n.cast_signed(),
+            (3, Wire::Slice(slice)) => text = utf8(slice)?,
+            _ => return Err(Fault::Broken),
+        }
+    }
+    Ok(if is_text { json!(text) } else { json!(number) })
 }

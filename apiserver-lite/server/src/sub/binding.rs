@@ -12,14 +12,24 @@ use crate::object::{self, text};
 
 /// Answers a Binding.
 pub(crate) async fn run(ctx: &Ctx, body: Body) -> Result<Response<Body>, Status> {
-    let binding = ctx.object_of(body, "", "v1", "Binding").await?;
-    let node = target(ctx, &binding)?;
+    let binding = read(ctx, body).await?;
+    carry_out(ctx, &binding).await
+}
+
+/// Reads a Binding.
+pub(super) async fn read(ctx: &Ctx, body: Body) -> Result<Value, Status> {
+    ctx.object_of(body, "", "v1", "Binding").await
+}
+
+/// Binds the pod that the request is about.
+pub(super) async fn carry_out(ctx: &Ctx, binding: &Value) -> Result<Response<Body>, Status> {
+    let node = target(ctx, binding)?;
     let change = Change {
         part: Part::Other,
         sub: "binding",
         managed: Managed::Record,
     };
-    write::update(ctx, change, |old| bound(ctx, old, &binding, &node)).await?;
+    write::update(ctx, change, |old| bound(ctx, old, binding, &node)).await?;
     Ok(ctx.plain(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
 }
 

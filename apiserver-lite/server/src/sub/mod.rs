@@ -8,17 +8,36 @@ mod token;
 
 use axum::body::Body;
 use http::{Request, Response};
-use keelson_api::Status;
 use keelson_api::resource::Sub;
+use keelson_api::{Resource, Status};
 
 use crate::connect;
 use crate::handler::write::Part;
 use crate::handler::{Ctx, get, method_not_allowed, patch, update};
+use crate::object;
 use crate::state::no_such_resource;
 
 /// Whether a subresource answers with something else than an object.
 pub(crate) fn streams(name: &str) -> bool {
     matches!(name, "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
+/// Whether a row is that of Bindings, which are carried out and not kept.
+pub(crate) fn is_binding(row: &Resource) -> bool {
+    row.group.is_empty() && row.plural == "bindings"
+}
+
+/// Answers a Binding that was posted to its namespace: the same as one posted to its pod.
+pub(crate) async fn bind(ctx: &Ctx, body: Body) -> Result<Response<Body>, Status> {
+    if ctx.info.verb != "create" || !ctx.info.name.is_empty() {
+        return Err(method_not_allowed(ctx));
+    }
+    ctx.query.dry_run()?;
+    let binding = binding::read(ctx, body).await?;
+    let mut of_pod = ctx.clone();
+    of_pod.row = ctx.server.row("", "v1", "pods")?;
+    of_pod.info.name = object::name(&binding).to_owned();
+    binding::carry_out(&of_pod, &binding).await
 }
 
 /// Runs a request for a subresource.

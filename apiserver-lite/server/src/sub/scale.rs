@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use http::Response;
+use keelson_api::resource::{Cell, Column};
 use keelson_api::selector::Labels;
 use keelson_api::{Cause, Status};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use crate::handler::create::Managed;
 use crate::handler::patch::{self, Patch};
 use crate::handler::write::{self, Change, Part};
 use crate::handler::{Ctx, get};
-use crate::object;
+use crate::{object, table};
 
 fn gvk() -> keelson_schema::Gvk {
     keelson_schema::Gvk {
@@ -24,7 +25,30 @@ fn gvk() -> keelson_schema::Gvk {
 /// Answers with the Scale of an object.
 pub(crate) async fn read(ctx: &Ctx) -> Result<Response<Body>, Status> {
     let (_, object) = get::load(&ctx.server, &ctx.row, &ctx.info.namespace, &ctx.info.name).await?;
-    Ok(ctx.plain(200, &scale_of(&object)))
+    Ok(answer(ctx, scale_of(&object)))
+}
+
+/// A Scale has columns of its own.
+fn answer(ctx: &Ctx, scale: Value) -> Response<Body> {
+    let mut row = (*ctx.row).clone();
+    let count = |name: &'static str, description: &'static str, path: &str| Column {
+        name: name.into(),
+        kind: "integer".into(),
+        format: "".into(),
+        description: description.into(),
+        priority: 0,
+        cell: Cell::Path(path.to_owned()),
+    };
+    let of_object = |name: &str| row.columns.iter().find(|c| c.name == name).cloned();
+    let own = [
+        count("Desired", "Wanted instances.", ".spec.replicas"),
+        count("Available", "Instances there are.", ".status.replicas"),
+    ];
+    let columns = of_object("Name").into_iter().chain(own);
+    row.columns = columns.chain(of_object("Age")).collect();
+    let include = ctx.query.get("includeObject");
+    let value = table::shape(&row, ctx.form, include, scale, ctx.now);
+    ctx.plain(200, &value)
 }
 
 /// Changes the replicas of an object.
@@ -54,11 +78,11 @@ pub(crate) async fn write(ctx: &Ctx, body: Body) -> Result<Response<Body>, Statu
             Some(patch) => patch::apply_patch(ctx, patch, &scale_of(old))?,
             None => put.clone(),
         };
-        decode::conform_as(&gvk(), &mut scale, mode)?;
+        decode::conform_as(&gvk(), &mut scale, Vec::new(), mode)?;
         scaled(ctx, old, &scale)
     })
     .await?;
-    Ok(ctx.plain(200, &scale_of(&done)))
+    Ok(answer(ctx, scale_of(&done)))
 }
 
 fn scaled(ctx: &Ctx, old: &Value, scale: &Value) -> Result<Value, Status> {

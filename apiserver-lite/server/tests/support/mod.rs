@@ -17,25 +17,25 @@ use tempfile::TempDir;
 /// A server and where its files are.
 pub struct Bed {
     pub server: ApiServer,
+    pub store: Arc<Embedded>,
     pub dir: TempDir,
 }
 
 /// Starts a server with nothing in its store.
 pub async fn bed() -> Bed {
-    let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path()).await;
-    Bed { server, dir }
+    again(tempfile::tempdir().unwrap()).await
 }
 
 /// Starts a server on what is in a directory.
-pub async fn start(dir: &Path) -> ApiServer {
-    let pki = Arc::new(Pki::load_or_create(&dir.join("pki")).unwrap());
-    let store = Arc::new(open(dir).await);
+pub async fn again(dir: TempDir) -> Bed {
+    let pki = Arc::new(Pki::load_or_create(&dir.path().join("pki")).unwrap());
+    let store = Arc::new(open(dir.path()).await);
     let config = Config {
-        pki_dir: dir.join("pki"),
+        pki_dir: dir.path().join("pki"),
         ..Config::default()
     };
-    ApiServer::start(config, store, pki).await.unwrap()
+    let server = ApiServer::start(config, store.clone(), pki).await.unwrap();
+    Bed { server, store, dir }
 }
 
 /// Opens the store as soon as a server before has let go of it.

@@ -88,7 +88,7 @@ fn rolling_update_step_by_step() {
         ),
         (
             "an old revision is the template again",
-            &[("a", "i:2", 0, 0, 1), ("b", "i:1", 4, 4, 2)],
+            &[("a", "i:2", 0, 0, 3), ("b", "i:1", 4, 4, 2)],
             &["a=1"],
         ),
     ];
