@@ -3,7 +3,7 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$top"
-export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
+export PATH="$PATH:/usr/sbin:/sbin:${HOME:-/root}/.cargo/bin"
 
 data=/var/lib/keelson
 run=/run/keelson
@@ -11,11 +11,12 @@ etc=/etc/keelson
 lib=/usr/local/lib/keelson
 kubeconfig=$etc/admin.kubeconfig
 
-# To build and run; to build we need a compiler too, should the toolchain have come without.
-packages="containerd runc iptables nftables conntrack busybox-static containernetworking-plugins
-  protobuf-compiler libnftnl-dev libmnl-dev pkg-config gcc libc6-dev curl iproute2 procps"
-# What tests use beside that: peers, real things to test against.
-test_packages="docker-registry skopeo socat util-linux netcat-openbsd"
+# To run.
+packages="containerd runc iptables nftables conntrack busybox-static containernetworking-plugins curl iproute2 procps"
+# To build; a compiler too, should the toolchain have come without.
+build_packages="protobuf-compiler libnftnl-dev libmnl-dev pkg-config gcc libc6-dev"
+# What tests use beside that: peers, real things to test against, machines (scripts/vm).
+test_packages="docker-registry skopeo socat util-linux netcat-openbsd mmdebstrap qemu-system-x86"
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 die() { printf 'scripts: %s\n' "$*" >&2; exit 1; }

@@ -2,6 +2,7 @@
 //! Every step is tried; errors are told together at the end.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::bail;
@@ -12,9 +13,12 @@ use crate::options::NodeOptions;
 /// Arguments.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Removes the cluster's data, certificates and images too.
+    /// Removes the cluster's data and certificates too.
     #[arg(long)]
     data: bool,
+    /// Removes the images too that keelson brought into containerd.
+    #[arg(long)]
+    images: bool,
     #[command(flatten)]
     node: NodeOptions,
 }
@@ -29,7 +33,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .clone()
         .unwrap_or_else(|| "keelson0".into());
     errors.extend(
-        keelson_agent::cleanup(config.clone())
+        keelson_agent::cleanup(config.clone(), args.images)
             .await
             .iter()
             .map(|e| format!("{e:#}")),
@@ -68,9 +72,14 @@ fn remove(path: &Path) -> Option<String> {
         Err(e) => Err(e),
     };
     match done {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Some(format!("remove {}: {e}", path.display()))
-        }
-        _ => None,
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        // A disk of its own is mounted there: its content is gone, the mount is not ours.
+        Err(e) if e.kind() == ErrorKind::ResourceBusy && is_empty(path) => None,
+        Err(e) => Some(format!("remove {}: {e}", path.display())),
+        Ok(()) => None,
     }
+}
+
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }

@@ -10,8 +10,8 @@ use keelson_runtime::{Container, Runtime};
 use crate::config::Config;
 
 /// Kills and removes every container of ours, then networks, namespaces, volumes, cgroups and logs. Goes on after
-/// errors and gives them all; can be repeated. Without a containerd only its part is left out.
-pub async fn cleanup(config: Config) -> Vec<anyhow::Error> {
+/// errors and gives them all; can be repeated. With `images`, those that we brought into containerd go too. Without a containerd only its part is left out.
+pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
     let mut errors = Vec::new();
     let mut logs = BTreeSet::new();
     let connect = tokio::time::timeout(CONNECT, Runtime::connect(config.runtime())).await;
@@ -29,6 +29,10 @@ pub async fn cleanup(config: Config) -> Vec<anyhow::Error> {
             errors.extend(cni.gc(&[]).await.into_iter().map(Into::into));
             end_sandboxes(&runtime, &mut errors).await;
             errors.extend(runtime.cgroups_remove().err().map(Into::into));
+            if images {
+                let left = runtime.images_remove().await;
+                errors.extend(left.into_iter().map(Into::into));
+            }
         }
         Err(error) => errors.push(error.context("connect to containerd")),
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use keelson_agent_plan::quantity::value_of;
 use keelson_agent_plan::security::{self, Seccomp};
 use keelson_agent_plan::{Attempt, AttemptState, env, event, names, resources};
@@ -298,7 +298,7 @@ impl Job {
         Ok(Mount {
             host_path,
             container_path: PathBuf::from(&m.mount_path),
-            read_only: m.read_only == Some(true),
+            read_only: m.read_only == Some(true) || is_copy(volume),
             propagation: match m.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::HostToContainer,
                 Some("Bidirectional") => Propagation::Bidirectional,
@@ -395,4 +395,13 @@ fn security_of(wanted: &security::Security, shared: &Shared) -> Result<Security,
         },
         ..Security::default()
     })
+}
+
+/// Volumes that hold a copy of what the API says: a write would be lost at the next refresh, so there are none
+/// (kubernetes/kubernetes#58720).
+fn is_copy(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some()
 }

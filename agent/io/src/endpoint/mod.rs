@@ -1,16 +1,18 @@
 //! The node's HTTPS endpoint (port 10250): logs, exec, attach, port forwarding, figures.
 //!
-//! Every route is authenticated and authorized, `/healthz` too; see [`auth`]. What the routes show comes from
+//! Every route is authenticated and authorized, `/healthz` too; see `auth`. What the routes show comes from
 //! the daemon through [`Pods`].
 
 mod auth;
+mod exec;
 mod figures;
 mod forward;
 mod lines;
 mod logs;
 mod reply;
 mod routes;
-mod stream;
+pub mod spdy;
+mod upgrade;
 mod websocket;
 
 use std::path::PathBuf;

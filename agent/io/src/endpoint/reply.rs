@@ -46,11 +46,6 @@ impl Refusal {
         )
     }
 
-    /// 501: something this agent does not do.
-    pub(super) fn not_offered(message: impl Into<String>) -> Self {
-        Self::new(501, "NotImplemented", message)
-    }
-
     /// The `Status` object.
     pub fn to_value(&self) -> Value {
         json!({

@@ -17,8 +17,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::auth::{self, Guard};
 use super::lines::{Query, Selection};
-use super::websocket::{self, Upgrade};
-use super::{Config, ExecOptions, Refusal, Session, figures, forward, logs, stream};
+use super::upgrade::{self, Agreed, Upgrade};
+use super::{Config, ExecOptions, Refusal, exec, figures, forward, logs};
 
 type App = State<Arc<Config>>;
 type Names = Path<(String, String, String)>;
@@ -37,7 +37,7 @@ pub fn router(config: Config) -> Router {
             "/containerLogs/{namespace}/{pod}/{container}",
             get(container_logs),
         )
-        .route("/exec/{namespace}/{pod}/{container}", any(exec))
+        .route("/exec/{namespace}/{pod}/{container}", any(exec_in))
         .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec_uid))
         .route("/attach/{namespace}/{pod}/{container}", any(attach))
         .route(
@@ -86,7 +86,7 @@ async fn container_logs(
     let selection = Selection::new(&query, jiff::Timestamp::now())?;
     let container = app.pods.container(&ns, &pod, &name, query.previous).await?;
     let follow = query.follow && container.running;
-    let alive = follow.then(|| stream::alive(app.pods.clone(), ns, pod, name, container.id));
+    let alive = follow.then(|| exec::log::alive(app.pods.clone(), ns, pod, name, container.id));
     let path = container.log_path;
     let log = logs::Log::open(path.clone(), selection, alive).await;
     let log =
@@ -106,7 +106,7 @@ async fn container_logs(
         .into_response())
 }
 
-async fn exec(
+async fn exec_in(
     State(app): App,
     Path((ns, pod, name)): Names,
     RawQuery(query): RawQuery,
@@ -119,9 +119,9 @@ async fn exec(
         ));
     }
     let id = running(&app, &ns, &pod, &name).await?.id;
-    let upgrade = websocket::upgrade(request, &websocket::EXEC)?;
-    let session = app.pods.exec(&id, options).await;
-    Ok(serve(upgrade, session))
+    let upgrade = Upgrade::new(request, &upgrade::EXEC)?;
+    let session = app.pods.exec(&id, options.clone()).await;
+    Ok(upgrade.spawn(|agreed, io| exec::serve(agreed, io, options, session)))
 }
 
 async fn exec_uid(
@@ -130,7 +130,7 @@ async fn exec_uid(
     query: RawQuery,
     request: Request,
 ) -> Result<Response, Refusal> {
-    exec(app, Path((ns, pod, name)), query, request).await
+    exec_in(app, Path((ns, pod, name)), query, request).await
 }
 
 async fn attach(
@@ -150,12 +150,12 @@ async fn attach(
             return Err(Refusal::bad_request(message));
         }
         None => {
-            let alive = stream::alive(app.pods.clone(), ns, pod, name, container.id.clone());
-            stream::from_log(&container, alive, options.stderr).await?
+            let alive = exec::log::alive(app.pods.clone(), ns, pod, name, container.id.clone());
+            exec::log::from_log(&container, alive, options.stderr).await?
         }
     };
-    let upgrade = websocket::upgrade(request, &websocket::EXEC)?;
-    Ok(serve(upgrade, Ok(session)))
+    let upgrade = Upgrade::new(request, &upgrade::EXEC)?;
+    Ok(upgrade.spawn(|agreed, io| exec::serve(agreed, io, options, Ok(session))))
 }
 
 async fn attach_uid(
@@ -180,25 +180,6 @@ async fn running(
     Err(Refusal::internal(format!(
         "container not found (\"{name}\")"
     )))
-}
-
-/// Answers the upgrade and joins the client to the session, or tells it on the error channel why there is none.
-fn serve(upgrade: Upgrade, session: Result<Session, Refusal>) -> Response {
-    let (response, protocol, connection) = upgrade.into_parts();
-    let session = session.unwrap_or_else(|refusal| Session {
-        stdin: None,
-        stdout: None,
-        stderr: None,
-        resize: None,
-        exit: Box::pin(async { Err(refusal) }),
-    });
-    tokio::spawn(async move {
-        match Upgrade::connect(connection).await {
-            Ok(socket) => stream::join(socket, protocol, session).await,
-            Err(e) => tracing::debug!(error = %e, "endpoint: upgrade"),
-        }
-    });
-    response
 }
 
 async fn run(
@@ -226,7 +207,7 @@ async fn run(
         stderr: true,
         ..ExecOptions::default()
     };
-    let (output, code) = stream::collect(app.pods.exec(&id, options).await?).await?;
+    let (output, code) = exec::collect(app.pods.exec(&id, options).await?).await?;
     if code == 0 {
         return Ok(output.into_response());
     }
@@ -291,37 +272,30 @@ fn decode(text: &str) -> String {
 }
 
 async fn port_forward(
-    State(app): App,
-    Path((ns, pod)): Path<(String, String)>,
-    UrlQuery(query): UrlQuery<HashMap<String, String>>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let ports: Option<Vec<u16>> = query
-        .get("ports")
-        .or_else(|| query.get("port"))
-        .map(|p| p.split(',').map_while(|p| p.parse().ok()).collect());
-    let upgrade = websocket::upgrade(request, &websocket::FORWARD)?;
-    let ports = ports
-        .filter(|p| !p.is_empty())
-        .ok_or_else(|| Refusal::bad_request("query parameter \"port\" is required"))?;
-    let netns = app.pods.netns(&ns, &pod).await?;
-    let (response, protocol, connection) = upgrade.into_parts();
-    tokio::spawn(async move {
-        match Upgrade::connect(connection).await {
-            Ok(socket) => forward::run(socket, protocol, netns, ports).await,
-            Err(e) => tracing::debug!(error = %e, "endpoint: upgrade"),
-        }
-    });
-    Ok(response)
-}
-
-async fn port_forward_uid(
     app: App,
-    Path((ns, pod, _)): Names,
+    Path((ns, pod)): Path<(String, String)>,
     query: UrlQuery<HashMap<String, String>>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    port_forward(app, Path((ns, pod)), query, request).await
+    port_forward_uid(app, Path((ns, pod, String::new())), query, request).await
+}
+
+async fn port_forward_uid(
+    State(app): App,
+    Path((ns, pod, uid)): Names,
+    UrlQuery(query): UrlQuery<HashMap<String, String>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let ports = query.get("ports").or_else(|| query.get("port"));
+    let ports = ports.map(String::as_str).unwrap_or_default().split(',');
+    let ports: Vec<u16> = ports.map_while(|p| p.parse().ok()).collect();
+    let upgrade = Upgrade::new(request, &upgrade::FORWARD)?;
+    if matches!(upgrade.agreed, Agreed::WebSocket(_)) && ports.is_empty() {
+        return Err(Refusal::bad_request("query parameter \"port\" is required"));
+    }
+    let netns = app.pods.netns(&ns, &pod).await?;
+    let target = forward::Target { pod, uid, netns };
+    Ok(upgrade.spawn(|agreed, io| forward::serve(agreed, io, target, ports)))
 }
 
 async fn facts(app: &Config) -> Result<crate::node::Facts, Refusal> {

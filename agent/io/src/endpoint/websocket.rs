@@ -1,21 +1,19 @@
-//! The WebSocket side: the upgrade, and the channel protocols of Kubernetes over it.
+//! The WebSocket side: the channel protocols of Kubernetes, and the tunnel for another protocol.
 
-use axum::body::Body;
-use axum::extract::Request;
-use axum::response::Response;
+use std::io;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use futures::{SinkExt, StreamExt, TryStreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 
-use super::Refusal;
+use super::upgrade::Io;
 
 /// A subprotocol: how frames look, and what they may say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,109 +106,37 @@ impl Protocol {
     }
 }
 
-/// An upgrade that is agreed: the answer to send, and the connection to come.
-pub(super) struct Upgrade {
-    pub(super) protocol: Protocol,
-    pub(super) response: Response,
-    connection: OnUpgrade,
-}
-
 /// Frames are read into memory; kubectl sends 32 KiB.
 const MAX_MESSAGE: usize = 4 << 20;
 
-impl Upgrade {
-    /// The connection, once the answer is sent.
-    pub(super) async fn connect(
-        connection: OnUpgrade,
-    ) -> Result<WebSocketStream<TokioIo<Upgraded>>, hyper::Error> {
-        let upgraded = TokioIo::new(connection.await?);
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        Ok(WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await)
-    }
+/// A WebSocket of the server's side.
+pub(super) type Socket = WebSocketStream<Io>;
 
-    /// Splits into answer and the rest.
-    pub(super) fn into_parts(self) -> (Response, Protocol, OnUpgrade) {
-        (self.response, self.protocol, self.connection)
-    }
+/// The WebSocket over a connection that was upgraded to it.
+pub(super) async fn socket(io: Io) -> Socket {
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
 }
 
-/// Agrees to a WebSocket with one of `offered`; a client that names none gets the version before names.
-pub(super) fn upgrade(mut request: Request, offered: &[Protocol]) -> Result<Upgrade, Refusal> {
-    let headers = request.headers();
-    let wanted = token(headers, header::UPGRADE);
-    if wanted.starts_with("spdy/") {
-        return Err(Refusal::not_offered(
-            "unable to upgrade: SPDY/3.1 is not offered by this node agent, use a WebSocket",
-        ));
-    }
-    if wanted != "websocket" || !token(headers, header::CONNECTION).contains("upgrade") {
-        return Err(Refusal::bad_request(
-            "unable to upgrade: missing upgrade headers in request",
-        ));
-    }
-    let key = headers
-        .get(header::SEC_WEBSOCKET_KEY)
-        .ok_or_else(|| Refusal::bad_request("unable to upgrade: no WebSocket key"))?;
-    let accept = derive_accept_key(key.as_bytes());
-    let names = headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|v| v.to_str().ok());
-    let names: Vec<String> = names
-        .flat_map(|v| v.split(','))
-        .map(|n| n.trim().to_owned())
-        .collect();
-    let agreed = names
-        .iter()
-        .find_map(|n| offered.iter().find(|p| p.name == n))
-        .copied();
-    let unnamed = offered
-        .iter()
-        .find(|p| p.name == "channel.k8s.io")
-        .copied()
-        .filter(|_| names.is_empty());
-    let protocol = agreed
-        .or(unnamed)
-        .ok_or_else(|| unsupported(&names, offered))?;
-    let connection = request.extensions_mut().remove::<OnUpgrade>();
-    let connection = connection
-        .ok_or_else(|| Refusal::bad_request("unable to upgrade: the connection cannot be"))?;
-    let mut response = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(header::CONNECTION, "Upgrade")
-        .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if agreed.is_some() {
-        response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol.name);
-    }
-    let response = response.body(Body::empty()).map_err(Refusal::internal)?;
-    Ok(Upgrade {
-        protocol,
-        response,
-        connection,
-    })
-}
-
-fn unsupported(names: &[String], offered: &[Protocol]) -> Refusal {
-    let ours: Vec<&str> = offered.iter().map(|p| p.name).collect();
-    if names.iter().any(|n| n.starts_with("SPDY/3.1+")) {
-        return Refusal::not_offered(format!(
-            "SPDY/3.1 in a WebSocket is not offered by this node agent; it speaks {ours:?}"
-        ));
-    }
-    Refusal::bad_request(format!(
-        "unable to upgrade: none of the subprotocols {names:?} is supported: {ours:?}"
-    ))
-}
-
-fn token(headers: &HeaderMap, name: header::HeaderName) -> String {
-    headers
-        .get(name)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default()
-        .to_ascii_lowercase()
+/// A WebSocket whose binary messages carry one stream of bytes (KEP-4006).
+pub(super) fn tunnel(socket: Socket) -> impl AsyncRead + AsyncWrite + Send {
+    let (sink, messages) = socket.split();
+    let bytes = messages
+        .map_err(io::Error::other)
+        .try_filter_map(|message| async {
+            match message {
+                Message::Binary(bytes) => Ok(Some(bytes)),
+                Message::Text(_) => Err(io::ErrorKind::InvalidData.into()),
+                _ => Ok(None),
+            }
+        });
+    let sink = sink.sink_map_err(io::Error::other);
+    let sink =
+        sink.with(|bytes: Bytes| std::future::ready(Ok::<_, io::Error>(Message::binary(bytes))));
+    let output = SinkWriter::new(CopyToBytes::new(sink));
+    tokio::io::join(StreamReader::new(Box::pin(bytes)), output)
 }
 
 #[cfg(test)]

@@ -6,4 +6,4 @@ mod status;
 
 pub use facts::{Error, Facts, HugePages, Roots, read};
 pub use object::{lease, node};
-pub use status::{Inputs, Thresholds, status};
+pub use status::{Inputs, Thresholds, addresses, status};

@@ -96,7 +96,7 @@ const MAX_IMAGES: usize = 50;
 /// The status of a node with these facts.
 pub fn status(facts: &Facts, inputs: &Inputs, now: Timestamp) -> NodeStatus {
     NodeStatus {
-        addresses: Some(addresses(inputs)),
+        addresses: Some(addresses(&inputs.addresses, &inputs.hostname)),
         allocatable: Some(allocatable(facts, inputs)),
         capacity: Some(capacity(facts, inputs)),
         conditions: Some(conditions(facts, inputs, now)),
@@ -111,17 +111,17 @@ pub fn status(facts: &Facts, inputs: &Inputs, now: Timestamp) -> NodeStatus {
     }
 }
 
-fn addresses(inputs: &Inputs) -> Vec<NodeAddress> {
-    let ips = inputs
-        .addresses
-        .iter()
-        .map(|ip| ("InternalIP", ip.to_string()));
-    let all = ips.chain([("Hostname", inputs.hostname.clone())]);
-    all.map(|(type_, address)| NodeAddress {
-        type_: type_.into(),
+/// A node's addresses as its status tells them: internal ones, then the host's name.
+pub fn addresses(internal: &[IpAddr], hostname: &str) -> Vec<NodeAddress> {
+    let address = |kind: &str, address: String| NodeAddress {
         address,
-    })
-    .collect()
+        type_: kind.to_owned(),
+    };
+    let all = internal
+        .iter()
+        .map(|ip| address("InternalIP", ip.to_string()));
+    all.chain([address("Hostname", hostname.to_owned())])
+        .collect()
 }
 
 fn capacity(facts: &Facts, inputs: &Inputs) -> BTreeMap<String, Quantity> {

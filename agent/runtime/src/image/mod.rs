@@ -112,6 +112,20 @@ impl Runtime {
         Ok(images)
     }
 
+    /// Removes every name that we made, by import or pull. Goes on after errors and gives them all.
+    pub async fn images_remove(&self) -> Vec<Error> {
+        let filter = format!("labels.\"{}\"==true", unpack::OURS);
+        let ours = match self.image_records(vec![filter]).await {
+            Ok(records) => records,
+            Err(error) => return vec![error],
+        };
+        let mut errors = Vec::new();
+        for record in ours {
+            errors.extend(self.image_remove(&record.name).await.err());
+        }
+        errors
+    }
+
     /// Removes a name, or every name of a digest or id; containerd collects what nothing refers to.
     /// Success when there is none.
     pub async fn image_remove(&self, name: &str) -> Result<(), Error> {

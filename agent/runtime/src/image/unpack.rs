@@ -15,6 +15,9 @@ use crate::client::{BULK, Lease, QUICK, ask, or_absent, or_exists};
 use crate::error::Error;
 use crate::runtime::Runtime;
 
+/// Label of image records that we made: containerd may be shared with others.
+pub(super) const OURS: &str = "keelson.io/image";
+
 /// An image's manifest for this machine, with its configuration.
 pub(crate) struct Resolved {
     pub(crate) manifest: Manifest,
@@ -235,6 +238,7 @@ impl Runtime {
         let record = Record {
             name: name.to_owned(),
             target: Some(wire(target)),
+            labels: HashMap::from([(OURS.to_owned(), "true".to_owned())]),
             ..Record::default()
         };
         let message = CreateImageRequest {
