@@ -37,6 +37,14 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
         Err(error) => errors.push(error.context("connect to containerd")),
     }
     end_volumes(&config.root_dir, &mut errors);
+    let conf = config.cni_conf_dir.join(crate::network::CONF_FILE);
+    if config.cni_bridge.is_some() && conf.exists() {
+        note(
+            &mut errors,
+            "remove the cni configuration",
+            std::fs::remove_file(&conf),
+        );
+    }
     for dir in logs {
         note(&mut errors, "remove logs", std::fs::remove_dir_all(&dir));
     }

@@ -17,7 +17,7 @@ use crate::shared::{Shared, chain};
 use crate::{node, sync};
 
 /// The file the agent writes; others' files in the directory win.
-const CONF_FILE: &str = "10-keelson.conflist";
+pub(crate) const CONF_FILE: &str = "10-keelson.conflist";
 
 /// Follows the nodes.
 pub(crate) async fn run(shared: Arc<Shared>) {

@@ -84,14 +84,10 @@ pub(crate) fn attributes(info: &RequestInfo) -> Attributes {
     }
 }
 
-/// Whether a path needs no user.
+/// Whether a path needs no user: these very paths, not what is below them (`/healthz/../api`).
 pub(crate) fn public(info: &RequestInfo) -> bool {
-    let path = info.path.as_str();
-    !info.is_resource
-        && matches!(info.verb.as_str(), "get" | "head")
-        && PUBLIC.iter().any(|p| {
-            path == *p || (path.starts_with(p) && path.get(p.len()..p.len() + 1) == Some("/"))
-        })
+    let reads = matches!(info.verb.as_str(), "get" | "head");
+    !info.is_resource && reads && PUBLIC.contains(&info.path.as_str())
 }
 
 /// Refuses what the user may not do.
@@ -177,7 +173,8 @@ mod tests {
     fn public_paths() {
         for (path, want) in [
             ("/healthz", true),
-            ("/readyz/ping", true),
+            ("/readyz/ping", false),
+            ("/healthz/../api/v1/secrets", false),
             ("/healthzx", false),
             ("/metrics", false),
             ("/version", true),

@@ -7,19 +7,34 @@ use keelson_api::Status;
 pub(crate) struct Query {
     pairs: Vec<(String, String)>,
     raw: String,
+    malformed: Option<String>,
 }
 
 impl Query {
-    /// Parses a query string; pairs that do not decode are left out.
+    /// Parses a query string.
     pub(crate) fn parse(raw: &str) -> Query {
-        let pairs = raw.split('&').filter(|p| !p.is_empty()).filter_map(|pair| {
-            let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((percent_decode(k, true)?, percent_decode(v, true)?))
-        });
-        Query {
-            pairs: pairs.collect(),
+        let mut query = Query {
             raw: raw.to_owned(),
+            ..Query::default()
+        };
+        for pair in raw.split('&').filter(|p| !p.is_empty()) {
+            let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
+            match (percent_decode(k, true), percent_decode(v, true)) {
+                (Some(k), Some(v)) => query.pairs.push((k, v)),
+                _ => query.malformed = Some(pair.to_owned()),
+            }
         }
+        query
+    }
+
+    /// A pair that does not decode is refused: without it, a selector would select everything.
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        let Some(pair) = &self.malformed else {
+            return Ok(());
+        };
+        Err(Status::bad_request(format!(
+            "invalid query: {pair:?} is no percent-encoded UTF-8"
+        )))
     }
 
     /// As it came, for passing on.

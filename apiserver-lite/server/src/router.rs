@@ -69,6 +69,9 @@ where
 async fn answer(server: Arc<Server>, request: Request<Body>) -> Response<Body> {
     let began = Instant::now();
     let query = Query::parse(request.uri().query().unwrap_or_default());
+    if let Err(status) = query.check() {
+        return respond::refuse(&status);
+    }
     let info = match request_info::parse(request.method(), request.uri().path(), &query) {
         Ok(info) => info,
         Err(why) => return respond::refuse(&Status::bad_request(why)),
