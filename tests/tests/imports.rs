@@ -15,14 +15,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("keelson-election", &[]),
     ("keelson-auth", &["api"]),
     ("keelson-admission", &["api", "auth"]),
-    ("keelson-apiserver", &["admission", "api", "auth", "schema", "serving", "store"]),
+    (
+        "keelson-apiserver",
+        &["admission", "api", "auth", "schema", "serving", "store"],
+    ),
     // Those that meet the rest through the API alone.
     ("keelson-scheduler", &["api", "election"]),
     ("keelson-controllers", &["api", "auth", "election"]),
     ("keelson-agent-plan", &[]),
     ("keelson-runtime", &[]),
     ("keelson-agent-io", &["agent-plan", "serving"]),
-    ("keelson-agent", &["agent-io", "agent-plan", "overlay", "runtime", "serving"]),
+    (
+        "keelson-agent",
+        &["agent-io", "agent-plan", "overlay", "runtime", "serving"],
+    ),
     ("keelson-logger", &[]),
     ("keelson-cni-plan", &[]),
     ("keelson-cni", &["cni-plan"]),
@@ -38,15 +44,41 @@ const ANYTHING: &[&str] = &["keelson", "keelson-tests", "keelson-tests-vm"];
 
 /// Those that only decide: nothing in them can wait, open or ask the clock of the system's I/O.
 const PURE: &[&str] = &[
-    "keelson-schema", "keelson-api", "keelson-agent-plan", "keelson-cni-plan", "keelson-proxy-plan",
+    "keelson-schema",
+    "keelson-api",
+    "keelson-agent-plan",
+    "keelson-cni-plan",
+    "keelson-proxy-plan",
 ];
-const IMPURE: &[&str] = &["tokio", "axum", "hyper", "rtnetlink", "kube", "nix", "rustix", "libc", "futures"];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "axum",
+    "hyper",
+    "rtnetlink",
+    "kube",
+    "nix",
+    "rustix",
+    "libc",
+    "futures",
+];
 
 fn imports() -> BTreeMap<String, BTreeSet<String>> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let args = ["metadata", "--format-version", "1", "--no-deps", "--offline", "--manifest-path", manifest];
+    let args = [
+        "metadata",
+        "--format-version",
+        "1",
+        "--no-deps",
+        "--offline",
+        "--manifest-path",
+        manifest,
+    ];
     let out = Command::new("cargo").args(args).output().expect("cargo");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&out.stdout).expect("metadata");
     let name = |v: &Value| v["name"].as_str().expect("name").to_owned();
     let packages = metadata["packages"].as_array().expect("packages").iter();
@@ -66,7 +98,10 @@ fn imports_go_downwards_only() {
         let place = MAY_IMPORT.iter().find(|(p, _)| *p == package);
         let (_, allowed) = place.unwrap_or_else(|| panic!("{package} has no place in this table"));
         for import in all.iter().filter_map(|i| i.strip_prefix("keelson-")) {
-            assert!(allowed.contains(&import), "{package} imports keelson-{import}");
+            assert!(
+                allowed.contains(&import),
+                "{package} imports keelson-{import}"
+            );
         }
     }
 }
@@ -76,7 +111,10 @@ fn plans_can_reach_no_input_or_output() {
     let imports = imports();
     for package in PURE {
         for impure in IMPURE {
-            assert!(!imports[*package].contains(*impure), "{package} is pure and imports {impure}");
+            assert!(
+                !imports[*package].contains(*impure),
+                "{package} is pure and imports {impure}"
+            );
         }
     }
 }

@@ -74,10 +74,10 @@ impl Bed {
                 "-n {node} link add port-{pod} type veth peer name eth0 netns {}",
                 bed.ns(pod)
             ));
+            ip(&format!("-n {node} link set port-{pod} master br0"));
             ip(&format!(
-                "-n {node} link set port-{pod} master br0"
+                "-n {node} link set port-{pod} type bridge_slave hairpin on"
             ));
-            ip(&format!("-n {node} link set port-{pod} type bridge_slave hairpin on"));
             ip(&format!("-n {node} link set port-{pod} up"));
             bed.join(pod, &format!("{address}/24"), "10.42.0.1");
         }
