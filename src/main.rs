@@ -46,7 +46,7 @@ enum Command {
     Token(token::Args),
     /// Ends all pods of this node and removes what keelson put into the kernel and under its directories of state.
     /// Stop the server or agent first. The cluster's data stays unless --data is given.
-    Cleanup(cleanup::Args),
+    Cleanup(Box<cleanup::Args>),
     /// Makes an image archive of files: for images that need no registry.
     Image(image::Args),
 }
@@ -82,7 +82,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Server(options) => server::run(options.load()?, signals()?).await,
         Command::Agent(options) => node::run_agent(options.load()?, signals()?).await,
         Command::Token(args) => token::run(args).await,
-        Command::Cleanup(args) => cleanup::run(args).await,
+        Command::Cleanup(args) => cleanup::run(*args).await,
         Command::Image(args) => image::run(&args),
     }
 }

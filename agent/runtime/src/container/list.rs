@@ -108,6 +108,9 @@ fn read(object: &Object, task: Option<&Task>) -> Container {
     }
 }
 
+/// Exit code of a container that ended unseen, as runtimes with CRI give it.
+const LOST: i32 = 255;
+
 fn state(
     task: Option<&Task>,
     created: Timestamp,
@@ -115,7 +118,16 @@ fn state(
     cgroup: &str,
 ) -> State {
     let Some(task) = task else {
-        return State::Created;
+        // Tasks are forgotten when the machine goes down. What was started has ended then, nobody saw how.
+        return match started {
+            None => State::Created,
+            Some(at) => State::Exited {
+                code: LOST,
+                started,
+                at,
+                oom: false,
+            },
+        };
     };
     match task.status() {
         Status::Running | Status::Paused | Status::Pausing => State::Running {

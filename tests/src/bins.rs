@@ -1,0 +1,30 @@
+//! Where the programs under test are.
+
+use std::path::{Path, PathBuf};
+
+/// Path of a program: in the folder named by `KEELSON_BIN`, else in the profile's folder that this test was
+/// built into.
+///
+/// # Panics
+/// When it is not there, saying how to build it.
+pub fn program(name: &str) -> PathBuf {
+    let path = folder().join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: build the programs first (cargo build --workspace --bins), or name their folder in KEELSON_BIN",
+        path.display()
+    );
+    path
+}
+
+fn folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("KEELSON_BIN") {
+        return folder.into();
+    }
+    // target/debug/deps/suite-0123: two up.
+    let own = std::env::current_exe().expect("own path");
+    let deps = own.parent().expect("a test is in a folder");
+    deps.parent()
+        .map(Path::to_owned)
+        .expect("deps is in the profile's folder")
+}

@@ -1,0 +1,336 @@
+//! Parts that end and start again, in any way; and the end of all.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use keelson_tests::bed::{KUBECONFIG, json};
+use keelson_tests::bins::program;
+use keelson_tests::images::ECHO;
+use keelson_tests::snapshot::Snapshot;
+use keelson_tests::stream::{during, get};
+use keelson_tests::wait::secs;
+use keelson_tests::{Bed, Suite, eventually};
+use nix::sys::signal::Signal;
+
+#[test]
+fn restarts() {
+    let bed = Bed::cluster(1);
+    let mut suite = Suite::new();
+    deploy(&bed);
+    suite.step(
+        "kill -9 and restart: no container restarts, nothing leaks",
+        || killed(&bed),
+    );
+    suite.step("requests go on while keelson is away", || traffic(&bed));
+    suite.step("rules are left as they are by a restart", || rules(&bed));
+    suite.step("logs go on while keelson is away", || logs(&bed));
+    suite.step("what ended while keelson was away is told", || ended(&bed));
+    suite.step(
+        "what was deleted while keelson was away is torn down",
+        || deleted(&bed),
+    );
+    suite.step("containerd restarts", || containerd(&bed));
+    suite.step("killed at any moment of a pod's start and end", || {
+        any_moment(&bed)
+    });
+    suite.step("stopped and started", || stopped(&bed));
+    suite.done();
+}
+
+/// As `scripts/down` ends: nothing is left, and what was there before is.
+#[test]
+fn cleanup_leaves_nothing() {
+    let bed = Bed::bare();
+    let node = bed.server();
+    node.sh("iptables -t nat -N MINE; iptables -t nat -A MINE -j RETURN; nft add table inet mine; ip link add mine0 type dummy 2>/dev/null || true");
+    let before = Snapshot::of(node);
+    bed.start_server();
+    deploy(&bed);
+    bed.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: hp}}\nspec: {{containers: [{{name: c, image: '{ECHO}', ports: [{{containerPort: 8080, hostPort: 9999}}]}}]}}\n"));
+    bed.kubectl("wait pod hp --for=condition=Ready --timeout=60s");
+    let within = before.diff(&Snapshot::of(node), &[]);
+    for part in [
+        "links + ",
+        "iptables + ",
+        "mounts + ",
+        "shims + ",
+        "cgroups + ",
+        "nftables + ",
+    ] {
+        assert!(within.contains(part), "this finds no {part}: {within}");
+    }
+    node.stop();
+    let keelson = program("keelson");
+    let args = format!("--cgroup-root {} --data", node.cgroup);
+    node.sh(&format!("{} cleanup {args}", keelson.display()));
+    let after = Snapshot::of(node);
+    assert_eq!(before.diff(&after, &["keelson", "cni"]), "");
+    let left: Vec<_> = after
+        .section("keelson")
+        .iter()
+        .filter(|l| *l != KUBECONFIG && *l != "/etc/keelson")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(
+        !after.section("cni").iter().any(|l| l.contains("keelson")),
+        "{:?}",
+        after.section("cni")
+    );
+    // Again, it is harmless.
+    node.sh(&format!("{} cleanup {args}", keelson.display()));
+}
+
+fn deploy(bed: &Bed) {
+    bed.apply(&format!(
+        r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 2
+      containers:
+      - {{name: echo, image: '{ECHO}', ports: [{{containerPort: 8080}}], readinessProbe: {{httpGet: {{path: /healthz, port: 8080}}, periodSeconds: 1}}}}
+      - {{name: talk, image: '{ECHO}', command: [/bin/sh, -c, 'trap exit TERM; i=0; while :; do echo line $i; i=$((i+1)); sleep 0.1; done']}}
+      volumes: [{{name: v, emptyDir: {{medium: Memory}}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{type: NodePort, selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080, nodePort: 30080}}]}}
+"
+    ));
+    bed.kubectl("rollout status deploy/web --timeout=120s");
+    eventually("the node port answers", secs(30), || {
+        bed.client.enter(|| get("10.88.0.11:30080".parse()?, "/"))
+    });
+}
+
+/// Every container by pod and name: its ID, restarts and start; and every PID with its command.
+fn identity(bed: &Bed) -> (BTreeMap<String, String>, String) {
+    let pods = json(&bed.kubectl("get pods -l app=web -o json"));
+    let mut all = BTreeMap::new();
+    for pod in pods["items"].as_array().unwrap() {
+        for status in pod["status"]["containerStatuses"].as_array().unwrap() {
+            let name = format!("{}/{}", pod["metadata"]["name"], status["name"]);
+            all.insert(
+                name,
+                format!(
+                    "{} {} {}",
+                    status["containerID"],
+                    status["restartCount"],
+                    status["state"]["running"]["startedAt"]
+                ),
+            );
+        }
+    }
+    let pids = bed.server().sh("ps -eo pid,args --no-headers | grep -E '^ *[0-9]+ ([^ ]*containerd-shim|[^ ]*keelson-logger|/echo|/bin/sh -c trap)' | sort");
+    (all, pids)
+}
+
+fn again(bed: &Bed) {
+    bed.server().start_again();
+    bed.wait_ready();
+    status_flows(bed);
+}
+
+/// A pod that is made now comes up and goes.
+fn status_flows(bed: &Bed) {
+    bed.kubectl(&format!("run flows --image={ECHO} --overrides='{{\"spec\":{{\"terminationGracePeriodSeconds\":0}}}}'"));
+    bed.kubectl("wait pod flows --for=condition=Ready --timeout=60s");
+    let uid = bed.kubectl("get pod flows -o jsonpath={.metadata.uid}");
+    bed.kubectl("delete pod flows --timeout=60s");
+    torn_down(bed, &uid);
+}
+
+/// With a grace period of 0 the object is gone before the pod is.
+fn torn_down(bed: &Bed, uids: &str) {
+    eventually("the pods are torn down", secs(60), || {
+        for uid in uids.split_whitespace() {
+            let left = bed.server().sh(&format!(
+                "find /sys/fs/cgroup /run/keelson /var/lib/keelson/agent /var/log/pods -name '*{uid}*'; ctr -n k8s.io c ls -q | grep {uid} || true; grep {uid} /proc/self/mounts || true; pgrep -af {uid} | grep -v pgrep || true"
+            ));
+            anyhow::ensure!(left.is_empty(), "{left}");
+        }
+        Ok(())
+    });
+}
+
+fn killed(bed: &Bed) {
+    status_flows(bed);
+    let (before, snapshot) = (identity(bed), Snapshot::of(bed.server()));
+    for _ in 0..3 {
+        bed.server().kill();
+        again(bed);
+    }
+    let after = identity(bed);
+    assert_eq!(before.0, after.0);
+    assert_eq!(before.1, after.1);
+    eventually("nothing leaked", secs(30), || {
+        let diff = snapshot.diff(&Snapshot::of(bed.server()), &[]);
+        anyhow::ensure!(diff.is_empty(), "{diff}");
+        Ok(())
+    });
+    assert!(bed.kubectl("get node n1").contains(" Ready"));
+}
+
+fn traffic(bed: &Bed) {
+    let seen = during(&bed.client, 2, "10.88.0.11:30080".parse().unwrap(), || {
+        bed.server().kill();
+        again(bed);
+    });
+    assert!(
+        seen.failures.is_empty(),
+        "{} of {:?}: {:?}",
+        seen.failures.len(),
+        seen.pods,
+        seen.failures.first()
+    );
+}
+
+fn rules(bed: &Bed) {
+    let save = "iptables-save | sed 's/\\[[0-9]*:[0-9]*\\]//; /^#/d'; nft -s list tables";
+    // A mark would be lost with a chain that is written anew; a counter would be set back.
+    let counters = "iptables-save -c -t nat | grep -- '-A KUBE-SERVICES' | head -1";
+    bed.client
+        .enter(|| get("10.88.0.11:30080".parse()?, "/"))
+        .unwrap();
+    let (before, counted) = (bed.server().sh(save), bed.server().sh(counters));
+    bed.server().stop();
+    assert_eq!(
+        before,
+        bed.server().sh(save),
+        "stopping takes no rules away"
+    );
+    again(bed);
+    eventually("the rules are the same", secs(20), || {
+        let now = bed.server().sh(save);
+        anyhow::ensure!(now == before, "{now}\nnot\n{before}");
+        Ok(())
+    });
+    let count = |line: &str| {
+        line.trim_start_matches('[')
+            .split(':')
+            .next()
+            .unwrap_or_default()
+            .parse::<u64>()
+            .unwrap()
+    };
+    assert!(
+        count(&bed.server().sh(counters)) >= count(&counted),
+        "the first rule was written anew"
+    );
+}
+
+fn logs(bed: &Bed) {
+    let pod = bed.kubectl("get pods -l app=web -o jsonpath='{.items[0].metadata.name}'");
+    let file = format!("/var/log/pods/default_{pod}_*/talk/0.log");
+    let lines = || {
+        bed.server()
+            .sh(&format!("cat {file} | wc -l"))
+            .trim()
+            .parse::<u64>()
+            .unwrap()
+    };
+    bed.server().kill();
+    let before = lines();
+    eventually("the log grows", secs(20), || {
+        anyhow::ensure!(lines() > before + 3, "{} lines", lines());
+        Ok(())
+    });
+    again(bed);
+    // None is missing.
+    let text = bed.kubectl(&format!("logs {pod} -c talk"));
+    for (n, line) in text.lines().enumerate() {
+        assert_eq!(line, format!("line {n}"));
+    }
+}
+
+fn ended(bed: &Bed) {
+    bed.kubectl(&format!("run ends --image={ECHO} --restart=Never --command -- sh -c 'while [ ! -e /tmp-end ]; do sleep 0.1; done; exit 4'"));
+    bed.kubectl("wait pod ends --for=condition=Ready --timeout=60s");
+    let pid = bed
+        .server()
+        .sh("pgrep -f 'while . ! -e /tmp-end' | head -1");
+    bed.server().kill();
+    bed.server().sh(&format!("kill -9 {}", pid.trim()));
+    again(bed);
+    bed.wait_for("get pod ends -o jsonpath='{.status.phase}'", "Failed");
+    assert_eq!(
+        bed.kubectl(
+            "get pod ends -o jsonpath='{.status.containerStatuses[0].state.terminated.exitCode}'"
+        ),
+        "137"
+    );
+    bed.kubectl("delete pod ends --timeout=60s");
+}
+
+/// The server's own API is away with the agent: deleted is as soon as it is back, before the agent has looked.
+fn deleted(bed: &Bed) {
+    let names = "get pods -l app=web -o jsonpath='{.items[*].metadata.uid}'";
+    let uids = bed.kubectl(names);
+    bed.server().kill();
+    bed.server().start_again();
+    bed.wait_ready();
+    bed.kubectl("delete pods -l app=web --force --grace-period=0");
+    bed.kubectl("rollout status deploy/web --timeout=60s");
+    torn_down(bed, &uids);
+}
+
+fn containerd(bed: &Bed) {
+    let before = identity(bed);
+    bed.server().end_containerd(Signal::SIGKILL);
+    bed.client
+        .enter(|| get("10.88.0.11:30080".parse()?, "/"))
+        .unwrap();
+    bed.server().start_containerd();
+    status_flows(bed);
+    let after = identity(bed);
+    assert_eq!(before, after);
+    // Its events are heard again.
+    let pod = bed.kubectl("get pods -l app=web -o jsonpath='{.items[0].metadata.name}'");
+    bed.try_kubectl(&format!("exec {pod} -c echo -- /bin/busybox kill -9 1"));
+    let pid = bed.server().sh("pgrep -f '^/echo' | head -1");
+    bed.server().sh(&format!("kill -9 {}", pid.trim()));
+    bed.wait_contains(
+        "get pods -l app=web -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'",
+        "1",
+    );
+    bed.kubectl("rollout status deploy/web --timeout=60s");
+}
+
+fn any_moment(bed: &Bed) {
+    let before = Snapshot::of(bed.server());
+    for n in 0..8u64 {
+        let make = format!("create deploy moment-{n} --image={ECHO} --replicas=2");
+        bed.kubectl(&make);
+        std::thread::sleep(std::time::Duration::from_millis(n * 60));
+        bed.server().kill();
+        bed.server().start_again();
+        bed.wait_ready();
+        bed.kubectl(&format!("delete deploy moment-{n}"));
+        std::thread::sleep(std::time::Duration::from_millis(n * 40));
+        bed.server().kill();
+        bed.server().start_again();
+        bed.wait_ready();
+    }
+    eventually("nothing is left of them", secs(90), || {
+        let pods = bed.kubectl("get pods -o name");
+        anyhow::ensure!(!pods.contains("moment"), "{pods}");
+        let diff = before.diff(&Snapshot::of(bed.server()), &[]);
+        anyhow::ensure!(diff.is_empty(), "{diff}");
+        Ok(())
+    });
+}
+
+fn stopped(bed: &Bed) {
+    let before = identity(bed);
+    bed.server().stop();
+    again(bed);
+    assert_eq!(before, identity(bed));
+}

@@ -1,0 +1,49 @@
+//! One node: what becomes of a pod's specification, seen through kubectl.
+
+#![allow(clippy::unwrap_used)]
+
+mod images;
+mod life;
+mod volumes;
+
+use keelson_tests::{Bed, Suite};
+
+#[test]
+fn pods() {
+    let bed = Bed::cluster(1);
+    let mut suite = Suite::new();
+    suite.step("command, arguments and environment", || {
+        volumes::environment(&bed)
+    });
+    suite.step("volumes and who may read them", || volumes::volumes(&bed));
+    suite.step("configMap volumes follow, begin", || {
+        volumes::follow_begin(&bed)
+    });
+    suite.step("a missing Secret is waited for", || volumes::missing(&bed));
+    suite.step("bound tokens are projected and follow the pod", || {
+        volumes::tokens(&bed)
+    });
+    suite.step("security context", || volumes::security(&bed));
+    suite.step("init containers go first, in order", || life::init(&bed));
+    suite.step("restart policies and CrashLoopBackOff", || {
+        life::crash(&bed)
+    });
+    suite.step("logs: -c, --previous, -f, --tail, --timestamps", || {
+        life::logs(&bed)
+    });
+    suite.step("exec: input, codes, terminal", || life::exec(&bed));
+    suite.step("probes", || life::probes(&bed));
+    suite.step("grace period and hooks", || life::grace(&bed));
+    suite.step("OOMKilled", || life::oom(&bed));
+    suite.step("limits and QoS are cgroups", || life::cgroups(&bed));
+    suite.step("why a pod waits for a node", || life::pending(&bed));
+    suite.step("image errors say why", || images::errors(&bed));
+    suite.step("pulled from a registry, by each policy", || {
+        images::registry(&bed)
+    });
+    suite.step("configMap volumes follow, end", || {
+        volumes::follow_end(&bed)
+    });
+    suite.step("the node says what it has", || images::node(&bed));
+    suite.done();
+}
