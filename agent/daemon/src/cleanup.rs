@@ -32,6 +32,7 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
             if images {
                 let left = runtime.images_remove().await;
                 errors.extend(left.into_iter().map(Into::into));
+                errors.extend(runtime.namespace_remove().await.err().map(Into::into));
             }
         }
         Err(error) => errors.push(error.context("connect to containerd")),
@@ -54,6 +55,9 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
 /// containerd answers in milliseconds or does not run.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Between two tries.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
+
 async fn end_containers(
     runtime: &Runtime,
     logs: &mut BTreeSet<std::path::PathBuf>,
@@ -69,7 +73,14 @@ async fn end_containers(
         async move {
             // One that has ended can't be killed; removing tells what matters.
             let _ = runtime.container_kill(&id, "KILL", true).await;
-            runtime.container_remove(&id).await
+            // A shim that ends while it is asked answers with a closed connection: the second time it is gone.
+            match runtime.container_remove(&id).await {
+                Err(_) => {
+                    tokio::time::sleep(AGAIN).await;
+                    runtime.container_remove(&id).await
+                }
+                removed => removed,
+            }
         }
     };
     let ended = futures::future::join_all(containers.iter().map(end)).await;

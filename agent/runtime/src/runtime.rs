@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use containerd_client::services::v1::{CreateNamespaceRequest, Namespace};
+use containerd_client::services::v1::{CreateNamespaceRequest, DeleteNamespaceRequest, Namespace};
 
-use crate::client::{Client, QUICK, ask, or_exists};
+use crate::client::{Client, QUICK, ask, ended, or_absent, or_exists};
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::{Events, Feed};
@@ -28,6 +28,23 @@ pub(crate) struct Inner {
 }
 
 impl Runtime {
+    /// Removes our namespace from containerd, unless something of somebody else is in it.
+    pub async fn namespace_remove(&self) -> Result<(), Error> {
+        let name = self.inner.config.namespace.clone();
+        let message = DeleteNamespaceRequest { name: name.clone() };
+        let answer = ask!(
+            self.client(),
+            namespaces.delete(message),
+            QUICK,
+            "delete namespace",
+            &name
+        );
+        match or_absent(answer) {
+            Err(Error::Call { status, .. }) if ended(&status) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     /// Connects to containerd, waiting for its socket with back-off (50 ms to 2 s) for as long as
     /// the caller does, creates the namespace and follows its events.
     pub async fn connect(config: Config) -> Result<Runtime, Error> {

@@ -68,6 +68,9 @@ impl Backend {
         let mut errors = Vec::new();
         for side in &mut self.sides {
             errors.extend(side.sync(Ruleset::default()).await.err());
+            if !side.absent {
+                errors.extend(iptables::remove_leftovers(side.options.family).await.err());
+            }
         }
         errors
     }

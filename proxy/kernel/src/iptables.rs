@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use keelson_proxy_plan::iptables::Ruleset;
+use keelson_proxy_plan::iptables::{Ruleset, leftovers};
 use keelson_proxy_plan::model::Family;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -22,6 +22,18 @@ fn programs(family: Family) -> (&'static str, &'static str) {
 
 /// Reads our chains and jumps back from the kernel.
 pub async fn read(family: Family) -> Result<Ruleset, Error> {
+    Ok(Ruleset::parse(&save(family).await?))
+}
+
+/// Removes what Debian's `portmap` leaves when the last host port is gone.
+pub async fn remove_leftovers(family: Family) -> Result<(), Error> {
+    match leftovers(&save(family).await?) {
+        Some(transaction) => apply(family, &transaction).await,
+        None => Ok(()),
+    }
+}
+
+async fn save(family: Family) -> Result<String, Error> {
     let (program, _) = programs(family);
     let output = Command::new(program)
         .stdin(Stdio::null())
@@ -32,7 +44,7 @@ pub async fn read(family: Family) -> Result<Ruleset, Error> {
     if !output.status.success() {
         return Err(refused(program, &output.stderr));
     }
-    Ok(Ruleset::parse(&String::from_utf8_lossy(&output.stdout)))
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Carries out a transaction: all of it or, where a line is refused, none of it.

@@ -129,7 +129,12 @@ fn identity(bed: &Bed) -> (BTreeMap<String, String>, String) {
             );
         }
     }
-    let pids = bed.server().sh("ps -eo pid,args --no-headers | grep -E '^ *[0-9]+ ([^ ]*containerd-shim|[^ ]*keelson-logger|/echo|/bin/sh -c trap)' | sort");
+    // A shell that has forked and not yet become its command looks like itself: a child like its parent does not count.
+    let pids = bed.server().sh(
+        "ps -eo pid=,ppid=,args= | awk '{pid = $1; parent[pid] = $2; $1 = $2 = \"\"; args[pid] = $0} \
+         END {for (pid in args) if (args[parent[pid]] != args[pid]) print pid args[pid]}' \
+         | grep -E '^[0-9]+ +([^ ]*containerd-shim|[^ ]*keelson-logger|/echo|/bin/sh -c trap)' | sort",
+    );
     (all, pids)
 }
 
@@ -153,7 +158,7 @@ fn torn_down(bed: &Bed, uids: &str) {
     eventually("the pods are torn down", secs(60), || {
         for uid in uids.split_whitespace() {
             let left = bed.server().sh(&format!(
-                "find /sys/fs/cgroup /run/keelson /var/lib/keelson/agent /var/log/pods -name '*{uid}*'; ctr -n k8s.io c ls -q | grep {uid} || true; grep {uid} /proc/self/mounts || true; pgrep -af {uid} | grep -v pgrep || true"
+                "find /sys/fs/cgroup /run/keelson /var/lib/keelson/agent /var/log/pods -name '*{uid}*' 2>/dev/null || true; ctr -n k8s.io c ls -q | grep {uid} || true; grep {uid} /proc/self/mounts || true; pgrep -af {uid} | grep -v pgrep || true"
             ));
             anyhow::ensure!(left.is_empty(), "{left}");
         }

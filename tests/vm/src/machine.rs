@@ -143,7 +143,9 @@ impl Machine {
     fn read(&mut self, within: Duration) -> std::io::Result<String> {
         self.line.get_ref().set_read_timeout(Some(within))?;
         let mut line = String::new();
-        self.line.read_line(&mut line)?;
+        if self.line.read_line(&mut line)? == 0 {
+            return Err(std::io::Error::other("QEMU has ended"));
+        }
         Ok(line.trim_end().to_owned())
     }
 

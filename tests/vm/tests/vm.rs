@@ -217,7 +217,7 @@ fn pods_again(m: &mut Machine) {
         "ip -o link show type veth",
         "find /sys/fs/cgroup/kubepods -mindepth 1 -maxdepth 2 -name 'pod*'",
         "ctr -n k8s.io tasks ls -q",
-        "find /var/lib/keelson/agent -path '*/cni/*' -name '10.42.*'",
+        "find /var/lib/keelson/agent/cni-addresses -name '10.*'",
     ];
     for thing in things {
         let found = m.sh(thing);

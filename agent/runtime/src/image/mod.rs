@@ -112,16 +112,16 @@ impl Runtime {
         Ok(images)
     }
 
-    /// Removes every name that we made, by import or pull. Goes on after errors and gives them all.
+    /// Removes every name that we made, by import or pull, and the ids that containerd's CRI plugin, where it
+    /// listens, has named those images by. Goes on after errors and gives them all.
     pub async fn images_remove(&self) -> Vec<Error> {
-        let filter = format!("labels.\"{}\"==true", unpack::OURS);
-        let ours = match self.image_records(vec![filter]).await {
+        let records = match self.image_records(Vec::new()).await {
             Ok(records) => records,
             Err(error) => return vec![error],
         };
         let mut errors = Vec::new();
-        for record in ours {
-            errors.extend(self.image_remove(&record.name).await.err());
+        for name in removable(&records) {
+            errors.extend(self.name_remove(name).await.err());
         }
         errors
     }
@@ -134,21 +134,25 @@ impl Runtime {
             false => vec![name::parse(name)?.whole()],
         };
         for name in names {
-            let message = DeleteImageRequest {
-                name: name.clone(),
-                sync: true,
-                target: None,
-            };
-            let answer = ask!(
-                self.client(),
-                images.delete(message),
-                QUICK,
-                "delete image",
-                &name
-            );
-            or_absent(answer)?;
+            self.name_remove(&name).await?;
         }
         Ok(())
+    }
+
+    async fn name_remove(&self, name: &str) -> Result<(), Error> {
+        let message = DeleteImageRequest {
+            name: name.to_owned(),
+            sync: true,
+            target: None,
+        };
+        let answer = ask!(
+            self.client(),
+            images.delete(message),
+            QUICK,
+            "delete image",
+            name
+        );
+        or_absent(answer).map(drop)
     }
 
     async fn image_records(&self, filters: Vec<String>) -> Result<Vec<Record>, Error> {
@@ -179,4 +183,57 @@ fn target(record: &Record) -> String {
     target
         .map(|target| target.digest.clone())
         .unwrap_or_default()
+}
+
+/// Names that we made, and the CRI plugin's names for images that nobody but us has named.
+fn removable(records: &[Record]) -> Vec<&str> {
+    let ours = |r: &Record| r.labels.contains_key(unpack::OURS);
+    let by_cri = |r: &Record| !ours(r) && name::is_digest(&r.name) && r.labels.contains_key(CRI);
+    let only_ours = |digest: &str| {
+        let mut named = records
+            .iter()
+            .filter(|r| target(r) == digest && !by_cri(r))
+            .peekable();
+        named.peek().is_some() && named.all(ours)
+    };
+    records
+        .iter()
+        .filter(|r| ours(r) || (by_cri(r) && only_ours(&target(r))))
+        .map(|r| r.name.as_str())
+        .collect()
+}
+
+/// Label of names that containerd's CRI plugin keeps; it names each image by its id too.
+const CRI: &str = "io.cri-containerd.image";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use containerd_client::types::Descriptor;
+
+    use super::*;
+
+    #[test]
+    fn what_others_have_named_stays() {
+        let record = |name: &str, digest: &str, labels: &[&str]| Record {
+            name: name.into(),
+            target: Some(Descriptor {
+                digest: digest.into(),
+                ..Descriptor::default()
+            }),
+            labels: HashMap::from_iter(labels.iter().map(|l| ((*l).into(), "x".into()))),
+            ..Record::default()
+        };
+        let [one, two, three] = ["1", "2", "3"].map(|d| format!("sha256:{}", d.repeat(64)));
+        let records = [
+            record("ours:1", "a", &[unpack::OURS, CRI]),
+            record(&one, "a", &[CRI]),
+            record("ours:2", "b", &[unpack::OURS]),
+            record("theirs:2", "b", &[CRI]),
+            record(&two, "b", &[CRI]),
+            record(&three, "c", &[CRI]),
+        ];
+        assert_eq!(removable(&records), ["ours:1", &one, "ours:2"]);
+    }
 }
