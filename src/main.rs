@@ -4,6 +4,7 @@ mod cleanup;
 mod cluster;
 mod image;
 mod join;
+mod memory;
 mod node;
 mod options;
 mod server;
@@ -52,6 +53,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::tune();
     let cli = Cli::parse();
     init_log(cli.log_format);
     // Fails only when one is set already, and then this one is.

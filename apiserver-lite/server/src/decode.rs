@@ -98,9 +98,35 @@ fn json(body: &[u8]) -> Result<Value, Status> {
         .map_err(|e| Status::bad_request(format!("couldn't parse the body as JSON: {e}")))
 }
 
+/// How deep a YAML body's brackets may nest. No kind comes near; the parser's time grows with the square.
+const MAX_YAML_DEPTH: usize = 1000;
+
 fn yaml(body: &[u8]) -> Result<Value, Status> {
+    // JSON is YAML, and what clients mostly send under this name (server-side apply); its parser is quicker.
+    if let Ok(value) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
+    if bracket_depth(body) > MAX_YAML_DEPTH {
+        return Err(Status::bad_request(format!(
+            "couldn't parse the body as YAML: brackets nest deeper than {MAX_YAML_DEPTH}"
+        )));
+    }
     serde_yaml_ng::from_slice(body)
         .map_err(|e| Status::bad_request(format!("couldn't parse the body as YAML: {e}")))
+}
+
+/// The most brackets that are open at once. Those within texts count too: telling them apart is the parser's job.
+fn bracket_depth(text: &[u8]) -> usize {
+    let (mut depth, mut most) = (0usize, 0);
+    for byte in text {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => continue,
+        }
+        most = most.max(depth);
+    }
+    most
 }
 
 /// The schema of a row's kind.
@@ -251,5 +277,16 @@ mod tests {
             json!({})
         );
         assert_eq!(parse("", b"{").expect_err("broken").code, 400);
+    }
+
+    #[test]
+    fn yaml_is_not_read_when_too_deep() {
+        let nested = |n: usize| format!("a: {}{}", "[".repeat(n), "]".repeat(n));
+        let refused = |n| parse("application/yaml", nested(n).as_bytes()).expect_err("deep").message;
+        assert!(refused(MAX_YAML_DEPTH + 1).contains("nest deeper"));
+        assert!(!refused(MAX_YAML_DEPTH).contains("nest deeper"));
+        assert!(parse("application/yaml", nested(20).as_bytes()).is_ok());
+        let wide = "a: [".to_owned() + &"[],".repeat(5000) + "]";
+        assert!(parse("application/yaml", wide.as_bytes()).is_ok());
     }
 }

@@ -120,7 +120,8 @@ async fn exec_in(
     }
     let id = running(&app, &ns, &pod, &name).await?.id;
     let upgrade = Upgrade::new(request, &upgrade::EXEC)?;
-    let session = app.pods.exec(&id, options.clone()).await;
+    let asked = options.clone();
+    let session = async move { app.pods.exec(&id, asked).await };
     Ok(upgrade.spawn(|agreed, io| exec::serve(agreed, io, options, session)))
 }
 
@@ -155,7 +156,7 @@ async fn attach(
         }
     };
     let upgrade = Upgrade::new(request, &upgrade::EXEC)?;
-    Ok(upgrade.spawn(|agreed, io| exec::serve(agreed, io, options, Ok(session))))
+    Ok(upgrade.spawn(|agreed, io| exec::serve(agreed, io, options, async { Ok(session) })))
 }
 
 async fn attach_uid(

@@ -38,15 +38,18 @@ trait Client: Send {
     fn exit(&mut self, exit: &Result<i32, Refusal>) -> impl Future<Output = ()> + Send;
 }
 
-/// Joins a client to a session until the process ends or the client goes. A session that could not be made
-/// is told where its exit would be.
+/// Makes a session and joins a client to it until the process ends or the client goes. A session that could
+/// not be made is told where its exit would be.
+///
+/// The session is made only now, after the upgrade is answered: kubectl (1.32) throws away what arrives before
+/// it has set up its streams.
 pub(super) async fn serve(
     agreed: Agreed,
     io: Io,
     options: ExecOptions,
-    session: Result<Session, Refusal>,
+    session: impl Future<Output = Result<Session, Refusal>>,
 ) {
-    let session = session.unwrap_or_else(|refusal| Session {
+    let session = session.await.unwrap_or_else(|refusal| Session {
         stdin: None,
         stdout: None,
         stderr: None,
