@@ -282,7 +282,11 @@ mod tests {
     #[test]
     fn yaml_is_not_read_when_too_deep() {
         let nested = |n: usize| format!("a: {}{}", "[".repeat(n), "]".repeat(n));
-        let refused = |n| parse("application/yaml", nested(n).as_bytes()).expect_err("deep").message;
+        let refused = |n| {
+            parse("application/yaml", nested(n).as_bytes())
+                .expect_err("deep")
+                .message
+        };
         assert!(refused(MAX_YAML_DEPTH + 1).contains("nest deeper"));
         assert!(!refused(MAX_YAML_DEPTH).contains("nest deeper"));
         assert!(parse("application/yaml", nested(20).as_bytes()).is_ok());
