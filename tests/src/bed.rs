@@ -63,6 +63,18 @@ impl Bed {
         bed
     }
 
+    /// A server without a node, and one agent that joined it, started with these arguments; Ready. Each a process
+    /// of its own.
+    pub fn split(args: &[&str]) -> Self {
+        let mut bed = Self::api(&[]);
+        let node = bed.add_node("n2");
+        node.start_containerd();
+        images::copy_into(&node.images());
+        bed.join(&bed.nodes[1], args);
+        bed.wait_node_ready(&bed.nodes[1]);
+        bed
+    }
+
     /// One node with containerd, without keelson yet.
     pub fn bare() -> Self {
         let mut bed = Self::empty();
@@ -90,14 +102,21 @@ impl Bed {
         }
         bed.start_server();
         for n in 1..nodes {
-            let token = bed.token();
-            let server = format!("https://{}:6443", bed.nodes[0].ip);
-            bed.nodes[n].start_keelson(&["agent", "--server", &server, "--token", &token]);
+            bed.join(&bed.nodes[n], &[]);
         }
         for node in &bed.nodes {
             bed.wait_node_ready(node);
         }
         bed
+    }
+
+    /// Starts an agent with a new token.
+    fn join(&self, node: &Node, args: &[&str]) {
+        let token = self.token();
+        let server = format!("https://{}:6443", self.server().ip);
+        let own = ["agent", "--server", &server, "--token", &token];
+        let args: Vec<&str> = own.iter().chain(args).copied().collect();
+        node.start_keelson(&args);
     }
 
     fn empty() -> Self {

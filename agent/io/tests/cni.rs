@@ -307,6 +307,22 @@ fn a_failed_add_is_undone_and_says_why() {
 }
 
 #[test]
+fn what_a_crash_left_half_written_goes_and_records_stay() {
+    let room = Room::new();
+    room.script("one", GOOD);
+    room.script("two", GOOD);
+    room.configure("a.conflist", &chain("1.0.0"));
+    run(room.cni().add(&pod("u1", Path::new("/x")))).unwrap();
+    let whole = room.records();
+    assert_eq!(whole.len(), 1);
+    fs::write(room.path("state/results/.partial-n-u2-eth0"), "{").unwrap();
+    let cni = room.cni();
+    assert_eq!(room.records(), whole);
+    run(cni.del(&pod("u1", Path::new("/x")))).unwrap();
+    assert!(room.records().is_empty());
+}
+
+#[test]
 fn a_plugin_that_hangs_is_killed() {
     let room = Room::new();
     room.script(

@@ -55,10 +55,20 @@ pub(super) struct Cache {
 const PARTIAL: &str = ".partial";
 
 impl Cache {
+    /// One process at a time has the cache: what is half written now was left by a crash, and goes.
     pub(super) fn new(root: PathBuf) -> Self {
-        Self {
-            dir: root.join("results"),
+        let dir = root.join("results");
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|e| {
+            e.file_name()
+                .as_encoded_bytes()
+                .starts_with(PARTIAL.as_bytes())
+        }) {
+            if let Err(error) = fs::remove_file(entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "half-written CNI result");
+            }
         }
+        Self { dir }
     }
 
     pub(super) fn put(&self, record: &Record) -> Result<(), Error> {

@@ -1,0 +1,129 @@
+//! What a benchmark prints: samples, aims, and a process's use.
+
+use std::fmt;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context;
+
+/// Durations in milliseconds.
+#[derive(Default)]
+pub(crate) struct Samples(Vec<f64>);
+
+impl Samples {
+    pub(crate) fn push(&mut self, sample: Duration) {
+        let sample = sample.as_secs_f64() * 1e3;
+        let place = self.0.partition_point(|s| *s < sample);
+        self.0.insert(place, sample);
+    }
+
+    pub(crate) fn p50(&self) -> f64 {
+        self.percentile(50)
+    }
+
+    pub(crate) fn p99(&self) -> f64 {
+        self.percentile(99)
+    }
+
+    /// The smallest sample that so many of a hundred do not exceed; no number without samples.
+    fn percentile(&self, percent: usize) -> f64 {
+        let rank = (self.0.len() * percent).div_ceil(100).max(1);
+        self.0.get(rank - 1).copied().unwrap_or(f64::NAN)
+    }
+}
+
+impl fmt::Display for Samples {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (p50, p99, n) = (self.p50(), self.p99(), self.0.len());
+        write!(f, "median {p50:.1} ms, p99 {p99:.1} ms of {n}")
+    }
+}
+
+/// A figure and what it should be.
+pub(crate) struct Aim {
+    name: &'static str,
+    figure: f64,
+    bound: f64,
+    unit: &'static str,
+    most: bool,
+}
+
+impl Aim {
+    /// The figure should be below the bound.
+    pub(crate) fn most(name: &'static str, figure: f64, bound: f64, unit: &'static str) -> Self {
+        Self {
+            name,
+            figure,
+            bound,
+            unit,
+            most: true,
+        }
+    }
+
+    /// The figure should reach the bound.
+    pub(crate) fn least(name: &'static str, figure: f64, bound: f64, unit: &'static str) -> Self {
+        Self {
+            most: false,
+            ..Self::most(name, figure, bound, unit)
+        }
+    }
+
+    fn met(&self) -> bool {
+        if self.most {
+            self.figure < self.bound
+        } else {
+            self.figure >= self.bound
+        }
+    }
+}
+
+impl fmt::Display for Aim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            figure,
+            bound,
+            unit,
+            most,
+        } = self;
+        let sign = if *most { '<' } else { '≥' };
+        let met = if self.met() { "met" } else { "missed" };
+        write!(
+            f,
+            "aim {name}: {figure:.2} {unit} (aim {sign} {bound} {unit}): {met}"
+        )
+    }
+}
+
+/// What a process holds and has used.
+pub(crate) struct Usage {
+    pss_kb: f64,
+    ticks: f64,
+}
+
+impl Usage {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let pss = rollup.lines().find_map(|l| l.strip_prefix("Pss:"));
+        let pss = pss.and_then(|p| p.trim().strip_suffix(" kB"));
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name before may have spaces in it.
+        let (_, fields) = stat.rsplit_once(") ").context("a process")?;
+        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<f64>);
+        Ok(Self {
+            pss_kb: pss.context("a size")?.parse()?,
+            ticks: ticks.sum::<Result<f64, _>>()?,
+        })
+    }
+
+    /// Proportional set size.
+    pub(crate) fn pss_mb(&self) -> f64 {
+        self.pss_kb / 1024.0
+    }
+
+    /// Percent of one core since an earlier look.
+    pub(crate) fn cpu_since(&self, earlier: &Self, elapsed: Duration) -> f64 {
+        // USER_HZ is 100 on every architecture that Debian has.
+        (self.ticks - earlier.ticks) / elapsed.as_secs_f64()
+    }
+}

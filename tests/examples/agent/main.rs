@@ -1,0 +1,139 @@
+//! `scripts/bench agent`: pods of a node agent beside the same containers started by containerd's own client calls
+//! (the floor), in one run. Ends with a line an aim.
+
+mod figures;
+mod floor;
+mod pods;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keelson_tests::{Bed, Node};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use figures::{Aim, Samples, Usage};
+use floor::Floor;
+use pods::Pods;
+
+/// Pods one after another.
+const SINGLE: usize = 20;
+/// Pods at once.
+const BURSTS: [usize; 2] = [30, 110];
+/// How long idle CPU time is measured.
+const IDLE: Duration = Duration::from_secs(30);
+
+fn main() -> anyhow::Result<()> {
+    let bed = Bed::split(&["--max-pods", "120"]);
+    let node = &bed.nodes[1];
+    let socket = PathBuf::from(format!(
+        "/proc/{}/root/run/containerd/containerd.sock",
+        node.space.init()
+    ));
+    bed.kube(async |client| {
+        let floor = Arc::new(Floor::connect(&socket).await?);
+        let pods = Pods::new(client, node);
+        let agent = || Usage::of(node.pid());
+        let mut aims = Vec::new();
+        let none = agent()?;
+        aims.push(Aim::most("agent-0-pods", none.pss_mb(), 25.0, "MB"));
+
+        let (bare, whole) = singles(&floor, &pods).await?;
+        println!("{:<34} {bare}", "floor, one container");
+        println!("{:<34} {whole}", "POST of one pod to Running");
+        let ratio = whole.p50() / bare.p50();
+        aims.push(Aim::most("one-pod-to-floor", ratio, 1.3, "times"));
+        aims.push(Aim::most("one-pod", whole.p50(), 200.0, "ms"));
+
+        for n in BURSTS {
+            let bare = burst_of_containers(&floor, n).await?;
+            let begin = Instant::now();
+            pods.create("burst", n).await?;
+            let whole = begin.elapsed();
+            let rate = |d: Duration| n as f64 / d.as_secs_f64();
+            println!(
+                "{n} at once, a second: floor {:.1}, pods {:.1}",
+                rate(bare),
+                rate(whole)
+            );
+            if n == 110 {
+                aims.push(Aim::least(
+                    "110-pods-to-floor",
+                    rate(whole) / rate(bare),
+                    0.9,
+                    "times",
+                ));
+                let begin = agent()?;
+                tokio::time::sleep(IDLE).await;
+                let end = agent()?;
+                let more = (end.pss_mb() - none.pss_mb()) * 1024.0 / 110.0;
+                aims.push(Aim::most("agent-per-pod", more, 60.0, "KB"));
+                let idle = end.cpu_since(&begin, IDLE);
+                aims.push(Aim::most("idle-cpu", idle, 0.5, "% of a core"));
+            }
+            println!("agent with {n} pods: {:.1} MB", agent()?.pss_mb());
+            if n == 110 {
+                let exits = exits(&pods).await?;
+                println!("{:<34} {exits}", "exit of a process to status");
+                aims.push(Aim::most("exit-to-status-p99", exits.p99(), 20.0, "ms"));
+                let back = restart(node, &pods).await?;
+                println!(
+                    "agent killed to in sync with {n} pods: {:.0} ms",
+                    back.as_secs_f64() * 1e3
+                );
+            }
+            pods.delete_all().await?;
+        }
+        println!();
+        aims.iter().for_each(|aim| println!("{aim}"));
+        anyhow::Ok(())
+    })
+}
+
+/// Alternately, so that the machine's moods meet both.
+async fn singles(floor: &Floor, pods: &Pods) -> anyhow::Result<(Samples, Samples)> {
+    let (mut bare, mut whole) = (Samples::default(), Samples::default());
+    for i in 0..SINGLE {
+        let id = format!("floor-{i}");
+        bare.push(floor.start(&id).await?);
+        floor.remove(&id).await?;
+        let begin = Instant::now();
+        pods.create(&format!("single-{i}"), 1).await?;
+        whole.push(begin.elapsed());
+        pods.delete_all().await?;
+    }
+    Ok((bare, whole))
+}
+
+async fn burst_of_containers(floor: &Arc<Floor>, n: usize) -> anyhow::Result<Duration> {
+    let ids: Vec<String> = (0..n).map(|i| format!("floor-{i}")).collect();
+    let begin = Instant::now();
+    futures::future::try_join_all(ids.iter().map(|id| floor.start(id))).await?;
+    let took = begin.elapsed();
+    futures::future::try_join_all(ids.iter().map(|id| floor.remove(id))).await?;
+    Ok(took)
+}
+
+/// From the end of a pod's process to the status that says so.
+async fn exits(pods: &Pods) -> anyhow::Result<Samples> {
+    let mut samples = Samples::default();
+    for (name, pid) in pods.processes().await?.into_iter().take(50) {
+        let begin = Instant::now();
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        pods.ended(&name).await?;
+        samples.push(begin.elapsed());
+    }
+    Ok(samples)
+}
+
+/// A process ends while no agent runs; from the agent's start to the status that says so.
+async fn restart(node: &Node, pods: &Pods) -> anyhow::Result<Duration> {
+    let (name, pid) = pods.processes().await?.pop().expect("a pod runs");
+    node.kill();
+    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    let begin = Instant::now();
+    node.start_again();
+    pods.ended(&name).await?;
+    Ok(begin.elapsed())
+}
