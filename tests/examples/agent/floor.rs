@@ -7,10 +7,11 @@ use anyhow::Context;
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
 use containerd_client::services::v1::{
-    Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
+    Container, CreateContainerRequest, CreateRequest, CreateTaskRequest, DeleteContainerRequest,
     DeleteTaskRequest, KillRequest, ReadContentRequest, StartRequest, WaitRequest,
 };
 use containerd_client::services::v1::{GetImageRequest, images_client::ImagesClient};
+use containerd_client::tonic::metadata::AsciiMetadataValue;
 use containerd_client::tonic::{Request, transport::Channel};
 use containerd_client::{Client, with_namespace};
 use futures::TryStreamExt;
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 const NAMESPACE: &str = "k8s.io";
 const SNAPSHOTTER: &str = "overlayfs";
+const LEASE: &str = "floor";
 
 /// A connection, and what every container of the echo image starts from.
 pub(crate) struct Floor {
@@ -34,6 +36,13 @@ impl Floor {
     pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Self> {
         let channel = containerd_client::connect(socket).await?;
         let client = Client::from(channel.clone());
+        // Else the garbage collector takes a snapshot before its container is made.
+        let message = CreateRequest {
+            id: LEASE.into(),
+            ..CreateRequest::default()
+        };
+        let request = with_namespace!(message, NAMESPACE);
+        client.leases().create(request).await?;
         let layers = layers(channel, &client).await?;
         let [layer] = layers.as_slice() else {
             anyhow::bail!("the image has {} layers, one is expected", layers.len());
@@ -54,7 +63,9 @@ impl Floor {
             parent: self.parent.clone(),
             ..PrepareSnapshotRequest::default()
         };
-        let request = with_namespace!(message, NAMESPACE);
+        let mut request = with_namespace!(message, NAMESPACE);
+        let lease = AsciiMetadataValue::from_static(LEASE);
+        request.metadata_mut().insert("containerd-lease", lease);
         let rootfs = self.client.snapshots().prepare(request).await?.into_inner();
         let container = Container {
             id: id.into(),
