@@ -21,7 +21,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     // Those that meet the rest through the API alone.
     ("keelson-scheduler", &["api", "election"]),
-    ("keelson-controllers", &["api", "auth", "election"]),
+    (
+        "keelson-controllers",
+        &["admission", "api", "auth", "election"],
+    ),
     ("keelson-agent-plan", &[]),
     ("keelson-runtime", &[]),
     ("keelson-agent-io", &["agent-plan", "serving"]),

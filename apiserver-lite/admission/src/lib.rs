@@ -10,6 +10,7 @@ mod chain;
 mod plugins;
 pub mod pod_security;
 mod quantity;
+pub mod quota;
 #[cfg(test)]
 mod tests;
 

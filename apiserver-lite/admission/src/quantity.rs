@@ -6,7 +6,7 @@ use serde_json::Value;
 const NANO: i128 = 1_000_000_000;
 
 /// A quantity (text or number) in billionths; `None` when it is none. Validation refuses those elsewhere.
-pub(crate) fn nanos(value: &Value) -> Option<i128> {
+pub fn nanos(value: &Value) -> Option<i128> {
     match value {
         Value::String(text) => parse(text),
         Value::Number(number) => parse(&number.to_string()),
@@ -69,7 +69,7 @@ fn decimal(number: &str, unit: i128) -> Option<i128> {
 }
 
 /// A sum, in the form people read: whole numbers plain, others in thousandths.
-pub(crate) fn show(nanos: i128) -> String {
+pub fn show(nanos: i128) -> String {
     if nanos % NANO == 0 {
         return (nanos / NANO).to_string();
     }

@@ -4,6 +4,7 @@
 mod builtin;
 mod columns;
 mod convert;
+pub mod cron;
 mod defaults;
 pub mod json;
 pub mod meta;

@@ -135,11 +135,7 @@ impl Action {
     /// when told.
     pub fn whole_status<S: serde::Serialize>(target: Target, old: Option<&S>, new: &S) -> Self {
         let (old, mut new) = (json!(old), json!(new));
-        if let (Some(old), Some(new)) = (old.as_object(), new.as_object_mut()) {
-            for gone in old.keys() {
-                new.entry(gone).or_insert(Value::Null);
-            }
-        }
+        take_away(&old, &mut new);
         Self::status(target, new)
     }
 
@@ -167,6 +163,18 @@ impl Action {
             target,
             propagation: PropagationPolicy::Background,
             grace: Some(0),
+        }
+    }
+}
+
+/// Makes a value a merge patch that leaves nothing of an old one.
+fn take_away(old: &Value, new: &mut Value) {
+    if let (Some(old), Some(new)) = (old.as_object(), new.as_object_mut()) {
+        for (field, old) in old {
+            match new.get_mut(field) {
+                Some(new) => take_away(old, new),
+                None => drop(new.insert(field.clone(), Value::Null)),
+            }
         }
     }
 }
@@ -299,6 +307,32 @@ pub async fn apply(
     }
 }
 
+/// Why the API refused to make what is told in events: not a lost race, which is tried again.
+pub fn refusal(action: &Action, error: &kube::Error) -> Option<String> {
+    match (action, error) {
+        (
+            Action::Create {
+                told_by: Some(_), ..
+            },
+            kube::Error::Api(status),
+        ) if !matches!(status.code, 404 | 409) => Some(status.message.clone()),
+        _ => None,
+    }
+}
+
+/// Tells the owner of what could not be made.
+pub async fn tell_refusal(client: &Client, controller: &str, action: &Action, why: &str) {
+    if let Action::Create {
+        told_by: Some(owner),
+        ..
+    } = action
+    {
+        let message = format!("Error creating: {why}");
+        let event = event(controller, owner, "Warning", "FailedCreate", &message);
+        record(client, controller, &event).await;
+    }
+}
+
 /// Records an event. One that can't be recorded never fails a plan.
 async fn record(client: &Client, controller: &str, event: &k8s_openapi::api::core::v1::Event) {
     let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
@@ -358,5 +392,32 @@ fn event(
         event_time: None::<MicroTime>,
         count: Some(1),
         ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_an_old_status() {
+        for (old, new, patch) in [
+            (
+                json!({"a": 1, "b": 2}),
+                json!({"a": 1}),
+                json!({"a": 1, "b": null}),
+            ),
+            (
+                json!({"a": {"b": 1, "c": 2}}),
+                json!({"a": {"c": 3}}),
+                json!({"a": {"b": null, "c": 3}}),
+            ),
+            (json!({"a": [1]}), json!({"a": []}), json!({"a": []})),
+            (json!(null), json!({"a": {}}), json!({"a": {}})),
+        ] {
+            let mut made = new.clone();
+            take_away(&old, &mut made);
+            assert_eq!(made, patch, "{old} -> {new}");
+        }
     }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service,
-    ServiceAccount,
+    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod,
+    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::watcher;
@@ -82,12 +84,22 @@ caches! {
     deployments: Deployment = Informer::default(),
     /// ReplicaSets.
     replica_sets: ReplicaSet = Informer::default(),
+    /// ReplicationControllers.
+    replication_controllers: ReplicationController = Informer::default(),
     /// StatefulSets.
     stateful_sets: StatefulSet = Informer::default(),
     /// DaemonSets.
     daemon_sets: DaemonSet = Informer::default(),
     /// Revisions of StatefulSets and DaemonSets.
     revisions: ControllerRevision = Informer::default(),
+    /// Jobs.
+    jobs: Job = Informer::default(),
+    /// CronJobs.
+    cron_jobs: CronJob = Informer::default(),
+    /// PodDisruptionBudgets.
+    budgets: PodDisruptionBudget = Informer::default(),
+    /// ResourceQuotas.
+    quotas: ResourceQuota = Informer::default(),
     /// Claims.
     claims: PersistentVolumeClaim = Informer::default(),
     /// CertificateSigningRequests.

@@ -10,23 +10,28 @@
 
 pub mod action;
 pub mod caches;
+pub mod claim;
 pub mod informer;
 pub mod owner;
 pub mod queue;
 pub mod runner;
 
 pub mod aggregation;
+pub mod cronjob;
 pub mod csr;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod gc;
+pub mod job;
 pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod podcidr;
 pub mod podgc;
+pub mod quota;
 pub mod replicaset;
 pub mod revision;
 pub mod serviceaccount;

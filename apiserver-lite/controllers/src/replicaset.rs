@@ -1,70 +1,126 @@
-//! ReplicaSet: as many pods of a template as wanted. Deletes the ones that are missed least.
+//! ReplicaSet and ReplicationController: as many pods of a template as wanted. Deletes the ones that are missed least.
 
 use std::cmp::Reverse;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ApiResource, DynamicObject};
-use serde_json::json;
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 
 use crate::action::{Action, Target};
-use crate::informer::{Change, Informer, Key};
-use crate::owner::{controller, controller_key, controls, reference, selects};
+use crate::claim::{self, claim};
+use crate::informer::{Informer, Key};
+use crate::owner::{controls, selects};
 use crate::pod::{active, age_of_readiness, available, child, failed_now, is_ready};
 use crate::runner::{Controller, Outcome, Work};
 
 /// Most pods made or deleted in one go; what is left follows at once.
 const BURST: usize = 500;
 
-/// The controller.
-pub struct ReplicaSets {
-    sets: Arc<Informer<ReplicaSet>>,
-    pods: Arc<Informer<Pod>>,
+/// What both kinds say.
+pub struct Wish<'a> {
+    replicas: i32,
+    min_ready: i64,
+    template: Option<&'a PodTemplateSpec>,
+    status: Option<ReplicaSetStatus>,
 }
 
-impl ReplicaSets {
+/// A kind that wants so many pods of a template.
+pub trait Replicated:
+    Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + Sync + 'static
+{
+    /// The controller's name.
+    const CONTROLLER: &'static str;
+
+    /// What it says; `None` without a spec.
+    fn wish(&self) -> Option<Wish<'_>>;
+
+    /// Whether its selector names a pod.
+    fn takes(&self, pod: &Pod) -> bool;
+}
+
+impl Replicated for ReplicaSet {
+    const CONTROLLER: &'static str = "replicaset-controller";
+
+    fn wish(&self) -> Option<Wish<'_>> {
+        let spec = self.spec.as_ref()?;
+        Some(Wish {
+            replicas: spec.replicas.unwrap_or(1),
+            min_ready: spec.min_ready_seconds.unwrap_or(0).into(),
+            template: spec.template.as_ref(),
+            status: self.status.clone(),
+        })
+    }
+
+    fn takes(&self, pod: &Pod) -> bool {
+        let spec = self.spec.as_ref();
+        spec.is_some_and(|s| selects(&s.selector, pod.labels()))
+    }
+}
+
+impl Replicated for ReplicationController {
+    const CONTROLLER: &'static str = "replication-controller";
+
+    fn wish(&self) -> Option<Wish<'_>> {
+        let spec = self.spec.as_ref()?;
+        // The two statuses have the same fields.
+        let status = self.status.as_ref();
+        let status =
+            status.and_then(|s| serde_json::from_value(serde_json::to_value(s).ok()?).ok());
+        Some(Wish {
+            replicas: spec.replicas.unwrap_or(1),
+            min_ready: spec.min_ready_seconds.unwrap_or(0).into(),
+            template: spec.template.as_ref(),
+            status,
+        })
+    }
+
+    fn takes(&self, pod: &Pod) -> bool {
+        let selector = self.spec.as_ref().and_then(|s| s.selector.as_ref());
+        let selector = selector.filter(|s| !s.is_empty());
+        selector.is_some_and(|s| s.iter().all(|(k, v)| pod.labels().get(k) == Some(v)))
+    }
+}
+
+/// The controller of one of the kinds.
+pub struct Replicas<S> {
+    sets: Arc<Informer<S>>,
+    pods: Arc<Informer<Pod>>,
+    /// Why the API refused a pod, by the set that wanted it.
+    refused: Mutex<HashMap<Key, String>>,
+    work: Work,
+}
+
+impl<S: Replicated> Replicas<S> {
     /// Wires the controller to the caches.
-    pub fn new(sets: Arc<Informer<ReplicaSet>>, pods: Arc<Informer<Pod>>) -> (Self, Work) {
+    pub fn new(sets: Arc<Informer<S>>, pods: Arc<Informer<Pod>>) -> (Self, Work) {
         let work = Work::default();
         let queue = work.clone();
         sets.subscribe(move |c| c.states().for_each(|s| queue.add(Key::of(s))));
         let (queue, all) = (work.clone(), sets.clone());
-        pods.subscribe(move |c| wake(c, &all, &queue));
-        (Self { sets, pods }, work)
+        pods.subscribe(move |c| claim::wake(c, &all, S::takes, &queue));
+        let it = Self {
+            sets,
+            pods,
+            refused: Mutex::default(),
+            work: work.clone(),
+        };
+        (it, work)
     }
-}
-
-/// A pod wakes its owner; one without an owner whoever may adopt it.
-fn wake(change: &Change<'_, Pod>, sets: &Informer<ReplicaSet>, queue: &Work) {
-    for pod in change.states() {
-        match controller_key::<ReplicaSet>(pod) {
-            Some(owner) => queue.add(owner),
-            None if controller(pod).is_none() => {
-                let all = sets.list(&pod.namespace().unwrap_or_default());
-                all.iter()
-                    .filter(|s| matches(s, pod))
-                    .for_each(|s| queue.add(Key::of(s.as_ref())));
-            }
-            None => {}
-        }
-    }
-}
-
-fn matches(set: &ReplicaSet, pod: &Pod) -> bool {
-    set.spec
-        .as_ref()
-        .is_some_and(|s| selects(&s.selector, pod.labels()))
 }
 
 #[async_trait]
-impl Controller for ReplicaSets {
+impl<S: Replicated> Controller for Replicas<S> {
     fn name(&self) -> &'static str {
-        "replicaset-controller"
+        S::CONTROLLER
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Outcome> {
@@ -72,43 +128,62 @@ impl Controller for ReplicaSets {
             return Ok(Outcome::default());
         };
         let pods: Vec<Arc<Pod>> = self.pods.list(&key.namespace);
-        Ok(plan(&set, &pods, Timestamp::now()))
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = refused.get(key).cloned();
+        Ok(plan(set.as_ref(), &pods, refused, Timestamp::now()))
     }
 
     fn wrote(&self, resource: &ApiResource, object: DynamicObject) {
-        match resource.kind.as_str() {
-            "Pod" => drop(object.try_parse().map(|o| self.pods.wrote(o))),
-            "ReplicaSet" => drop(object.try_parse().map(|o| self.sets.wrote(o))),
-            _ => {}
+        if resource.kind == "Pod" {
+            drop(object.try_parse().map(|o| self.pods.wrote(o)));
+        } else if resource.kind == S::kind(&()) {
+            drop(object.try_parse().map(|o| self.sets.wrote(o)));
+        }
+    }
+
+    fn refused(&self, key: &Key, why: Option<&str>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => drop(refused.insert(key.clone(), why.to_owned())),
+            // The condition goes with it.
+            None if refused.remove(key).is_some() => self.work.add(key.clone()),
+            None => {}
         }
     }
 }
 
-/// Decides for a ReplicaSet among all pods of its namespace.
-pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Outcome {
-    let Some(spec) = &set.spec else {
+/// Decides for a set among all pods of its namespace; `refused` says why the API took no pod last time.
+pub fn plan<S: Replicated>(
+    set: &S,
+    pods: &[Arc<Pod>],
+    refused: Option<String>,
+    now: Timestamp,
+) -> Outcome {
+    let Some(wish) = set.wish() else {
         return Outcome::default();
     };
-    let min_ready = i64::from(spec.min_ready_seconds.unwrap_or(0));
-    let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
-    let mut actions = ownership(set, pods);
+    let min_ready = wish.min_ready;
+    let mut actions = claim(set, pods, &|p| set.takes(p), &active, None);
     let own: Vec<&Pod> = pods
         .iter()
         .map(Arc::as_ref)
-        .filter(|p| controls(set, *p) && matches(set, p))
+        .filter(|p| controls(set, *p) && set.takes(p))
         .collect();
     let living: Vec<&Pod> = own.iter().copied().filter(|p| active(p)).collect();
-    if set.metadata.deletion_timestamp.is_none() {
-        scale(set, &living, wanted, now, &mut actions);
+    let stays = set.meta().deletion_timestamp.is_none();
+    let scaling = if stays {
+        scale(set, &wish, &living, now)
+    } else {
+        Vec::new()
+    };
+    let mut status = status(set, &wish, &own, now);
+    status.conditions = conditions(&wish, refused.as_deref(), living.len(), now);
+    // A refusal is told before the API is tried again.
+    if wish.status.as_ref() != Some(&status) {
+        let target = Target::of(set);
+        actions.push(Action::whole_status(target, wish.status.as_ref(), &status));
     }
-    let status = status(set, &own, min_ready, now);
-    if set.status.as_ref() != Some(&status) {
-        actions.push(Action::whole_status(
-            Target::of(set),
-            set.status.as_ref(),
-            &status,
-        ));
-    }
+    actions.extend(scaling);
     // A pod that is ready but not yet for long enough becomes available without an event.
     let soon = living
         .iter()
@@ -122,52 +197,34 @@ pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Outcome {
     Outcome { actions, again }
 }
 
-/// Adopts pods that nobody controls, and lets go of own ones that the selector takes no more.
-fn ownership(set: &ReplicaSet, pods: &[Arc<Pod>]) -> Vec<Action> {
-    let mut actions = Vec::new();
-    for pod in pods
-        .iter()
-        .filter(|p| p.metadata.deletion_timestamp.is_none())
-    {
-        let owners = |list: Vec<_>| json!({"metadata": {"ownerReferences": list}});
-        if controls(set, pod.as_ref()) && !matches(set, pod) {
-            let others = pod
-                .owner_references()
-                .iter()
-                .filter(|r| Some(&r.uid) != set.metadata.uid.as_ref())
-                .cloned()
-                .collect();
-            actions.push(Action::patch(
-                Target::of(pod.as_ref()).unchanged(pod.as_ref()),
-                owners(others),
-            ));
-        } else if controller(pod.as_ref()).is_none()
-            && matches(set, pod)
-            && active(pod)
-            && set.metadata.deletion_timestamp.is_none()
-        {
-            let all = pod
-                .owner_references()
-                .iter()
-                .cloned()
-                .chain([reference(set)])
-                .collect();
-            actions.push(Action::patch(
-                Target::of(pod.as_ref()).unchanged(pod.as_ref()),
-                owners(all),
-            ));
-        }
+/// `ReplicaFailure` while the API refuses what is wanted. Its text is kept while the reason is the same.
+fn conditions(
+    wish: &Wish<'_>,
+    refused: Option<&str>,
+    living: usize,
+    now: Timestamp,
+) -> Option<Vec<ReplicaSetCondition>> {
+    const FAILURE: &str = "ReplicaFailure";
+    let old = wish.status.as_ref().and_then(|s| s.conditions.clone());
+    let lacks = i64::try_from(living).unwrap_or(i64::MAX) < i64::from(wish.replicas);
+    let mut all = old.unwrap_or_default();
+    match refused.filter(|_| lacks) {
+        None => all.retain(|c| c.type_ != FAILURE),
+        Some(_) if all.iter().any(|c| c.type_ == FAILURE) => {}
+        Some(why) => all.push(ReplicaSetCondition {
+            type_: FAILURE.into(),
+            status: "True".into(),
+            reason: Some("FailedCreate".into()),
+            message: Some(why.to_owned()),
+            last_transition_time: Some(Time(now)),
+        }),
     }
-    actions
+    Some(all).filter(|a| !a.is_empty())
 }
 
-fn scale(
-    set: &ReplicaSet,
-    living: &[&Pod],
-    wanted: usize,
-    now: Timestamp,
-    actions: &mut Vec<Action>,
-) {
+fn scale<S: Replicated>(set: &S, wish: &Wish<'_>, living: &[&Pod], now: Timestamp) -> Vec<Action> {
+    let wanted = usize::try_from(wish.replicas).unwrap_or(0);
+    let mut actions = Vec::new();
     let event = |reason, message| Action::Event {
         about: Target::of(set),
         kind: "Normal",
@@ -175,9 +232,11 @@ fn scale(
         message,
     };
     if living.len() < wanted {
-        let template = set.spec.as_ref().and_then(|s| s.template.as_ref());
         for _ in 0..(wanted - living.len()).min(BURST) {
-            actions.push(Action::create_told(&child(set, template), Target::of(set)));
+            actions.push(Action::create_told(
+                &child(set, wish.template),
+                Target::of(set),
+            ));
         }
     } else {
         let mut order = living.to_vec();
@@ -190,11 +249,12 @@ fn scale(
             ));
         }
     }
+    actions
 }
 
 /// Smallest first to go: not assigned, pending, not ready, cheaper to delete, doubled up on its node, ready for
 /// a shorter time, restarted more often, younger.
-fn rank(pod: &Pod, living: &[&Pod], now: Timestamp) -> impl Ord + use<> {
+pub(crate) fn rank(pod: &Pod, living: &[&Pod], now: Timestamp) -> impl Ord + use<> {
     let node = pod.spec.as_ref().and_then(|s| s.node_name.clone());
     let phase = pod
         .status
@@ -241,12 +301,13 @@ fn rank(pod: &Pod, living: &[&Pod], now: Timestamp) -> impl Ord + use<> {
     )
 }
 
-fn status(set: &ReplicaSet, own: &[&Pod], min_ready: i64, now: Timestamp) -> ReplicaSetStatus {
-    let template = set
-        .spec
-        .as_ref()
-        .and_then(|s| s.template.as_ref())
-        .and_then(|t| t.metadata.as_ref());
+fn status<S: Replicated>(
+    set: &S,
+    wish: &Wish<'_>,
+    own: &[&Pod],
+    now: Timestamp,
+) -> ReplicaSetStatus {
+    let template = wish.template.and_then(|t| t.metadata.as_ref());
     let labels = template.and_then(|m| m.labels.clone()).unwrap_or_default();
     let living: Vec<_> = own.iter().filter(|p| active(p)).collect();
     let count = |f: &dyn Fn(&Pod) -> bool| {
@@ -256,7 +317,6 @@ fn status(set: &ReplicaSet, own: &[&Pod], min_ready: i64, now: Timestamp) -> Rep
         .iter()
         .filter(|p| p.metadata.deletion_timestamp.is_some() && !failed_now(p))
         .count();
-    let old = set.status.as_ref();
     ReplicaSetStatus {
         replicas: count(&|_| true),
         fully_labeled_replicas: Some(count(&|p| {
@@ -264,17 +324,19 @@ fn status(set: &ReplicaSet, own: &[&Pod], min_ready: i64, now: Timestamp) -> Rep
         }))
         .filter(|n| *n > 0),
         ready_replicas: Some(count(&is_ready)).filter(|n| *n > 0),
-        available_replicas: Some(count(&|p| available(p, min_ready, now))).filter(|n| *n > 0),
-        terminating_replicas: Some(i32::try_from(going).unwrap_or(i32::MAX)),
-        observed_generation: set.metadata.generation,
-        conditions: old.and_then(|s| s.conditions.clone()),
+        available_replicas: Some(count(&|p| available(p, wish.min_ready, now))).filter(|n| *n > 0),
+        // ReplicationControllers do not tell it.
+        terminating_replicas: (S::kind(&()) == "ReplicaSet")
+            .then(|| i32::try_from(going).unwrap_or(i32::MAX)),
+        observed_generation: set.meta().generation,
+        conditions: None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, from_value};
+    use serde_json::{Value, from_value, json};
 
     fn set(replicas: i32) -> ReplicaSet {
         from_value(json!({"metadata": {"name": "web", "namespace": "d", "uid": "u1", "generation": 1},
@@ -370,7 +432,11 @@ mod tests {
                 .enumerate()
                 .map(|(i, c)| pod(&format!("p{i}"), c))
                 .collect();
-            assert_eq!(verbs(&plan(&set(*replicas), &pods, now())), *want, "{name}");
+            assert_eq!(
+                verbs(&plan(&set(*replicas), &pods, None, now())),
+                *want,
+                "{name}"
+            );
         }
     }
 
@@ -383,7 +449,7 @@ mod tests {
         let fresh = pod("b", |v| {
             v["status"]["conditions"][0]["lastTransitionTime"] = json!("2026-01-01T23:59:30Z")
         });
-        let outcome = plan(&s, &[pod("a", |_| ()), fresh], now());
+        let outcome = plan(&s, &[pod("a", |_| ()), fresh], None, now());
         let Some(Action::Patch {
             patch,
             subresource: Some("status"),
@@ -395,5 +461,61 @@ mod tests {
         assert_eq!(patch["status"]["readyReplicas"], 2);
         assert_eq!(patch["status"]["availableReplicas"], 1);
         assert_eq!(outcome.again, Some(Duration::from_secs(30)));
+    }
+
+    fn written(outcome: &Outcome) -> Value {
+        let status = outcome.actions.iter().find_map(|a| match a {
+            Action::Patch {
+                patch,
+                subresource: Some("status"),
+                ..
+            } => Some(patch["status"].clone()),
+            _ => None,
+        });
+        status.expect("status")
+    }
+
+    #[test]
+    fn a_replication_controller_is_the_same_and_tells_refusals_first() {
+        let rc = |replicas: i32, status: Value| -> ReplicationController {
+            from_value(json!({"metadata": {"name": "web", "namespace": "d", "uid": "u1", "generation": 1},
+                "spec": {"replicas": replicas, "selector": {"app": "web"}, "template": {"metadata": {"labels": {"app": "web"}}}},
+                "status": status})).expect("rc")
+        };
+        let own = |v: &mut Value| {
+            v["metadata"]["ownerReferences"][0]["kind"] = json!("ReplicationController")
+        };
+        let pods = [pod("a", own)];
+        let why = Some("exceeded quota".to_owned());
+        let told = plan(&rc(2, json!({})), &pods, why.clone(), now());
+        let condition = &written(&told)["conditions"][0];
+        let text = |f: &str| condition[f].as_str().unwrap_or_default();
+        assert_eq!(
+            (
+                text("type"),
+                text("status"),
+                text("reason"),
+                text("message")
+            ),
+            ("ReplicaFailure", "True", "FailedCreate", "exceeded quota")
+        );
+        assert!(matches!(told.actions.last(), Some(Action::Create { .. })));
+        // It is kept while it holds, and goes with its cause.
+        let status = written(&told);
+        let again = Some("exceeded quota, other figures".to_owned());
+        let same = plan(&rc(2, status.clone()), &pods, again, now());
+        assert_eq!(same.actions.len(), 1, "{same:?}");
+        for (replicas, refused) in [(2, None), (1, why)] {
+            let gone = plan(&rc(replicas, status.clone()), &pods, refused, now());
+            assert_eq!(written(&gone)["conditions"], Value::Null);
+        }
+        let none = rc(1, json!({})).spec.map(|mut s| {
+            s.selector = None;
+            ReplicationController {
+                spec: Some(s),
+                ..ReplicationController::default()
+            }
+        });
+        assert!(!none.expect("rc").takes(&pods[0]), "no selector takes none");
     }
 }

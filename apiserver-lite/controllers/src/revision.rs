@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::{Resource, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::action::{Action, Target};
 use crate::deployment::template_hash;
@@ -27,9 +27,7 @@ pub fn ensure<P: Resource<DynamicType = ()>>(
 ) -> (String, Option<Action>) {
     let own = revisions.iter().filter(|r| controls(owner, r.as_ref()));
     let last = own.map(|r| r.revision).max().unwrap_or(0);
-    let mut data = json!({"spec": {"template": template}});
-    // kubectl applies it as a strategic merge patch, which is to replace the template.
-    data["spec"]["template"]["$patch"] = json!("replace");
+    let data = data(template);
     let hash = template_hash(template, collisions);
     let name = format!("{}-{hash}", owner.name_any());
     let there = revisions.iter().find(|r| r.name_any() == name);
@@ -57,6 +55,25 @@ pub fn ensure<P: Resource<DynamicType = ()>>(
         }
     };
     (name, action)
+}
+
+/// The template as kubectl applies it: a strategic merge patch that replaces the present one. Clients compare its text
+/// with what they make of an object themselves, where Go's types always write these two fields.
+fn data(template: &PodTemplateSpec) -> Value {
+    let mut text = json!(template);
+    if let Some(meta) = text["metadata"].as_object_mut() {
+        meta.entry("creationTimestamp").or_insert(Value::Null);
+    }
+    for kind in ["containers", "initContainers"] {
+        let all = text.pointer_mut(&format!("/spec/{kind}"));
+        for container in all.and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(container) = container.as_object_mut() {
+                container.entry("resources").or_insert_with(|| json!({}));
+            }
+        }
+    }
+    text["$patch"] = json!("replace");
+    json!({"spec": {"template": text}})
 }
 
 /// The template of a revision.

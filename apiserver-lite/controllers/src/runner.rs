@@ -1,5 +1,6 @@
 //! The one loop: takes keys, asks the controller for actions, carries them out, puts results into the caches.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ pub trait Controller: Send + Sync + 'static {
 
     /// Takes an object that an action gave back, to put it into the caches.
     fn wrote(&self, _resource: &ApiResource, _object: DynamicObject) {}
+
+    /// The API refused to make a child of a key, and why; `None`: it does no longer. Only changes are told.
+    fn refused(&self, _key: &Key, _why: Option<&str>) {}
 }
 
 /// A queue that many may fill and workers empty.
@@ -95,12 +99,14 @@ pub async fn run(
     workers: usize,
     shutdown: CancellationToken,
 ) {
+    let refusals = Arc::new(Refusals::default());
     let worker = |_| {
         let (controller, client, work) = (controller.clone(), client.clone(), work.clone());
+        let refusals = refusals.clone();
         shutdown.clone().run_until_cancelled_owned(async move {
             loop {
                 let key = work.next().await;
-                let result = once(controller.as_ref(), &client, &key).await;
+                let result = once(controller.as_ref(), &client, &key, &refusals).await;
                 if let Ok(Some(again)) = &result {
                     work.add_after(key.clone(), *again);
                 }
@@ -113,6 +119,25 @@ pub async fn run(
         })
     };
     futures::future::join_all((0..workers).map(worker)).await;
+}
+
+/// Why the API last refused to make something for a key: each reason is told once.
+#[derive(Default)]
+struct Refusals(Mutex<HashMap<Key, String>>);
+
+impl Refusals {
+    /// Whether this is another reason than before.
+    fn is_news(&self, key: &Key, why: Option<&str>) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            None => all.remove(key).is_some(),
+            Some(why) if all.get(key).is_some_and(|w| w == why) => false,
+            Some(why) => {
+                all.insert(key.clone(), why.to_owned());
+                true
+            }
+        }
+    }
 }
 
 /// A lost race (changed or gone meanwhile) is everyday business: the newer state brings the key back.
@@ -139,10 +164,19 @@ async fn once(
     controller: &dyn Controller,
     client: &Client,
     key: &Key,
+    refusals: &Refusals,
 ) -> anyhow::Result<Option<Duration>> {
     let outcome = controller.reconcile(key).await?;
     for action in &outcome.actions {
-        if let Done::Object(object) = action::apply(client, controller.name(), action).await? {
+        let done = action::apply(client, controller.name(), action).await;
+        if let Err(error) = &done
+            && let Some(why) = action::refusal(action, error)
+            && refusals.is_news(key, Some(&why))
+        {
+            controller.refused(key, Some(&why));
+            action::tell_refusal(client, controller.name(), action, &why).await;
+        }
+        if let Done::Object(object) = done? {
             let resource = match action {
                 Action::Create { resource, .. } => resource,
                 Action::Patch { target, .. }
@@ -154,6 +188,9 @@ async fn once(
                 controller.wrote(resource, *object);
             }
         }
+    }
+    if refusals.is_news(key, None) {
+        controller.refused(key, None);
     }
     Ok(outcome.again)
 }

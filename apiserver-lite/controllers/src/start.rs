@@ -11,17 +11,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::aggregation::Aggregation;
 use crate::caches::Caches;
+use crate::cronjob::CronJobs;
 use crate::csr::{Requests, Sign};
 use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
+use crate::disruption::Disruptions;
 use crate::endpoints::EndpointsController;
 use crate::endpointslice::{EndpointSlices, Mirror};
 use crate::gc::GarbageCollector;
+use crate::job::Jobs;
 use crate::namespace::Namespaces;
 use crate::node::{NodeLifecycle, TaintEviction, Timing};
 use crate::podcidr::{Networks, PodCidrs};
 use crate::podgc::PodGc;
-use crate::replicaset::ReplicaSets;
+use crate::quota::Quotas;
+use crate::replicaset::Replicas;
 use crate::runner::{self, Controller, Work};
 use crate::serviceaccount::{AccountTokens, Basics, MakeToken, Tokens};
 use crate::statefulset::StatefulSets;
@@ -98,7 +102,12 @@ fn row<C: Controller>((controller, work): (C, Work), workers: usize) -> Row {
     (Arc::new(controller), work, workers)
 }
 
-fn controllers(caches: &Arc<Caches>, client: &Client, config: &Config) -> Vec<Row> {
+fn controllers(
+    caches: &Arc<Caches>,
+    collector: &Arc<GarbageCollector>,
+    client: &Client,
+    config: &Config,
+) -> Vec<Row> {
     let c = caches;
     let networks = Networks {
         cluster: config.cluster_cidrs.clone(),
@@ -118,9 +127,17 @@ fn controllers(caches: &Arc<Caches>, client: &Client, config: &Config) -> Vec<Ro
     );
     let mut rows = vec![
         row(deployments, 4),
-        row(ReplicaSets::new(c.replica_sets.clone(), c.pods.clone()), 4),
+        row(Replicas::new(c.replica_sets.clone(), c.pods.clone()), 4),
+        row(
+            Replicas::new(c.replication_controllers.clone(), c.pods.clone()),
+            2,
+        ),
         row(StatefulSets::new(c), 2),
         row(DaemonSets::new(c), 2),
+        row(Jobs::new(c), 4),
+        row(CronJobs::new(c), 1),
+        row(Disruptions::new(c), 1),
+        row(Quotas::new(c, collector), 1),
         row(EndpointSlices::new(c), 4),
         row(EndpointsController::new(c), 2),
         row(Mirror::new(c), 1),
@@ -144,7 +161,8 @@ fn controllers(caches: &Arc<Caches>, client: &Client, config: &Config) -> Vec<Ro
 async fn work(client: Client, config: Config, shutdown: CancellationToken) {
     let caches = Arc::new(Caches::default());
     // Subscribed before the first list, they miss nothing.
-    let rows = controllers(&caches, &client, &config);
+    let (collector, garbage) = GarbageCollector::new(client.clone());
+    let rows = controllers(&caches, &collector, &client, &config);
     let watching = caches.run(&client);
     let working = async {
         caches.synced().await;
@@ -155,14 +173,18 @@ async fn work(client: Client, config: Config, shutdown: CancellationToken) {
         };
         futures::future::join_all(rows.into_iter().map(run)).await;
     };
-    let collecting = collect(client.clone(), shutdown.clone());
+    let collecting = collect(collector, garbage, client.clone(), shutdown.clone());
     let all = async { tokio::join!(watching, working, collecting) };
     shutdown.run_until_cancelled(all).await;
 }
 
 /// Collects garbage once the graph is complete.
-async fn collect(client: Client, shutdown: CancellationToken) {
-    let (collector, work) = GarbageCollector::new(client.clone());
+async fn collect(
+    collector: Arc<GarbageCollector>,
+    work: Work,
+    client: Client,
+    shutdown: CancellationToken,
+) {
     let (sender, mut ready) = watch::channel(false);
     let working = async {
         if ready.wait_for(|r| *r).await.is_ok() {

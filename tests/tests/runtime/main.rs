@@ -5,6 +5,7 @@
 mod images;
 mod life;
 mod volumes;
+mod workloads;
 
 use keelson_tests::{Bed, Suite};
 
@@ -41,6 +42,15 @@ fn pods() {
     suite.step("pulled from a registry, by each policy", || {
         images::registry(&bed)
     });
+    suite.step("workloads: Jobs", || workloads::jobs(&bed));
+    suite.step("workloads: CronJobs", || workloads::cron_jobs(&bed));
+    suite.step("workloads: ReplicationControllers", || {
+        workloads::replication_controllers(&bed)
+    });
+    suite.step("workloads: StatefulSets and disruption budgets", || {
+        workloads::stateful_sets(&bed)
+    });
+    suite.step("workloads: DaemonSets", || workloads::daemon_sets(&bed));
     suite.step("configMap volumes follow, end", || {
         volumes::follow_end(&bed)
     });

@@ -8,7 +8,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
 mod priority;
-mod resource_quota;
+pub(crate) mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage;

@@ -17,7 +17,7 @@ pub(crate) struct ResourceQuota;
 const ONE: i128 = 1_000_000_000;
 
 /// Usage by the names quotas use, in billionths.
-type Usage = BTreeMap<String, i128>;
+pub type Usage = BTreeMap<String, i128>;
 
 #[async_trait]
 impl Plugin for ResourceQuota {
@@ -68,7 +68,8 @@ impl Plugin for ResourceQuota {
     }
 }
 
-fn add(mut sum: Usage, more: Usage) -> Usage {
+/// Adds usage to usage.
+pub fn add(mut sum: Usage, more: Usage) -> Usage {
     for (name, amount) in more {
         *sum.entry(name).or_default() += amount;
     }
@@ -76,7 +77,7 @@ fn add(mut sum: Usage, more: Usage) -> Usage {
 }
 
 /// What an object uses of every quota there may be.
-fn usage(group: &str, plural: &str, object: &Value) -> Usage {
+pub fn usage(group: &str, plural: &str, object: &Value) -> Usage {
     let mut usage = Usage::new();
     let resource = if group.is_empty() {
         plural.to_owned()
@@ -158,7 +159,7 @@ fn service_usage(service: &Value, usage: &mut Usage) {
 }
 
 /// Whether all of a quota's scopes hold for an object; scopes are about pods only.
-fn in_scope(quota: &Value, plural: &str, object: &Value) -> bool {
+pub fn in_scope(quota: &Value, plural: &str, object: &Value) -> bool {
     let plain = items(quota, "/spec/scopes")
         .iter()
         .filter_map(Value::as_str)

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::field::{At, Errors};
-use super::{check, check_update, cron, names, pod, selects};
+use super::{check, check_update, names, pod, selects};
+use crate::cron::{Schedule, zone};
 use crate::meta;
 use crate::status::Cause;
 
@@ -99,14 +100,12 @@ pub(crate) fn cron_job(v: &Value) -> Vec<Cause> {
                 &schedule,
                 "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
             );
-        } else if let Err(why) = cron::parse(schedule.text()) {
+        } else if let Err(why) = Schedule::parse(schedule.text()) {
             errs.invalid(&schedule, &why);
         }
-        let zone = spec.child("timeZone");
-        if zone.is_set()
-            && (zone.text().is_empty() || zone.text() == "Local" || zone.text().contains(".."))
-        {
-            errs.invalid(&zone, &format!("unknown time zone {}", zone.text()));
+        let named = spec.child("timeZone");
+        if named.is_set() && zone(Some(named.text())).is_none() {
+            errs.invalid(&named, &format!("unknown time zone {}", named.text()));
         }
         for field in [
             "startingDeadlineSeconds",

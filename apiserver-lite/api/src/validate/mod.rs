@@ -4,7 +4,6 @@ mod batch;
 mod cluster;
 mod config;
 mod container;
-mod cron;
 pub mod field;
 mod handler;
 mod meta;

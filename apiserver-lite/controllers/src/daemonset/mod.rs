@@ -8,13 +8,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use kube::api::{ApiResource, DynamicObject};
 
 use crate::caches::Caches;
+use crate::claim;
 use crate::informer::Key;
-use crate::owner::controller_key;
+use crate::owner::selects;
 use crate::runner::{Controller, Outcome, Work};
 
 pub use plan::{Around, plan};
@@ -32,11 +33,10 @@ impl DaemonSets {
         caches
             .daemon_sets
             .subscribe(move |c| c.states().for_each(|s| queue.add(Key::of(s))));
-        let queue = work.clone();
-        caches.pods.subscribe(move |c| {
-            let owners = c.states().filter_map(controller_key::<DaemonSet>);
-            owners.for_each(|o| queue.add(o));
-        });
+        let (queue, sets) = (work.clone(), caches.daemon_sets.clone());
+        caches
+            .pods
+            .subscribe(move |c| claim::wake(c, &sets, takes, &queue));
         let (queue, sets) = (work.clone(), caches.daemon_sets.clone());
         caches.nodes.subscribe(move |c| {
             // Heartbeats change nothing here.
@@ -52,6 +52,12 @@ impl DaemonSets {
         let caches = caches.clone();
         (Self { caches }, work)
     }
+}
+
+/// Whether the set's selector names a pod.
+fn takes(set: &DaemonSet, pod: &Pod) -> bool {
+    let spec = set.spec.as_ref();
+    spec.is_some_and(|s| selects(&s.selector, pod.labels()))
 }
 
 #[async_trait]

@@ -11,10 +11,14 @@ use kube::ResourceExt;
 
 use super::placement::{bind, fits, node_of};
 use crate::action::{Action, Target};
+use crate::claim::claim;
 use crate::owner::controls;
-use crate::pod::{age_of_readiness, available, child, failed_now, is_ready};
+use crate::pod::{active, age_of_readiness, available, child, failed_now, is_ready};
 use crate::revision::{self, HASH};
 use crate::runner::Outcome;
+
+/// At most one pod in so many seconds is made on a node that refuses it, or on which it fails.
+const RETRY: i64 = 10;
 
 /// What there is.
 #[derive(Default)]
@@ -55,10 +59,14 @@ pub fn plan(set: &DaemonSet, around: &Around, now: Timestamp) -> Outcome {
         .map_or(revision.as_str(), |(_, h)| h);
     let min_ready = i64::from(spec.min_ready_seconds.unwrap_or(0));
     let well = |p: &Pod| p.metadata.deletion_timestamp.is_none() && available(p, min_ready, now);
-    let mut actions: Vec<Action> = make.into_iter().collect();
+    let takes = |p: &Pod| super::takes(set, p);
+    let mut actions = claim(set, &around.pods, &takes, &active, None);
+    actions.extend(make);
+    let mut wake = None;
     if set.metadata.deletion_timestamp.is_none() {
-        let placed = manage(set, spec, &places, hash);
+        let (placed, retry) = manage(set, spec, &places, hash, now);
         let settled = placed.is_empty();
+        wake = retry;
         actions.extend(placed);
         if settled {
             actions.extend(replace(spec, &places, hash, &well));
@@ -83,10 +91,13 @@ pub fn plan(set: &DaemonSet, around: &Around, now: Timestamp) -> Outcome {
         .iter()
         .flat_map(|p| &p.pods)
         .filter_map(|p| age_of_readiness(p, now));
-    let soon = ages.map(|age| min_ready - age).filter(|l| *l > 0).min();
+    let soon = ages.map(|age| min_ready - age).filter(|l| *l > 0);
     Outcome {
         actions,
-        again: soon.map(|s| std::time::Duration::from_secs(s.unsigned_abs())),
+        again: soon
+            .chain(wake)
+            .min()
+            .map(|s| std::time::Duration::from_secs(s.unsigned_abs())),
     }
 }
 
@@ -97,7 +108,10 @@ fn places<'a>(
     names: &'a [String],
 ) -> Vec<Place<'a>> {
     let mut on: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
-    let own = around.pods.iter().filter(|p| controls(set, p.as_ref()));
+    let own = around
+        .pods
+        .iter()
+        .filter(|p| controls(set, p.as_ref()) && super::takes(set, p));
     for pod in own {
         if let Some(node) = node_of(pod) {
             on.entry(node).or_default().push(pod);
@@ -120,9 +134,15 @@ fn places<'a>(
         .collect()
 }
 
-/// One pod where one is wanted, none where none may stay.
-fn manage(set: &DaemonSet, spec: &DaemonSetSpec, places: &[Place<'_>], hash: &str) -> Vec<Action> {
-    let mut actions = Vec::new();
+/// One pod where one is wanted, none where none may stay; and in how many seconds an ended one may be made anew.
+fn manage(
+    set: &DaemonSet,
+    spec: &DaemonSetSpec,
+    places: &[Place<'_>],
+    hash: &str,
+    now: Timestamp,
+) -> (Vec<Action>, Option<i64>) {
+    let (mut actions, mut wake) = (Vec::new(), None);
     let delete = |p: &Pod| {
         let here = p.metadata.deletion_timestamp.is_none();
         here.then(|| Action::delete(Target::of(p)))
@@ -133,22 +153,51 @@ fn manage(set: &DaemonSet, spec: &DaemonSetSpec, places: &[Place<'_>], hash: &st
         if !place.may_stay {
             actions.extend(place.pods.iter().filter_map(|p| delete(p)));
         } else if place.pods.is_empty() && place.wanted {
-            let mut template = spec.template.clone();
-            bind(template.spec.get_or_insert_default(), place.node);
-            let mut pod = child(set, Some(&template));
-            let labels = pod.metadata.labels.get_or_insert_default();
-            labels.insert(HASH.into(), hash.into());
-            actions.push(Action::create_told(&pod, Target::of(set)));
+            actions.push(create(set, spec, place.node, hash));
         } else {
             // An ended one is made anew when it is gone.
-            actions.extend(ended.into_iter().filter_map(delete));
+            for pod in ended {
+                let made = pod.creation_timestamp().map_or(now, |t| t.0);
+                let left = made.as_second() + RETRY - now.as_second();
+                if left > 0 {
+                    wake = wake.into_iter().chain([left]).min();
+                } else if let Some(delete) = delete(pod) {
+                    actions.extend([tell(set, pod, place.node), delete]);
+                }
+            }
             let here = living
                 .iter()
                 .filter(|p| p.metadata.deletion_timestamp.is_none());
             actions.extend(here.skip(1).filter_map(|p| delete(p)));
         }
     }
-    actions
+    (actions, wake)
+}
+
+fn create(set: &DaemonSet, spec: &DaemonSetSpec, node: &str, hash: &str) -> Action {
+    let mut template = spec.template.clone();
+    bind(template.spec.get_or_insert_default(), node);
+    let mut pod = child(set, Some(&template));
+    let labels = pod.metadata.labels.get_or_insert_default();
+    labels.insert(HASH.into(), hash.into());
+    Action::create_told(&pod, Target::of(set))
+}
+
+/// Tells that an ended pod is made anew.
+fn tell(set: &DaemonSet, pod: &Pod, node: &str) -> Action {
+    let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
+    let failed = pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Failed");
+    let (kind, reason, what) = match failed {
+        true => ("Warning", "FailedDaemonPod", "failed"),
+        false => ("Normal", "SucceededDaemonPod", "succeeded"),
+    };
+    let verb = if failed { "kill" } else { "delete" };
+    Action::Event {
+        about: Target::of(set),
+        kind,
+        reason,
+        message: format!("Found {what} daemon pod {name} on node {node}, will try to {verb} it"),
+    }
 }
 
 /// Deletes pods of older revisions: those that are not well at once, others as far as availability allows.

@@ -114,7 +114,7 @@ fn pods_are_kept_and_replaced() {
         })
         .expect("revision");
     let hash = revision.metadata.labels.clone().expect("labels")[HASH].clone();
-    // `name@node`, then: `-` not ready, `x` failed, `~` being deleted, `'` of an older revision.
+    // `name@node`, then: `-` not ready, `x` failed, `*` made just now, `~` being deleted, `'` of an older revision.
     let pod = |text: &str| -> Arc<Pod> {
         let (name, rest) = text.split_once('@').expect("name@node");
         let node: String = rest
@@ -123,8 +123,8 @@ fn pods_are_kept_and_replaced() {
             .filter(|c| *c != 'x')
             .collect();
         let has = |c| rest.contains(c);
-        Arc::new(from_value(json!({"metadata": {"name": name, "namespace": "n", "deletionTimestamp": has('~').then_some("2026-01-01T00:00:00Z"),
-                "labels": {HASH: if has('\'') { "old" } else { hash.as_str() }},
+        Arc::new(from_value(json!({"metadata": {"name": name, "namespace": "n", "creationTimestamp": has('*').then(Timestamp::now).unwrap_or_default().to_string(), "deletionTimestamp": has('~').then_some("2026-01-01T00:00:00Z"),
+                "labels": {"app": "d", HASH: if has('\'') { "old" } else { hash.as_str() }},
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u", "controller": true}]},
             "spec": {"containers": [], "nodeName": node}, "status": {"phase": if has('x') { "Failed" } else { "Running" },
                 "conditions": [{"type": "Ready", "status": if has('-') { "False" } else { "True" }, "lastTransitionTime": "1970-01-01T00:00:00Z"}]}}))
@@ -141,6 +141,7 @@ fn pods_are_kept_and_replaced() {
         ("one lacks", same, &["p@a", "q@b"], "+c"),
         ("one too many", same, &["p@a", "pp@a", "q@b", "r@c"], "-pp"),
         ("a failed one", same, &["p@ax", "q@b", "r@c"], "-p"),
+        ("not again at once", same, &["p@ax*", "q@b", "r@c"], ""),
         (
             "one that goes is waited for",
             same,

@@ -226,7 +226,9 @@ fn scaled(deployment: &Deployment, scale: &Scale<'_>, bounds: &Bounds) -> Vec<Ac
     let noted = BTreeMap::from(template::sizes(bounds.replicas, bounds.most()));
     let mut patch = json!({"metadata": {"annotations": noted}});
     if is == scale.to {
-        return vec![Action::patch(Target::of(scale.set), patch)];
+        // A note about a size that is not the set's any more would end the scaling half done.
+        let target = Target::of(scale.set).unchanged(scale.set);
+        return vec![Action::patch(target, patch)];
     }
     patch["spec"] = json!({"replicas": scale.to});
     let way = if scale.to > is { "up" } else { "down" };

@@ -72,9 +72,27 @@ pub(super) fn status(
     if let Some(progress) = progress {
         set(&mut conditions, progress, touched, now);
     }
+    replica_failure(&mut conditions, &all);
     let again = deadline(deployment, picture, &conditions, now);
     status.conditions = Some(conditions);
     (status, again)
+}
+
+/// A set whose pods are refused makes the Deployment tell so.
+fn replica_failure(conditions: &mut Vec<DeploymentCondition>, sets: &[&ReplicaSet]) {
+    const FAILURE: &str = "ReplicaFailure";
+    let all = sets.iter().rev().filter_map(|s| s.status.as_ref());
+    let mut all = all.flat_map(|s| s.conditions.iter().flatten());
+    let told = all.find(|c| c.type_ == FAILURE && c.status == "True");
+    conditions.retain(|c| c.type_ != FAILURE);
+    conditions.extend(told.map(|c| DeploymentCondition {
+        type_: FAILURE.into(),
+        status: "True".into(),
+        reason: c.reason.clone(),
+        message: c.message.clone(),
+        last_transition_time: c.last_transition_time.clone(),
+        last_update_time: c.last_transition_time.clone(),
+    }));
 }
 
 type Said = (&'static str, &'static str, &'static str, String);

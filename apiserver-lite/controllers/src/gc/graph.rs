@@ -84,6 +84,14 @@ impl Graph {
             .collect()
     }
 
+    /// How many objects of a kind a namespace has.
+    pub(super) fn count(&self, group: &str, plural: &str, namespace: &str) -> usize {
+        let is = |o: &&Object| {
+            o.resource.plural == plural && o.resource.group == group && o.key.namespace == namespace
+        };
+        self.objects.values().filter(is).count()
+    }
+
     /// Takes an object's state; gives the UIDs to look at.
     pub(super) fn apply(&mut self, new: Object) -> Vec<Arc<str>> {
         let uid = new.uid.clone();

@@ -10,7 +10,7 @@ mod monitor;
 mod plan;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,7 +33,11 @@ pub struct GarbageCollector {
     graph: Mutex<Graph>,
     kinds: RwLock<Kinds>,
     work: Work,
+    told: OnceLock<Told>,
 }
+
+/// Hears of the kind and namespace of objects that came or went.
+type Told = Box<dyn Fn(&ApiResource, &str) + Send + Sync>;
 
 /// Kinds by group and kind, and whether they are namespaced.
 type Kinds = HashMap<(String, String), (Arc<ApiResource>, bool)>;
@@ -47,8 +51,47 @@ impl GarbageCollector {
             graph: Mutex::default(),
             kinds: RwLock::default(),
             work: work.clone(),
+            told: OnceLock::new(),
         };
         (Arc::new(it), work)
+    }
+
+    /// Calls a function, the only one there may be, for each object that comes or goes.
+    pub fn on_presence(&self, told: impl Fn(&ApiResource, &str) + Send + Sync + 'static) {
+        if self.told.set(Box::new(told)).is_err() {
+            tracing::error!("only one may hear of all objects");
+        }
+    }
+
+    /// How many objects of a kind a namespace has.
+    pub fn count(&self, group: &str, plural: &str, namespace: &str) -> usize {
+        self.graph(|g| g.count(group, plural, namespace))
+    }
+
+    fn take(&self, object: Option<Object>) -> Vec<Arc<str>> {
+        let Some(object) = object else {
+            return Vec::new();
+        };
+        let (resource, namespace) = (object.resource.clone(), object.key.namespace.clone());
+        let (new, wake) = self.graph(|g| (g.get(&object.uid).is_none(), g.apply(object)));
+        if new {
+            self.tell(&resource, &namespace);
+        }
+        wake
+    }
+
+    fn lose(&self, uid: &str) -> Vec<Arc<str>> {
+        let (old, wake) = self.graph(|g| (g.get(uid).cloned(), g.remove(uid)));
+        if let Some(old) = old {
+            self.tell(&old.resource, &old.key.namespace);
+        }
+        wake
+    }
+
+    fn tell(&self, resource: &ApiResource, namespace: &str) {
+        if let Some(told) = self.told.get() {
+            told(resource, namespace);
+        }
     }
 
     fn graph<T>(&self, f: impl FnOnce(&mut Graph) -> T) -> T {

@@ -97,24 +97,22 @@ impl GarbageCollector {
                 Ok(watcher::Event::InitApply(o)) => {
                     let object = Object::new(&resource, o.metadata);
                     listed.extend(object.as_ref().map(|o| o.uid.clone()));
-                    self.graph(|g| object.map(|o| g.apply(o)).unwrap_or_default())
+                    self.take(object)
                 }
                 Ok(watcher::Event::InitDone) => {
-                    let wake = self.graph(|g| {
-                        let gone = &g.of_kind(&resource) - &listed;
-                        gone.iter().flat_map(|uid| g.remove(uid)).collect()
-                    });
+                    let gone = self.graph(|g| &g.of_kind(&resource) - &listed);
+                    let wake = gone.iter().flat_map(|uid| self.lose(uid)).collect();
                     listed.clear();
                     synced.send_replace(true);
                     wake
                 }
                 Ok(watcher::Event::Apply(o)) => {
                     let object = Object::new(&resource, o.metadata);
-                    self.graph(|g| object.map(|o| g.apply(o)).unwrap_or_default())
+                    self.take(object)
                 }
                 Ok(watcher::Event::Delete(o)) => {
                     let uid = o.metadata.uid.unwrap_or_default();
-                    self.graph(|g| g.remove(&uid))
+                    self.lose(&uid)
                 }
                 Err(error) => {
                     tracing::debug!(kind = resource.kind, %error, "watch interrupted");

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use kube::api::{ApiResource, DynamicObject};
 
 use crate::caches::Caches;
+use crate::claim;
 use crate::informer::Key;
-use crate::owner::controller_key;
+use crate::owner::selects;
 use crate::runner::{Controller, Outcome, Work};
 
 pub use plan::{Around, plan};
@@ -30,14 +33,20 @@ impl StatefulSets {
         caches
             .stateful_sets
             .subscribe(move |c| c.states().for_each(|s| queue.add(Key::of(s))));
-        let queue = work.clone();
-        caches.pods.subscribe(move |c| {
-            let owners = c.states().filter_map(controller_key::<StatefulSet>);
-            owners.for_each(|o| queue.add(o));
-        });
+        let (queue, sets) = (work.clone(), caches.stateful_sets.clone());
+        caches
+            .pods
+            .subscribe(move |c| claim::wake(c, &sets, takes, &queue));
         let caches = caches.clone();
         (Self { caches }, work)
     }
+}
+
+/// Whether a pod is one of the set's by its labels and its name.
+fn takes(set: &StatefulSet, pod: &Pod) -> bool {
+    let spec = set.spec.as_ref();
+    identity::ordinal(set, pod).is_some()
+        && spec.is_some_and(|s| selects(&s.selector, pod.labels()))
 }
 
 #[async_trait]

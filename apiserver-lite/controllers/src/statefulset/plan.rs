@@ -13,8 +13,9 @@ use kube::ResourceExt;
 
 use super::identity;
 use crate::action::{Action, Target};
+use crate::claim::claim;
 use crate::owner::controls;
-use crate::pod::{age_of_readiness, available, failed_now, is_ready};
+use crate::pod::{active, age_of_readiness, available, failed_now, is_ready};
 use crate::revision::{self, HASH};
 use crate::runner::Outcome;
 
@@ -48,7 +49,7 @@ pub fn plan(set: &StatefulSet, around: &Around, now: Timestamp) -> Outcome {
     let own: BTreeMap<i32, &Pod> = around
         .pods
         .iter()
-        .filter(|p| controls(set, p.as_ref()))
+        .filter(|p| controls(set, p.as_ref()) && super::takes(set, p))
         .filter_map(|p| Some((identity::ordinal(set, p)?, p.as_ref())))
         .collect();
     let collisions = set.status.as_ref().and_then(|s| s.collision_count);
@@ -71,7 +72,9 @@ pub fn plan(set: &StatefulSet, around: &Around, now: Timestamp) -> Outcome {
         current,
         now,
     };
-    let mut actions: Vec<Action> = revision.into_iter().collect();
+    let takes = |p: &Pod| super::takes(set, p);
+    let mut actions = claim(set, &around.pods, &takes, &active, None);
+    actions.extend(revision);
     if set.metadata.deletion_timestamp.is_none() {
         actions.extend(it.act());
         let used = [it.update.as_str(), it.current.as_str()];
@@ -112,6 +115,11 @@ impl Plan<'_> {
         pod.metadata.deletion_timestamp.is_none() && available(pod, self.min_ready(), self.now)
     }
 
+    /// Whether pods are made, deleted and replaced one after the other.
+    fn is_ordered(&self) -> bool {
+        self.spec.pod_management_policy.as_deref() != Some("Parallel")
+    }
+
     /// Pods at and above this number are updated; `None`: only when somebody deletes them.
     fn partition(&self) -> Option<i32> {
         let strategy = self.spec.update_strategy.as_ref();
@@ -119,14 +127,15 @@ impl Plan<'_> {
             return None;
         }
         let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
-        Some(rolling.and_then(|r| r.partition).unwrap_or(0))
+        let partition = rolling.and_then(|r| r.partition).unwrap_or(0);
+        Some(self.range().start.saturating_add(partition))
     }
 
     /// The next steps: first the missing pods in ascending order, then those too many, then those of an older
     /// revision, both in descending order. Unless pods may be managed in parallel, one that is not well stops all
     /// that follows.
     fn act(&self) -> Vec<Action> {
-        let ordered = self.spec.pod_management_policy.as_deref() != Some("Parallel");
+        let ordered = self.is_ordered();
         let mut actions = Vec::new();
         for ordinal in self.range() {
             match self.own.get(&ordinal) {
@@ -141,20 +150,46 @@ impl Plan<'_> {
                 return actions;
             }
         }
-        let range = self.range();
-        let surplus = self.own.iter().rev().filter(|(o, _)| !range.contains(o));
-        for (_, pod) in surplus {
-            if pod.metadata.deletion_timestamp.is_none() {
-                actions.push(Action::delete(Target::of(*pod)));
-            }
-            if ordered {
-                return actions;
-            }
+        if self.shrink(&mut actions) {
+            return actions;
         }
         if actions.is_empty() {
             actions.extend(self.replace());
         }
         actions
+    }
+
+    /// Deletes pods too many; whether what follows has to wait for that. Of those that are not well only the lowest
+    /// may go, or a set that is unwell as a whole would lose all its pods one after the other.
+    fn shrink(&self, actions: &mut Vec<Action>) -> bool {
+        let range = self.range();
+        let surplus = || self.own.iter().filter(|(o, _)| !range.contains(o));
+        let lowest = surplus().find(|(_, p)| !self.is_well(p)).map(|(o, _)| o);
+        for (ordinal, pod) in surplus().rev() {
+            let going = pod.metadata.deletion_timestamp.is_some();
+            let blocks = going || (!self.is_well(pod) && Some(ordinal) != lowest);
+            if self.is_ordered() && blocks {
+                return true;
+            }
+            if !going {
+                actions.push(Action::delete(Target::of(*pod)));
+                actions.push(self.event("SuccessfulDelete", "delete", pod));
+            }
+            if self.is_ordered() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn event(&self, reason: &'static str, verb: &str, pod: &Pod) -> Action {
+        let (pod, set) = (pod.name_any(), self.set.name_any());
+        Action::Event {
+            about: Target::of(self.set),
+            kind: "Normal",
+            reason,
+            message: format!("{verb} Pod {pod} in StatefulSet {set} successful"),
+        }
     }
 
     fn replace(&self) -> Option<Action> {
@@ -211,7 +246,8 @@ impl Plan<'_> {
         let replicas = count(&|_| true);
         let wanted = self.spec.replicas.unwrap_or(1);
         let well = count(&|p| self.is_well(p));
-        let done = updated == replicas && replicas == wanted && well == wanted;
+        let rolling = self.partition().is_some();
+        let done = rolling && updated == replicas && replicas == wanted && well == wanted;
         let current = if done { &self.update } else { &self.current };
         StatefulSetStatus {
             observed_generation: self.set.metadata.generation,

@@ -113,6 +113,24 @@ fn one_after_the_other() {
             "",
         ),
         (
+            "of several that are not well none but the lowest",
+            |v| v["spec"]["replicas"] = json!(0),
+            &["0-", "1-", "2-"],
+            "",
+        ),
+        (
+            "the lowest",
+            |v| v["spec"]["replicas"] = json!(0),
+            &["0-"],
+            "-db-0",
+        ),
+        (
+            "those that are well go before it",
+            |v| v["spec"]["replicas"] = json!(0),
+            &["0-", "1", "2"],
+            "-db-2",
+        ),
+        (
             "claims come before the pod",
             claims,
             &[],
@@ -134,6 +152,16 @@ fn one_after_the_other() {
             "",
         ),
         ("counted from elsewhere", from_five, &["5"], "+db-6"),
+        (
+            "so does the partition",
+            |v| {
+                v["spec"]["ordinals"] = json!({"start": 5});
+                v["spec"]["updateStrategy"] =
+                    json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 2}});
+            },
+            &["5'", "6'", "7'"],
+            "-db-7",
+        ),
         ("content", same, &["0", "1", "2"], ""),
     ];
     let ((new, new_name), (old, old_name)) = (revision("new"), revision("old"));

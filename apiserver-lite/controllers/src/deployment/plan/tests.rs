@@ -297,3 +297,37 @@ fn a_count_that_falls_to_none_is_taken_out_of_the_status() {
     };
     assert_eq!(patch["status"].get("updatedReplicas"), Some(&Value::Null));
 }
+
+/// A rollout that cannot go on, scaled from 2 to 4 and back: both writes of the way down must come through, however
+/// often they are interrupted.
+#[test]
+fn a_stuck_rollout_shrinks_to_its_surge() {
+    let two = deployment(|v| v["spec"]["replicas"] = json!(2));
+    let mut sets = vec![set("old", "i:1", 3, 2, 1), set("new", "i:2", 2, 0, 2)];
+    for _ in 0..5 {
+        let outcome = plan(&two, &sets, 0, now());
+        let first = outcome.actions.iter().find_map(|a| match a {
+            Action::Patch {
+                target,
+                patch,
+                subresource: None,
+            } if target.resource.kind == "ReplicaSet" => Some((target, patch)),
+            _ => None,
+        });
+        // Only the first write comes through each time.
+        let Some((target, patch)) = first else { break };
+        assert!(target.version.is_some(), "a size or its note on a version");
+        let changed = sets.iter_mut().find(|s| s.name_any() == target.key.name);
+        let changed = changed.expect("set");
+        let mut v = json!(**changed);
+        for (key, note) in patch["metadata"]["annotations"].as_object().expect("notes") {
+            v["metadata"]["annotations"][key] = note.clone();
+        }
+        if patch["spec"]["replicas"].is_i64() {
+            v["spec"]["replicas"] = patch["spec"]["replicas"].clone();
+        }
+        *changed = Arc::new(from_value(v).expect("set"));
+    }
+    let is: Vec<_> = sets.iter().map(|s| rollout::size(s)).collect();
+    assert_eq!(is, [2, 1], "2 replicas and a surge of 1");
+}
