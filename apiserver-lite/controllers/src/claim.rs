@@ -61,7 +61,7 @@ pub fn claim<P: Resource<DynamicType = ()>>(
                 .owner_references()
                 .iter()
                 .filter(|r| Some(&r.uid) != owner.meta().uid.as_ref());
-            let mut meta = json!({"ownerReferences": others.collect::<Vec<_>>()});
+            let mut meta = json!({"ownerReferences": list(others)});
             if let Some(finalizer) = finalizer {
                 meta["finalizers"] = without(pod, finalizer);
             }
@@ -89,8 +89,17 @@ pub fn release(pod: &Pod, finalizer: &str) -> Action {
 }
 
 fn without(pod: &Pod, finalizer: &str) -> Value {
-    let others = pod.finalizers().iter().filter(|f| *f != finalizer);
-    json!(others.collect::<Vec<_>>())
+    list(pod.finalizers().iter().filter(|f| *f != finalizer))
+}
+
+/// An empty list is no list.
+fn list(items: impl Iterator<Item = impl serde::Serialize>) -> Value {
+    let all: Vec<_> = items.collect();
+    if all.is_empty() {
+        Value::Null
+    } else {
+        json!(all)
+    }
 }
 
 /// Lists are put whole: only if nobody changed them meanwhile.

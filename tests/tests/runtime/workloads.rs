@@ -115,35 +115,34 @@ pub(crate) fn cron_jobs(bed: &Bed) {
 }
 
 pub(crate) fn replication_controllers(bed: &Bed) {
-    let set = |name: &str, replicas: u8| {
-        let template = template(name, "sleep 1000").replace("RESTART", "Always");
-        bed.apply(&format!("apiVersion: v1\nkind: ReplicationController\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n{template}"));
-    };
+    // A namespace of its own, as its quota counts all that is there.
     let failure =
-        "get rc rc -o jsonpath='{.status.conditions[?(@.type==\"ReplicaFailure\")].status}'";
-    bed.kubectl("create quota few --hard=count/pods=1,configmaps=5");
-    set("rc", 2);
+        "-n rc get rc rc -o jsonpath='{.status.conditions[?(@.type==\"ReplicaFailure\")].status}'";
+    let used =
+        "-n rc get quota few -o jsonpath='{.status.used.count/pods}/{.status.used.configmaps}'";
+    bed.kubectl("create ns rc");
+    bed.kubectl("-n rc create quota few --hard=count/pods=1,configmaps=5");
+    let template = template("rc", "sleep 1000").replace("RESTART", "Always");
+    bed.apply(&format!("apiVersion: v1\nkind: ReplicationController\nmetadata: {{name: rc, namespace: rc}}\nspec:\n  replicas: 2\n{template}"));
     bed.wait_for(failure, "True");
-    bed.wait_contains("describe rc rc", "exceeded quota: few");
-    let used = "get quota few -o jsonpath='{.status.used.count/pods}/{.status.used.configmaps}'";
+    bed.wait_contains("-n rc describe rc rc", "exceeded quota: few");
     bed.wait_for(used, "1/1");
-    bed.kubectl("create configmap counted");
+    bed.kubectl("-n rc create configmap counted");
     bed.wait_for(used, "1/2");
-    bed.kubectl("delete configmap counted");
-    bed.wait_for(used, "1/1");
-    bed.kubectl("scale rc rc --replicas=1");
+    bed.kubectl("-n rc scale rc rc --replicas=1");
     bed.wait_for(failure, "");
-    bed.kubectl("delete quota few");
-    bed.kubectl("scale rc rc --replicas=2");
-    bed.wait_for("get rc rc -o jsonpath='{.status.readyReplicas}'", "2");
-    bed.wait_contains("describe rc rc", "SuccessfulCreate");
-    bed.kubectl("label pod -l app=rc --overwrite app=free");
+    bed.kubectl("-n rc delete quota few");
+    bed.kubectl("-n rc scale rc rc --replicas=2");
+    bed.wait_for("-n rc get rc rc -o jsonpath='{.status.readyReplicas}'", "2");
+    bed.wait_contains("-n rc describe rc rc", "SuccessfulCreate");
+    let one = bed.kubectl("-n rc get pods -l app=rc -o jsonpath='{.items[0].metadata.name}'");
+    bed.kubectl(&format!("-n rc label pod {one} --overwrite app=free"));
     bed.wait_for(
-        "get pods -l app=free -o jsonpath='{.items[*].metadata.ownerReferences}'",
+        &format!("-n rc get pod {one} -o jsonpath='{{.metadata.ownerReferences}}'"),
         "",
     );
-    bed.kubectl("delete rc rc --timeout=30s");
-    bed.kubectl("delete pod -l app=free --timeout=30s");
+    bed.wait_for("-n rc get rc rc -o jsonpath='{.status.replicas}'", "2");
+    bed.kubectl("delete ns rc --timeout=60s");
 }
 
 /// Image of the pods of a label, in the order of their names.
@@ -175,11 +174,9 @@ pub(crate) fn stateful_sets(bed: &Bed) {
     let status = get(bed, "sts sts")["status"].clone();
     assert_eq!(status["currentRevision"], status["updateRevision"]);
     assert_ne!(status["updateRevision"], before);
-    assert_eq!(
-        bed.kubectl("get controllerrevisions -l app=sts --no-headers | wc -l"),
-        "2",
-        "a roll-back makes no new one"
-    );
+    let revisions = bed.kubectl("get controllerrevisions -l app=sts -o name");
+    // A roll-back makes no new one.
+    assert_eq!(revisions.lines().count(), 2, "{revisions}");
     // A budget that allows nothing.
     bed.kubectl("create pdb sts --selector=app=sts --min-available=100%");
     bed.wait_for(

@@ -18,7 +18,7 @@ use crate::revision::{self, HASH};
 use crate::runner::Outcome;
 
 /// At most one pod in so many seconds is made on a node that refuses it, or on which it fails.
-const RETRY: i64 = 10;
+const RETRY: i64 = 5;
 
 /// What there is.
 #[derive(Default)]
@@ -62,6 +62,15 @@ pub fn plan(set: &DaemonSet, around: &Around, now: Timestamp) -> Outcome {
     let takes = |p: &Pod| super::takes(set, p);
     let mut actions = claim(set, &around.pods, &takes, &active, None);
     actions.extend(make);
+    // Told before pods are made: the API may refuse them.
+    let status = status(set, &places, hash, &well);
+    if set.status.as_ref() != Some(&status) {
+        actions.push(Action::whole_status(
+            Target::of(set),
+            set.status.as_ref(),
+            &status,
+        ));
+    }
     let mut wake = None;
     if set.metadata.deletion_timestamp.is_none() {
         let (placed, retry) = manage(set, spec, &places, hash, now);
@@ -77,14 +86,6 @@ pub fn plan(set: &DaemonSet, around: &Around, now: Timestamp) -> Outcome {
             &around.revisions,
             &[&revision],
             limit,
-        ));
-    }
-    let status = status(set, &places, hash, &well);
-    if set.status.as_ref() != Some(&status) {
-        actions.push(Action::whole_status(
-            Target::of(set),
-            set.status.as_ref(),
-            &status,
         ));
     }
     let ages = places

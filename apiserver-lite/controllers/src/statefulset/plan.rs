@@ -75,12 +75,7 @@ pub fn plan(set: &StatefulSet, around: &Around, now: Timestamp) -> Outcome {
     let takes = |p: &Pod| super::takes(set, p);
     let mut actions = claim(set, &around.pods, &takes, &active, None);
     actions.extend(revision);
-    if set.metadata.deletion_timestamp.is_none() {
-        actions.extend(it.act());
-        let used = [it.update.as_str(), it.current.as_str()];
-        let limit = spec.revision_history_limit;
-        actions.extend(revision::clean_up(set, &around.revisions, &used, limit));
-    }
+    // Told before pods are made: the API may refuse them.
     let status = it.status();
     if set.status.as_ref() != Some(&status) {
         actions.push(Action::whole_status(
@@ -88,6 +83,12 @@ pub fn plan(set: &StatefulSet, around: &Around, now: Timestamp) -> Outcome {
             set.status.as_ref(),
             &status,
         ));
+    }
+    if set.metadata.deletion_timestamp.is_none() {
+        actions.extend(it.act());
+        let used = [it.update.as_str(), it.current.as_str()];
+        let limit = spec.revision_history_limit;
+        actions.extend(revision::clean_up(set, &around.revisions, &used, limit));
     }
     Outcome {
         actions,
