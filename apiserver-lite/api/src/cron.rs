@@ -196,12 +196,12 @@ fn duration(s: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let after = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
         let number: f64 = rest.get(..rest.len() - after.len())?.parse().ok()?;
-        let units = UNITS.iter().filter_map(|(unit, seconds)| {
+        let mut units = UNITS.iter().filter_map(|(unit, seconds)| {
             let left = after.strip_prefix(unit)?;
             let ends = left.is_empty() || left.starts_with(|c: char| c.is_ascii_digit());
             ends.then_some((left, seconds))
         });
-        let (left, seconds) = units.last()?;
+        let (left, seconds) = units.next()?;
         total += number * seconds;
         rest = left;
     }

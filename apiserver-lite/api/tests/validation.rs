@@ -610,3 +610,70 @@ fn config_and_others() {
         ["value: Forbidden: may not be changed in an update."]
     );
 }
+
+#[test]
+fn changes_of_jobs() {
+    let base = json!({"spec": {"completions": 2, "parallelism": 1, "suspend": true,
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c"}]}}}});
+    type Edit = fn(&mut Value);
+    let rows: &[(&str, Edit, Edit, &str)] = &[
+        ("nothing", |_| (), |_| (), ""),
+        (
+            "parallelism",
+            |_| (),
+            |v| v["spec"]["parallelism"] = json!(9),
+            "",
+        ),
+        (
+            "completions",
+            |_| (),
+            |v| v["spec"]["completions"] = json!(3),
+            "spec.completions",
+        ),
+        (
+            "an elastic one's completions",
+            |v| v["spec"]["completionMode"] = json!("Indexed"),
+            |v| v["spec"]["completions"] = json!(1),
+            "",
+        ),
+        (
+            "where it runs",
+            |_| (),
+            |v| v["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"}),
+            "",
+        ),
+        (
+            "labels, which it had none of",
+            |_| (),
+            |v| v["spec"]["template"]["metadata"] = json!({"labels": {"a": "b"}}),
+            "",
+        ),
+        (
+            "where it runs, once it has started",
+            |v| v["status"] = json!({"startTime": "2026-01-01T00:00:00Z"}),
+            |v| v["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"}),
+            "spec.template",
+        ),
+        (
+            "where it runs, when it may start",
+            |v| v["spec"]["suspend"] = json!(false),
+            |v| v["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"}),
+            "spec.template",
+        ),
+        (
+            "what it runs",
+            |_| (),
+            |v| v["spec"]["template"]["spec"]["containers"][0]["image"] = json!("i"),
+            "spec.template",
+        ),
+    ];
+    for (name, edit, change, want) in rows {
+        let mut old = base.clone();
+        edit(&mut old);
+        let mut new = old.clone();
+        change(&mut new);
+        let says = wrong_update("jobs", &new, &old);
+        let fields: Vec<&str> = says.iter().filter_map(|s| s.split(':').next()).collect();
+        assert_eq!(fields.join(" "), *want, "{name}: {says:?}");
+    }
+}

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::field::{At, Errors};
 use super::{check, check_update, names, pod, selects};
 use crate::cron::{Schedule, zone};
+use crate::json;
 use crate::meta;
 use crate::status::Cause;
 
@@ -48,7 +49,20 @@ fn job_spec(spec: &At<'_>, errs: &mut Errors) {
         &spec.child("podReplacementPolicy"),
         &["Failed", "TerminatingOrFailed"],
     );
+    let indexed = spec.child("completionMode").text() == "Indexed";
+    for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
+        if spec.child(field).is_set() && !indexed {
+            errs.invalid(&spec.child(field), "requires indexed completion mode");
+        }
+    }
     pod::template(&spec.child("template"), errs);
+    let never = spec.child("template.spec.restartPolicy").text() == "Never";
+    if spec.child("podFailurePolicy").is_set() && !never {
+        errs.invalid(
+            &spec.child("template.spec.restartPolicy"),
+            "only \"Never\" is supported when podFailurePolicy is specified",
+        );
+    }
     let policy = spec.child("template.spec.restartPolicy");
     match policy.text() {
         "OnFailure" | "Never" | "" => {}
@@ -60,11 +74,13 @@ fn job_spec(spec: &At<'_>, errs: &mut Errors) {
 /// A change of a Job: what it does stays.
 pub(crate) fn job_update(new: &Value, old: &Value) -> Vec<Cause> {
     check_update(new, old, |new, old, errs| {
+        let started = old.child("status.startTime").is_set();
         let (new, old) = (new.child("spec"), old.child("spec"));
         for field in [
             "selector",
             "completionMode",
             "podFailurePolicy",
+            "successPolicy",
             "backoffLimitPerIndex",
             "managedBy",
         ] {
@@ -76,10 +92,39 @@ pub(crate) fn job_update(new: &Value, old: &Value) -> Vec<Cause> {
         if !elastic {
             errs.immutable(&new.child("completions"), old.child("completions").value);
         }
-        if !old.child("suspend").flag() {
-            errs.immutable(&new.child("template"), old.child("template").value);
+        let template = new.child("template");
+        if started || !old.child("suspend").flag() {
+            errs.immutable(&template, old.child("template").value);
+        } else {
+            let fixed = unplaced(template.value);
+            let old = unplaced(old.child("template").value);
+            errs.immutable(&At::new(&fixed, template.path), &old);
         }
     })
+}
+
+/// A template without what says where its pods run: that may change until a suspended Job starts (KEP-2926).
+fn unplaced(template: &Value) -> Value {
+    const MAY: [(&str, &[&str]); 3] = [
+        ("/metadata", &["annotations", "labels"]),
+        ("/spec", &["nodeSelector", "schedulingGates", "tolerations"]),
+        ("/spec/affinity", &["nodeAffinity"]),
+    ];
+    let mut template = template.clone();
+    for (parent, fields) in MAY {
+        if let Some(parent) = json::object_at(&mut template, parent) {
+            fields.iter().for_each(|f| drop(json::remove(parent, f)));
+        }
+    }
+    // Without its parts the whole is as good as none.
+    for (parent, field) in [("", "metadata"), ("/spec", "affinity")] {
+        if let Some(parent) = json::object_at(&mut template, parent)
+            && json::is_zero(&parent[field])
+        {
+            json::remove(parent, field);
+        }
+    }
+    template
 }
 
 /// A CronJob.
