@@ -33,6 +33,8 @@ pub struct Range {
     pub limit: usize,
     /// As things were at this revision; `None`: now.
     pub revision: Option<Revision>,
+    /// Whether more keys come is enough: they are not counted, which takes a walk over all of them.
+    pub uncounted: bool,
 }
 
 /// A page of a list.
@@ -42,7 +44,7 @@ pub struct Page {
     pub items: Vec<KeyValue>,
     /// The revision the page shows.
     pub revision: Revision,
-    /// How many keys come after this page (0: this was the last).
+    /// How many keys come after this page (0: this was the last; uncounted, 1 stands for any number).
     pub remaining: u64,
 }
 

@@ -86,6 +86,9 @@ impl View {
             }
             if is_full(&page, range) {
                 page.remaining += 1;
+                if range.uncounted {
+                    break;
+                }
             } else {
                 page.items.push(key_value(key.value(), row.value()));
             }
@@ -151,7 +154,12 @@ impl View {
             };
             match item {
                 None => return Ok(page),
-                Some(_) if is_full(&page, range) => page.remaining += 1,
+                Some(_) if is_full(&page, range) => {
+                    page.remaining += 1;
+                    if range.uncounted {
+                        return Ok(page);
+                    }
+                }
                 Some(item) => page.items.push(item),
             }
         }
