@@ -76,6 +76,8 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// The time of the request.
     pub now: jiff::Timestamp,
+    /// Tells the user something along with the answer.
+    pub warn: &'a (dyn Fn(String) + Send + Sync),
 }
 
 impl Request<'_> {

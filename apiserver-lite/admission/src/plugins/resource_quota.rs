@@ -1,5 +1,5 @@
 //! ResourceQuotas: nothing is made that would exceed one. Usage is counted from the objects there are, not from the
-//! quota's status, which lags; two creates at the same moment may still both pass.
+//! quota's status, which lags; the server lets writes in a namespace with a quota through one at a time.
 
 use std::collections::BTreeMap;
 
@@ -31,9 +31,12 @@ impl Plugin for ResourceQuota {
         object: &Value,
         lookup: &dyn Lookup,
     ) -> Result<(), Status> {
-        let skip =
-            req.op != Operation::Create || !req.subresource.is_empty() || req.namespace.is_empty();
-        if skip || req.is("", "resourcequotas") {
+        let counted = match req.op {
+            Operation::Create => req.subresource.is_empty(),
+            Operation::Update => grows(req),
+            _ => false,
+        };
+        if !counted || req.namespace.is_empty() || req.is("", "resourcequotas") {
             return Ok(());
         }
         let quotas = lookup
@@ -43,7 +46,17 @@ impl Plugin for ResourceQuota {
             return Ok(());
         }
         let (group, plural) = (req.resource.group.as_ref(), req.resource.plural.as_ref());
-        let asked = usage(group, plural, object);
+        let mut asked = usage(group, plural, object);
+        if let Some(old) = req.old {
+            let before = usage(group, plural, old);
+            asked.retain(|name, amount| {
+                *amount -= before.get(name).copied().unwrap_or_default();
+                *amount > 0
+            });
+            if asked.is_empty() {
+                return Ok(());
+            }
+        }
         let touched: Vec<&Value> = quotas
             .iter()
             // A pod may break a quota by what it leaves out.
@@ -65,6 +78,15 @@ impl Plugin for ResourceQuota {
             check(quota, plural, object, &asked, &used).map_err(|why| req.forbidden(&why))?;
         }
         Ok(())
+    }
+}
+
+/// Whether an update may use more than before: other kinds are only counted.
+fn grows(req: &Request<'_>) -> bool {
+    match req.subresource {
+        "" => req.is("", "services") || req.is("", "persistentvolumeclaims"),
+        "resize" => req.is("", "pods"),
+        _ => false,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Fake, cluster, create, pod, pod_with, refusal, run};
+use super::{Ask, Fake, ask, cluster, create, pod, pod_with, refusal, run, warnings};
+use crate::Operation;
 
 #[tokio::test]
 async fn runtime_classes_add_overhead_and_placement() {
@@ -158,6 +159,138 @@ async fn quotas_count_what_is_there() {
     assert!(
         run(&create("pods"), sized("1"), &lookup).await.is_ok(),
         "out of scope"
+    );
+}
+
+#[tokio::test]
+async fn quotas_count_growth() {
+    let quota = |hard: Value| {
+        let q = json!({ "spec": { "hard": hard } });
+        cluster().with("resourcequotas", "ns", "q", q)
+    };
+    let service =
+        |kind: &str| json!({ "metadata": {}, "spec": { "type": kind, "ports": [{ "port": 80 }] } });
+    let claim = |size: &str| json!({ "metadata": {}, "spec": { "resources": { "requests": { "storage": size } } } });
+    let update = |resource: &'static str, old: Value| Ask {
+        old: Some(old),
+        ..ask(Operation::Update, "", resource, "ns", "x")
+    };
+    let cases = [
+        (
+            json!({ "services.nodeports": "0" }),
+            "services",
+            service("ClusterIP"),
+            service("NodePort"),
+            false,
+        ),
+        (
+            json!({ "services.nodeports": "0" }),
+            "services",
+            service("NodePort"),
+            service("ClusterIP"),
+            true,
+        ),
+        (
+            json!({ "services": "1" }),
+            "services",
+            service("ClusterIP"),
+            service("NodePort"),
+            true,
+        ),
+        (
+            json!({ "requests.storage": "2Gi" }),
+            "persistentvolumeclaims",
+            claim("1Gi"),
+            claim("2Gi"),
+            true,
+        ),
+        (
+            json!({ "requests.storage": "2Gi" }),
+            "persistentvolumeclaims",
+            claim("1Gi"),
+            claim("3Gi"),
+            false,
+        ),
+        (
+            json!({ "services.nodeports": "0" }),
+            "services/status",
+            service("ClusterIP"),
+            service("NodePort"),
+            true,
+        ),
+    ];
+    for (hard, resource, old, new, allowed) in cases {
+        let plural = resource.split('/').next().unwrap();
+        let lookup = quota(hard).with(plural, "ns", "x", old.clone());
+        let out = run(&update(resource, old), new.clone(), &lookup).await;
+        assert_eq!(out.is_ok(), allowed, "{resource} {new}: {out:?}");
+    }
+}
+
+#[tokio::test]
+async fn pod_security_warns() {
+    let namespace = |labels: &[(&str, &str)]| {
+        let labels = labels
+            .iter()
+            .map(|(k, v)| (format!("pod-security.kubernetes.io/{k}"), json!(v)));
+        json!({ "metadata": { "labels": labels.collect::<serde_json::Map<_, _>>() } })
+    };
+    let host = || pod_with("/spec/hostNetwork", json!(true));
+    let deployment = || json!({ "metadata": {}, "spec": { "template": host() } });
+    let deployments = ask(Operation::Create, "apps", "deployments", "ns", "x");
+    let why = "host namespaces (hostNetwork=true)";
+    let warning = format!("would violate PodSecurity \"baseline:latest\": {why}");
+    for (labels, ask, object, want) in [
+        (
+            vec![("warn", "baseline")],
+            create("pods"),
+            host(),
+            vec![warning.clone()],
+        ),
+        (
+            vec![("warn", "baseline"), ("warn-version", "v1.30")],
+            create("pods"),
+            host(),
+            vec![warning.replace("latest", "v1.30")],
+        ),
+        (vec![("warn", "typo")], create("pods"), host(), vec![]),
+        (vec![("audit", "baseline")], create("pods"), host(), vec![]),
+        (vec![("warn", "baseline")], create("pods"), pod(), vec![]),
+        (
+            vec![("enforce", "baseline")],
+            deployments.clone(),
+            deployment(),
+            vec![warning.clone()],
+        ),
+        (
+            vec![("enforce", "baseline"), ("warn", "privileged")],
+            deployments.clone(),
+            deployment(),
+            vec![],
+        ),
+    ] {
+        let lookup = cluster().with("namespaces", "", "ns", namespace(&labels));
+        assert_eq!(warnings(&ask, object, &lookup).await, want, "{labels:?}");
+    }
+    let stricter = Ask {
+        old: Some(namespace(&[])),
+        ..ask(Operation::Update, "", "namespaces", "", "ns")
+    };
+    let lookup = cluster()
+        .with("pods", "ns", "a", host())
+        .with("pods", "ns", "b", host())
+        .with("pods", "ns", "c", pod());
+    assert_eq!(
+        warnings(&stricter, namespace(&[("enforce", "baseline")]), &lookup).await,
+        [
+            "existing pods in namespace \"ns\" violate the new PodSecurity enforce level \"baseline:latest\"".to_owned(),
+            format!("a (and 1 other pod): {why}"),
+        ]
+    );
+    let message = refusal(&stricter, namespace(&[("warn", "typo")]), &lookup).await;
+    assert!(
+        message.contains("metadata.labels[pod-security.kubernetes.io/warn]"),
+        "{message}"
     );
 }
 

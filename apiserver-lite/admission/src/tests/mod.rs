@@ -130,11 +130,16 @@ fn row(group: &'static str, plural: &'static str, namespaced: bool) -> Resource 
     }
 }
 
-async fn run_with(
+async fn run_with(chain: &Chain, ask: &Ask, object: Value, lookup: &Fake) -> Result<Value, Status> {
+    said(chain, ask, object, lookup, &|_| {}).await
+}
+
+async fn said(
     chain: &Chain,
     ask: &Ask,
     mut object: Value,
     lookup: &Fake,
+    warn: &(dyn Fn(String) + Send + Sync),
 ) -> Result<Value, Status> {
     let (plural, subresource) = ask.resource.split_once('/').unwrap_or((ask.resource, ""));
     let resource = row(ask.group, plural, !ask.namespace.is_empty());
@@ -148,6 +153,7 @@ async fn run_with(
         old: ask.old.as_ref(),
         dry_run: false,
         now: jiff::Timestamp::UNIX_EPOCH,
+        warn,
     };
     if matches!(ask.op, Operation::Create | Operation::Update) {
         chain.mutate(&req, &mut object, lookup).await?;
@@ -158,6 +164,15 @@ async fn run_with(
 
 async fn run(ask: &Ask, object: Value, lookup: &Fake) -> Result<Value, Status> {
     run_with(&Chain::standard(), ask, object, lookup).await
+}
+
+/// What the user is told along with the answer.
+async fn warnings(ask: &Ask, object: Value, lookup: &Fake) -> Vec<String> {
+    let texts = std::sync::Mutex::new(Vec::new());
+    let warn = |text| texts.lock().unwrap().push(text);
+    let done = said(&Chain::standard(), ask, object, lookup, &warn).await;
+    done.expect("allowed");
+    texts.into_inner().unwrap()
 }
 
 async fn refusal(ask: &Ask, object: Value, lookup: &Fake) -> String {
