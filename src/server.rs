@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use keelson_apiserver::ApiServer;
@@ -221,12 +222,14 @@ fn token_maker(pki: Arc<Pki>) -> keelson_controllers::serviceaccount::MakeToken 
 
 /// Signs certificates that the controllers approved, or somebody did.
 fn signer(pki: Arc<Pki>) -> keelson_controllers::csr::Sign {
-    Arc::new(move |request, usage| {
+    Arc::new(move |request, usage, asked| {
         let usage = match usage {
             Usage::Client => CsrUsage::Client,
             Usage::Serving => CsrUsage::Serving,
         };
-        Ok(pki.sign_csr(request, usage, DAYS)?)
+        let longest = Duration::from_secs(u64::from(DAYS) * 24 * 3600);
+        let lasts = asked.map_or(longest, |asked| asked.min(longest));
+        Ok(pki.sign_csr(request, usage, lasts)?)
     })
 }
 

@@ -77,6 +77,8 @@ pub struct Attributes {
     pub name: String,
     /// URL path, for requests that are not for a resource.
     pub path: String,
+    /// For lists and watches: fields and the values the selector says they must have.
+    pub demands: Vec<(String, String)>,
 }
 
 /// What an authorizer says.

@@ -52,7 +52,10 @@ async fn bed(change: impl FnOnce(&mut Config)) -> Bed {
             let secret = secret.metadata.name.as_deref().unwrap_or("");
             Ok(keys.token_keys().sign_legacy(namespace, &account, secret)?)
         }),
-        Arc::new(move |pem, usage| Ok(signer.sign_csr(pem, usage, 365)?)),
+        Arc::new(move |pem, usage, lasts| {
+            let lasts = lasts.unwrap_or(Duration::from_secs(365 * 24 * 3600));
+            Ok(signer.sign_csr(pem, usage, lasts)?)
+        }),
     );
     config.cluster_cidrs = vec!["10.42.0.0/16".parse().expect("network")];
     change(&mut config);

@@ -1,5 +1,5 @@
 //! What a node may do. Requests about secrets, configmaps, claims, volumes and account tokens need a pod on the node;
-//! leases and CSINodes must be its own; the rest are fixed rules, which the NodeRestriction admission plugin narrows
+//! pods are read by node (KEP-4601; all Nodes stay readable, as routes to other nodes' pods need them); leases and CSINodes must be its own; the rest are fixed rules, which the NodeRestriction admission plugin narrows
 //! to the node's own objects.
 
 use std::sync::LazyLock;
@@ -30,7 +30,6 @@ pub fn rules() -> &'static [Rule] {
             "create,get,list,watch core nodes",
             "update,patch core nodes,nodes/status",
             "create,patch,update core,events.k8s.io events",
-            "get,list,watch core pods",
             "create,delete core pods",
             "update,patch core pods/status",
             "create core pods/eviction",
@@ -66,6 +65,7 @@ pub fn authorize(graph: &Graph, user: &User, a: &Attributes) -> Decision {
         ("", "persistentvolumeclaims" | "persistentvolumes", _)
         | ("storage.k8s.io", "volumeattachments", _) => read(graph, node, a, &["get"]),
         ("", "serviceaccounts", _) => account_token(graph, node, a),
+        ("", "pods", "") if ["get", "list", "watch"].contains(&&*a.verb) => pods(graph, node, a),
         ("coordination.k8s.io", "leases", _) => own_lease(node, a),
         ("storage.k8s.io", "csinodes", _) => own_csi_node(node, a),
         _ if rules().iter().any(|r| r.allows(a)) => Ok(()),
@@ -110,6 +110,18 @@ fn related(
             "no relationship found between node '{node}' and this object"
         ))
     }
+}
+
+/// The node's own pods: one by name, or all by their `spec.nodeName`.
+fn pods(graph: &Graph, node: &str, a: &Attributes) -> Result<(), String> {
+    let mut demands = a.demands.iter();
+    if a.verb != "get" && demands.any(|(f, v)| f == "spec.nodeName" && v == node) {
+        return Ok(());
+    }
+    if a.name.is_empty() {
+        return Err("can only list/watch pods with spec.nodeName field selector".to_owned());
+    }
+    related(graph, node, a, &["get", "list", "watch"], "")
 }
 
 fn account_token(graph: &Graph, node: &str, a: &Attributes) -> Result<(), String> {

@@ -147,7 +147,11 @@ fn nodes_read_what_their_pods_refer_to_and_write_their_own() {
         ),
         ("patch", "storage.k8s.io", "csinodes", "", "a", true),
         ("patch", "storage.k8s.io", "csinodes", "", "b", false),
-        ("watch", "", "pods", "", "", true),
+        ("watch", "", "pods", "", "", false),
+        ("get", "", "pods", "ns", "web", true),
+        ("watch", "", "pods", "ns", "web", true),
+        ("get", "", "pods", "ns", "other", false),
+        ("delete", "", "pods", "ns", "web", true),
         ("update", "", "pods", "ns", "web", false),
         ("patch", "", "nodes/status", "", "a", true),
         ("delete", "", "nodes", "", "a", false),
@@ -169,6 +173,29 @@ fn nodes_read_what_their_pods_refer_to_and_write_their_own() {
             expected,
             "{verb} {resource} {namespace}/{name}: {decision:?}"
         );
+    }
+}
+
+#[test]
+fn nodes_list_their_own_pods() {
+    let graph = graph();
+    for (field, value, expected) in [
+        ("spec.nodeName", "a", true),
+        ("spec.nodeName", "b", false),
+        ("status.phase", "a", false),
+    ] {
+        for verb in ["list", "watch"] {
+            let asked = Attributes {
+                demands: vec![(field.into(), value.into())],
+                ..ask(verb, "", "pods", "", "")
+            };
+            let decision = authorize(&graph, &node("a"), &asked);
+            assert_eq!(
+                matches!(decision, Decision::Allow(_)),
+                expected,
+                "{verb} {field}={value}: {decision:?}"
+            );
+        }
     }
 }
 

@@ -154,7 +154,7 @@ impl Pki {
     pub fn issue_client(&self, user: &str, groups: &[&str], days: u32) -> Result<Issued, Error> {
         let key = KeyPair::generate()?;
         let subject = der::name(user, groups);
-        let cert_pem = self.sign(&key, &subject, &[], Purpose::ClientAuth, days)?;
+        let cert_pem = self.sign(&key, &subject, &[], Purpose::ClientAuth, DAY * days)?;
         Ok(Issued {
             cert_pem,
             key_pem: key.serialize_pem(),
@@ -166,7 +166,7 @@ impl Pki {
         let key = KeyPair::generate()?;
         let sans = CertificateParams::new(sans)?.subject_alt_names;
         let subject = der::name::<&str>(name, &[]);
-        let cert_pem = self.sign(&key, &subject, &sans, Purpose::ServerAuth, days)?;
+        let cert_pem = self.sign(&key, &subject, &sans, Purpose::ServerAuth, DAY * days)?;
         Ok(Issued {
             cert_pem,
             key_pem: key.serialize_pem(),
@@ -174,8 +174,14 @@ impl Pki {
     }
 
     /// Signs a request (PEM) whose signature is right, with its own subject and, for serving, its own alternative
-    /// names; gives PEM, leaf then authority. Who may have it is decided before ([`csr::check_client`]).
-    pub fn sign_csr(&self, csr_pem: &str, usage: CsrUsage, days: u32) -> Result<String, Error> {
+    /// names, valid for so long from now; gives PEM, leaf then authority. Who may have it is decided before
+    /// ([`csr::check_client`]).
+    pub fn sign_csr(
+        &self,
+        csr_pem: &str,
+        usage: CsrUsage,
+        lasts: Duration,
+    ) -> Result<String, Error> {
         let request = csr::parse(csr_pem)?;
         let params = CertificateSigningRequestParams::from_der(&request.der.as_slice().into())?;
         let (sans, purpose) = match usage {
@@ -185,7 +191,7 @@ impl Pki {
                 Purpose::ServerAuth,
             ),
         };
-        self.sign(&params.public_key, &request.subject, sans, purpose, days)
+        self.sign(&params.public_key, &request.subject, sans, purpose, lasts)
     }
 
     fn sign(
@@ -194,11 +200,11 @@ impl Pki {
         subject: &[u8],
         sans: &[SanType],
         purpose: Purpose,
-        days: u32,
+        lasts: Duration,
     ) -> Result<String, Error> {
         let mut params = CertificateParams::default();
         let stand_in = placeholder(&mut params);
-        (params.not_before, params.not_after) = validity(days);
+        (params.not_before, params.not_after) = validity(lasts);
         params.subject_alt_names = sans.to_vec();
         params.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,
@@ -257,14 +263,14 @@ fn new_ca() -> Result<(String, String), Error> {
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::CrlSign,
     ];
-    (params.not_before, params.not_after) = validity(CA_DAYS);
+    (params.not_before, params.not_after) = validity(DAY * CA_DAYS);
     Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }
 
-/// From a little before now, for so many days; the type is rcgen's.
-fn validity<T: From<SystemTime>>(days: u32) -> (T, T) {
+/// From a little before now, for so long; the type is rcgen's.
+fn validity<T: From<SystemTime>>(lasts: Duration) -> (T, T) {
     let now = SystemTime::now();
-    ((now - SKEW).into(), (now + DAY * days).into())
+    ((now - SKEW).into(), (now + lasts).into())
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

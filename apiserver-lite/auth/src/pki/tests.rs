@@ -161,9 +161,9 @@ fn requests_are_checked_and_signed_with_their_subject() {
         )
     );
 
-    let serving = pki.sign_csr(&request, CsrUsage::Serving, 1).unwrap();
+    let serving = pki.sign_csr(&request, CsrUsage::Serving, DAY).unwrap();
     assert_eq!(check_signed(&pki, &serving), ["node-a", "[192, 168, 1, 2]"]);
-    let client = pki.sign_csr(&request, CsrUsage::Client, 1).unwrap();
+    let client = pki.sign_csr(&request, CsrUsage::Client, DAY).unwrap();
     assert!(check_signed(&pki, &client).is_empty());
     let user = user_from_cert(&leaf(&client)).unwrap();
     assert_eq!(
@@ -182,7 +182,7 @@ fn requests_are_checked_and_signed_with_their_subject() {
         Err(csr::Error::Malformed)
     );
     assert!(
-        pki.sign_csr(&pem("CERTIFICATE REQUEST", &der), CsrUsage::Client, 1)
+        pki.sign_csr(&pem("CERTIFICATE REQUEST", &der), CsrUsage::Client, DAY)
             .is_err()
     );
 }

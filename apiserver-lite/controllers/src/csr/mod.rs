@@ -3,6 +3,7 @@
 mod clean;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -29,11 +30,16 @@ const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const NODE_SERVING: &str = "kubernetes.io/kubelet-serving";
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
 const NODES: &str = "system:nodes";
+/// The shortest validity there is (upstream's, with which requests are checked).
+const SHORTEST: Duration = Duration::from_secs(600);
 /// How soon to look again at a serving request whose node has not told its addresses yet.
-const ADDRESSES: std::time::Duration = std::time::Duration::from_secs(5);
+const ADDRESSES: Duration = Duration::from_secs(5);
 
-/// Signs a request (PEM); gives the certificate (PEM).
-pub type Sign = Arc<dyn Fn(&str, Usage) -> anyhow::Result<String> + Send + Sync>;
+/// Signs a request (PEM), for no longer than it asks for if it does; gives the certificate (PEM).
+type Signer = dyn Fn(&str, Usage, Option<Duration>) -> anyhow::Result<String> + Send + Sync;
+
+/// A signer that is shared.
+pub type Sign = Arc<Signer>;
 
 /// The controller.
 pub struct Requests {
@@ -116,7 +122,7 @@ fn certificate(request: &CertificateSigningRequest) -> Option<&ByteString> {
 pub fn plan(
     request: &CertificateSigningRequest,
     node: Option<&Node>,
-    sign: &(dyn Fn(&str, Usage) -> anyhow::Result<String> + Send + Sync),
+    sign: &Signer,
     now: Timestamp,
 ) -> anyhow::Result<Outcome> {
     let done = certificate(request).is_some() || has(request, "Denied") || has(request, "Failed");
@@ -137,12 +143,18 @@ pub fn plan(
             return Ok(vec![Action::status(target, patch)].into());
         }
     };
-    let certificate = ByteString(sign(&pem, checked)?.into_bytes());
+    let certificate = ByteString(sign(&pem, checked, lasts(request))?.into_bytes());
     Ok(vec![Action::status(
         target,
         json!({ "certificate": certificate }),
     )]
     .into())
+}
+
+/// How long the certificate is to be valid (`spec.expirationSeconds`, KEP-2784), if the request says.
+fn lasts(request: &CertificateSigningRequest) -> Option<Duration> {
+    let seconds = request.spec.expiration_seconds?;
+    Some(Duration::from_secs(u64::try_from(seconds).ok()?).max(SHORTEST))
 }
 
 fn requestor(request: &CertificateSigningRequest) -> User {

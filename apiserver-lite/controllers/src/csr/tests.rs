@@ -38,9 +38,10 @@ fn request(ask: &Ask, status: Value) -> CertificateSigningRequest {
 }
 
 fn run(request: &CertificateSigningRequest, node: Option<&Node>) -> String {
-    let sign = |pem: &str, usage: Usage| {
+    let sign = |pem: &str, usage: Usage, lasts: Option<Duration>| {
         anyhow::ensure!(pem.starts_with("-----BEGIN"), "not PEM");
-        Ok(format!("{usage:?}"))
+        let lasts = lasts.map(|l| format!(" for {l:?}")).unwrap_or_default();
+        Ok(format!("{usage:?}{lasts}"))
     };
     let outcome = plan(request, node, &sign, now()).expect("plan");
     let say = |a: &Action| match a {
@@ -71,6 +72,18 @@ fn run(request: &CertificateSigningRequest, node: Option<&Node>) -> String {
     let mut all: Vec<String> = outcome.actions.iter().map(say).collect();
     all.extend(outcome.again.map(|_| "waits".to_owned()));
     all.join(",")
+}
+
+#[test]
+fn validity_that_is_asked_for() {
+    for (seconds, want) in [(3600, "3600s"), (10, "600s")] {
+        let mut request = request(
+            &BASE,
+            json!({"conditions": [{"type": "Approved", "status": "True"}]}),
+        );
+        request.spec.expiration_seconds = Some(seconds);
+        assert_eq!(run(&request, None), format!("signed Client for {want}"));
+    }
 }
 
 #[test]
