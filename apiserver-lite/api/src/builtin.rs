@@ -300,7 +300,7 @@ const ADMISSION: &[Row] = &[
 const EXTENSIONS: &[Row] = &[cluster(
     "CustomResourceDefinition",
     "customresourcedefinitions",
-    strategy::WITH_STATUS,
+    strategy::CUSTOM_RESOURCE_DEFINITION,
 )
 .shows(columns::CUSTOM_RESOURCE_DEFINITION)
 .short(&["crd", "crds"])
@@ -485,7 +485,7 @@ const STORAGE: &[Row] = &[
     cluster(
         "VolumeAttachment",
         "volumeattachments",
-        strategy::STATUS_ONLY,
+        strategy::VOLUME_ATTACHMENT,
     )
     .shows(columns::VOLUME_ATTACHMENT)
     .subs(STATUS),

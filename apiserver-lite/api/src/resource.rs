@@ -71,6 +71,11 @@ pub struct Strategy {
     pub validate: Option<fn(&Value) -> Vec<Cause>>,
     /// Checks a change of the main resource, after `validate`.
     pub validate_update: Option<fn(new: &Value, old: &Value) -> Vec<Cause>>,
+    /// Before an update of the status or approval: keeps what that subresource (the third argument) may not change.
+    pub prepare_status: Option<fn(new: &mut Value, old: &Value, subresource: &str)>,
+    /// Metadata that a write of the status leaves as it is; most kinds take it all (agents write labels and
+    /// annotations along with the status).
+    pub status_keeps: &'static [&'static str],
     /// Checks a change of the status subresource.
     pub validate_status: Option<fn(new: &Value, old: &Value) -> Vec<Cause>>,
     /// Fields beyond `metadata.name` and `metadata.namespace` that field selectors may name.

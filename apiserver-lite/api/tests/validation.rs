@@ -677,3 +677,74 @@ fn changes_of_jobs() {
         assert_eq!(fields.join(" "), *want, "{name}: {says:?}");
     }
 }
+
+#[test]
+fn quotas_and_ingress_classes() {
+    let quota = |spec: Value| json!({"metadata": {"name": "q", "namespace": "n"}, "spec": spec});
+    let rows: &[(Value, &[&str])] = &[
+        (
+            json!({"hard": {"pods": "1", "requests.cpu": "1", "count/x.y": "1", "a.b/c": "1", "hugepages-2Mi": "1"}}),
+            &[],
+        ),
+        (
+            json!({"hard": {"foo": "1"}}),
+            &["spec.hard[foo]: Invalid value: \"foo\": must be a standard resource for quotas"],
+        ),
+        (
+            json!({"hard": {"pods": "1"}, "scopes": ["Terminating", "NotTerminating"]}),
+            &[
+                "spec.scopes: Invalid value: [\"Terminating\",\"NotTerminating\"]: conflicting scopes",
+            ],
+        ),
+    ];
+    for (spec, expected) in rows {
+        assert_eq!(
+            wrong("resourcequotas", &quota(spec.clone())),
+            *expected,
+            "{spec}"
+        );
+    }
+    let scoped = |scopes: Value| quota(json!({"hard": {"pods": "1"}, "scopes": scopes}));
+    let (old, new) = (scoped(json!(["Terminating"])), scoped(json!([])));
+    assert_eq!(wrong_update("resourcequotas", &new, &old).len(), 1);
+    assert!(wrong_update("resourcequotas", &old, &old).is_empty());
+
+    let class =
+        |controller: &str| json!({"metadata": {"name": "c"}, "spec": {"controller": controller}});
+    assert_eq!(
+        wrong_update("ingressclasses", &class("a/b"), &class("a/c")),
+        ["spec.controller: Invalid value: \"a/b\": field is immutable"]
+    );
+}
+
+#[test]
+fn events_of_the_new_group() {
+    let event = json!({"metadata": {"name": "e", "namespace": "default"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingComponent": "a.b/c", "reportingInstance": "i", "action": "Do", "reason": "R", "type": "Normal"});
+    let table = keelson_api::builtin();
+    let events = |v: &Value| -> Vec<String> {
+        let row = table.get("events.k8s.io", "v1", "events").unwrap();
+        let causes = row.strategy.validate.unwrap()(v);
+        let text = |c: keelson_api::Cause| format!("{}: {}", c.field, c.message);
+        causes.into_iter().map(text).collect()
+    };
+    assert!(events(&event).is_empty());
+    for (field, want) in [
+        ("eventTime", "eventTime: Required value"),
+        ("reportingComponent", "reportingController: Required value"),
+        ("reportingInstance", "reportingInstance: Required value"),
+        ("action", "action: Required value"),
+        ("reason", "reason: Required value"),
+    ] {
+        let mut less = event.clone();
+        less.as_object_mut().unwrap().remove(field);
+        assert_eq!(events(&less), [want]);
+        assert!(wrong("/events", &less).is_empty(), "{field}");
+    }
+    let mut typed = event.clone();
+    typed["type"] = json!("x");
+    assert_eq!(
+        events(&typed),
+        ["type: Invalid value: \"x\": has invalid value: "]
+    );
+}

@@ -69,6 +69,12 @@ impl Fields {
         Ok(())
     }
 
+    /// The values that fields must have, without those they must not have.
+    pub fn demands(self) -> Vec<(String, String)> {
+        let demands = self.terms.into_iter().filter(|t| !t.not);
+        demands.map(|t| (t.field, t.value)).collect()
+    }
+
     /// Whether an object of the row matches; a field that the row does not know reads as `""`.
     pub fn matches(&self, row: &Resource, object: &Value) -> bool {
         self.terms.iter().all(|t| {

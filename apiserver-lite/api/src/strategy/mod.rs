@@ -8,6 +8,7 @@ use crate::validate::names;
 use crate::{defaults, validate};
 
 mod batch;
+mod certificates;
 mod namespace;
 mod pod;
 mod selectable;
@@ -20,6 +21,8 @@ pub(crate) const GENERIC: Strategy = Strategy {
     prepare_update: None,
     validate: None,
     validate_update: None,
+    prepare_status: None,
+    status_keeps: &[],
     validate_status: None,
     selectable: &[],
     no_generation: false,
@@ -44,6 +47,15 @@ pub(crate) const WITH_STATUS: Strategy = Strategy {
 /// A kind with a status only.
 pub(crate) const STATUS_ONLY: Strategy = Strategy {
     no_generation: true,
+    ..WITH_STATUS
+};
+
+/// All metadata that could be changed (upstream's `ResetObjectMetaForStatus`).
+const ALL_METADATA: &[&str] = &["annotations", "finalizers", "labels", "ownerReferences"];
+
+/// A kind whose status subresource takes the status and nothing else.
+const STRICT_STATUS: Strategy = Strategy {
+    status_keeps: ALL_METADATA,
     ..WITH_STATUS
 };
 
@@ -75,6 +87,7 @@ pub(crate) const POD: Strategy = Strategy {
     validate_update: Some(validate::pod_update),
     selectable: selectable::POD,
     grace: Some(pod::grace),
+    status_keeps: &["ownerReferences"],
     ..GENERIC
 };
 pub(crate) const POD_TEMPLATE: Strategy = Strategy {
@@ -139,6 +152,7 @@ pub(crate) const EVENT: Strategy = Strategy {
 };
 /// The same objects in `events.k8s.io/v1`.
 pub(crate) const EVENT_V1: Strategy = Strategy {
+    validate: Some(validate::event_v1),
     selectable: selectable::EVENT_V1,
     ..EVENT
 };
@@ -150,6 +164,7 @@ pub(crate) const LIMIT_RANGE: Strategy = Strategy {
 pub(crate) const RESOURCE_QUOTA: Strategy = Strategy {
     default: Some(defaults::resource_quota),
     validate: Some(validate::resource_quota),
+    validate_update: Some(validate::resource_quota_update),
     ..STATUS_ONLY
 };
 
@@ -157,6 +172,7 @@ pub(crate) const DEPLOYMENT: Strategy = Strategy {
     default: Some(defaults::deployment),
     validate: Some(validate::deployment),
     validate_update: Some(validate::selector_update),
+    status_keeps: &["labels"],
     ..WITH_STATUS
 };
 pub(crate) const REPLICA_SET: Strategy = Strategy {
@@ -236,6 +252,7 @@ pub(crate) const INGRESS: Strategy = Strategy {
 pub(crate) const INGRESS_CLASS: Strategy = Strategy {
     default: Some(defaults::ingress_class),
     validate: Some(validate::ingress_class),
+    validate_update: Some(validate::ingress_class_update),
     ..GENERIC
 };
 pub(crate) const IP_ADDRESS: Strategy = Strategy {
@@ -286,6 +303,7 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
     default: Some(defaults::certificate_signing_request),
     validate: Some(validate::certificate_signing_request),
     selectable: selectable::CSR,
+    prepare_status: Some(certificates::prepare_status),
     prepare_update: Some(|new, old| {
         json::keep(new, old, "spec");
         keep_status(new, old);
@@ -326,9 +344,15 @@ pub(crate) const MUTATING_WEBHOOKS: Strategy = Strategy {
 };
 pub(crate) const ADMISSION_POLICY: Strategy = Strategy {
     default: Some(defaults::admission_policy),
-    ..WITH_STATUS
+    ..STRICT_STATUS
 };
 pub(crate) const API_SERVICE: Strategy = Strategy {
     default: Some(defaults::api_service),
+    status_keeps: ALL_METADATA,
     ..STATUS_ONLY
+};
+pub(crate) const CUSTOM_RESOURCE_DEFINITION: Strategy = STRICT_STATUS;
+pub(crate) const VOLUME_ATTACHMENT: Strategy = Strategy {
+    no_generation: true,
+    ..STRICT_STATUS
 };

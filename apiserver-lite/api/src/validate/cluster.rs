@@ -96,6 +96,34 @@ pub(crate) fn event(v: &Value) -> Vec<Cause> {
     })
 }
 
+/// An Event that came as `events.k8s.io/v1`, which says more than `v1` had to; in the stored form, the fields by the
+/// names they came with.
+pub(crate) fn event_v1(v: &Value) -> Vec<Cause> {
+    let mut causes = event(v);
+    causes.extend(check(v, |at, errs| {
+        let named = |stored: &str, came: &str| At::new(at.child(stored).value, came);
+        let controller = named("reportingComponent", "reportingController");
+        for (field, longest) in [
+            (named("eventTime", "eventTime"), usize::MAX),
+            (controller, usize::MAX),
+            (named("reportingInstance", "reportingInstance"), 128),
+            (named("action", "action"), 128),
+            (named("reason", "reason"), 128),
+        ] {
+            if field.is_zero() {
+                errs.required(&field, "");
+            } else if field.text().len() > longest {
+                let why = format!("can have at most {longest} characters");
+                errs.invalid_value(&field.path, "", &why);
+            }
+        }
+        if !["Normal", "Warning"].contains(&at.child("type").text()) {
+            errs.invalid(&at.child("type"), "has invalid value: ");
+        }
+    }));
+    causes
+}
+
 /// A Lease.
 pub(crate) fn lease(v: &Value) -> Vec<Cause> {
     check(v, |at, errs| {
@@ -114,8 +142,16 @@ pub(crate) fn lease(v: &Value) -> Vec<Cause> {
 pub(crate) fn resource_quota(v: &Value) -> Vec<Cause> {
     check(v, |at, errs| {
         for (key, q) in at.entries("spec.hard") {
-            for why in names::qualified_name(key) {
-                errs.invalid_value(&q.path, key, &why);
+            let wrong = names::qualified_name(key);
+            for why in &wrong {
+                errs.invalid_value(&q.path, key, why);
+            }
+            if wrong.is_empty() && !key.contains('/') && !COUNTED.contains(&key) {
+                let known = ["requests.", "limits.", "hugepages-"];
+                let extended = known.iter().any(|k| key.starts_with(k));
+                if !extended {
+                    errs.invalid_value(&q.path, key, "must be a standard resource for quotas");
+                }
             }
             quantity(&q, errs);
         }
@@ -130,6 +166,48 @@ pub(crate) fn resource_quota(v: &Value) -> Vec<Cause> {
         ];
         for scope in at.items("spec.scopes") {
             errs.one_of(&scope, &known);
+        }
+        let has = |scope| at.items("spec.scopes").any(|s| s.text() == scope);
+        for (one, other) in [
+            ("BestEffort", "NotBestEffort"),
+            ("Terminating", "NotTerminating"),
+        ] {
+            if has(one) && has(other) {
+                errs.invalid(&at.child("spec.scopes"), "conflicting scopes");
+            }
+        }
+    })
+}
+
+/// What a quota may limit besides `count/...` and requests, limits and huge pages.
+const COUNTED: &[&str] = &[
+    "configmaps",
+    "cpu",
+    "ephemeral-storage",
+    "memory",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
+/// A change of a ResourceQuota: what it is about stays.
+pub(crate) fn resource_quota_update(new: &Value, old: &Value) -> Vec<Cause> {
+    check_update(new, old, |new, old, errs| {
+        let scopes = |at: &At<'_>| -> Vec<String> {
+            let mut all: Vec<_> = at
+                .items("spec.scopes")
+                .map(|s| s.text().to_owned())
+                .collect();
+            all.sort();
+            all
+        };
+        if scopes(new) != scopes(old) {
+            errs.invalid(&new.child("spec.scopes"), "field is immutable");
         }
     })
 }

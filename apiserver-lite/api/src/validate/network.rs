@@ -172,6 +172,14 @@ pub(crate) fn ingress_class(v: &Value) -> Vec<Cause> {
     })
 }
 
+/// A change of an IngressClass: its controller stays.
+pub(crate) fn ingress_class_update(new: &Value, old: &Value) -> Vec<Cause> {
+    check_update(new, old, |new, old, errs| {
+        let controller = old.child("spec.controller");
+        errs.immutable(&new.child("spec.controller"), controller.value);
+    })
+}
+
 /// A NetworkPolicy.
 pub(crate) fn network_policy(v: &Value) -> Vec<Cause> {
     check(v, |at, errs| {
