@@ -276,7 +276,7 @@ pub(crate) fn impersonate(
             subresource: sub.into(),
             namespace: ns.into(),
             name: name.into(),
-            path: String::new(),
+            ..Attributes::default()
         };
         match server.authorize(&user, &attributes) {
             Decision::Allow(_) => Ok(()),

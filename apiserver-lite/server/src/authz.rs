@@ -79,8 +79,9 @@ pub(crate) fn attributes(info: &RequestInfo) -> Attributes {
         resource: info.resource.clone(),
         subresource: info.subresource.clone(),
         namespace: info.namespace.clone(),
-        name: info.name.clone(),
+        name: info.one().unwrap_or_default().to_owned(),
         path: String::new(),
+        demands: info.demands.clone(),
     }
 }
 

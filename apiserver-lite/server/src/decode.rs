@@ -1,5 +1,7 @@
 //! From a request's body to a checked JSON value of the row's form.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -49,9 +51,25 @@ impl FieldValidation {
     }
 }
 
+/// How long a client may take to send its body (upstream's limit of a whole request): while it does, it keeps one of the
+/// places for requests that write.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Reads a body up to the limit.
 pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, MAX_BODY).collect().await {
+    read_within(body, PATIENCE).await
+}
+
+async fn read_within(body: Body, patience: Duration) -> Result<Bytes, Status> {
+    let reading = Limited::new(body, MAX_BODY).collect();
+    let Ok(read) = tokio::time::timeout(patience, reading).await else {
+        return Err(Status::new(
+            504,
+            "Timeout",
+            "Timeout: request did not complete within the allotted timeout",
+        ));
+    };
+    match read {
         Ok(all) => Ok(all.to_bytes()),
         Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => Err(Status::new(
             413,
@@ -187,9 +205,13 @@ pub(crate) fn conform_as(
     }
 }
 
+/// How many wrong fields are named (upstream's limit).
+const NAMED: usize = 100;
+
 /// What `Strict` says of wrong fields.
 pub(crate) fn strict(wrong: &[String]) -> String {
-    format!("strict decoding error: {}", wrong.join(", "))
+    let named = wrong.get(..NAMED).unwrap_or(wrong);
+    format!("strict decoding error: {}", named.join(", "))
 }
 
 fn check_type(gvk: &Gvk, object: &mut Value) -> Result<(), Status> {
@@ -263,6 +285,17 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn bodies_must_come_in_time_and_whole() {
+        type Piece = Result<Bytes, std::io::Error>;
+        let never = Body::from_stream(futures::stream::pending::<Piece>());
+        let late = read_within(never, Duration::from_millis(1)).await;
+        assert_eq!(late.expect_err("late").code, 504);
+        let large = Body::from(vec![0; MAX_BODY + 1]);
+        assert_eq!(read(large).await.expect_err("large").code, 413);
+        assert_eq!(read(Body::from("{}")).await.expect("read"), "{}");
     }
 
     #[test]

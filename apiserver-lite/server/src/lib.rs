@@ -30,6 +30,7 @@ mod router;
 mod state;
 mod sub;
 mod table;
+mod turns;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;

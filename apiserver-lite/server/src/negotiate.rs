@@ -57,8 +57,8 @@ fn media(accept: &str) -> impl Iterator<Item = Media<'_>> {
     })
 }
 
-/// The form of an object or list.
-pub(crate) fn form(accept: Option<&str>) -> Result<Form, Status> {
+/// The form of an object or list; `tables`: the resource has columns, as all that is stored has and reviews have not.
+pub(crate) fn form(accept: Option<&str>, tables: bool) -> Result<Form, Status> {
     let Some(accept) = accept.filter(|a| !a.trim().is_empty()) else {
         return Ok(Form::Plain);
     };
@@ -66,7 +66,7 @@ pub(crate) fn form(accept: Option<&str>) -> Result<Form, Status> {
         let of_meta = m.param("g") == "meta.k8s.io" && matches!(m.param("v"), "v1" | "v1beta1");
         match m.param("as") {
             "" => return Ok(Form::Plain),
-            "Table" if of_meta => return Ok(Form::Table),
+            "Table" if of_meta && tables => return Ok(Form::Table),
             "PartialObjectMetadata" | "PartialObjectMetadataList" if of_meta => {
                 return Ok(Form::Metadata);
             }
@@ -152,15 +152,19 @@ mod tests {
             ),
         ];
         for (accept, want) in table {
-            assert_eq!(form(accept), want, "{accept:?}");
+            assert_eq!(form(accept, true), want, "{accept:?}");
         }
         for accept in [
             "application/vnd.kubernetes.protobuf",
             "text/html",
             "application/json;as=Table;g=x;v=v1",
         ] {
-            assert_eq!(form(Some(accept)).expect_err(accept).code, 406);
+            assert_eq!(form(Some(accept), true).expect_err(accept).code, 406);
         }
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(form(Some(table), false).expect_err(table).code, 406);
+        let either = format!("{table},application/json");
+        assert_eq!(form(Some(&either), false), Ok(Form::Plain));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! resource (legacy), and `namespaces/<ns>/` in front of what lives in one.
 
 use http::Method;
+use keelson_api::selector::Fields;
 
 use crate::query::{Query, percent_decode};
 
@@ -31,6 +32,19 @@ pub(crate) struct RequestInfo {
     pub(crate) subresource: String,
     /// What follows the subresource: the path behind a proxy.
     pub(crate) tail: String,
+    /// What the field selector of a list or watch demands: field and value.
+    pub(crate) demands: Vec<(String, String)>,
+}
+
+impl RequestInfo {
+    /// The name of the one object a request is about: a list or watch may demand one too.
+    pub(crate) fn one(&self) -> Option<&str> {
+        let demanded = self.demands.iter().find(|(f, _)| f == "metadata.name");
+        let demanded = demanded.map(|(_, name)| name.as_str());
+        Some(self.name.as_str())
+            .filter(|name| !name.is_empty())
+            .or(demanded)
+    }
 }
 
 /// Parses a request line. `Err` has why the URL makes no sense.
@@ -120,8 +134,8 @@ fn namespace<'a, 'b>(
     }
 }
 
-/// `get` without a name is a list or a watch, `delete` without one a collection; a field selector on
-/// `metadata.name` gives lists and watches a name, so that authorization can see it.
+/// `get` without a name is a list or a watch, `delete` without one a collection. What the field selector of a list
+/// or watch demands is kept, so that authorization can see it.
 fn adjust_collection_verb(info: &mut RequestInfo, query: &Query) {
     if info.name.is_empty() {
         match info.verb.as_str() {
@@ -131,6 +145,11 @@ fn adjust_collection_verb(info: &mut RequestInfo, query: &Query) {
         }
     } else if info.verb == "get" && info.subresource.is_empty() && query.flag("watch") {
         info.verb = "watch".to_owned();
+    }
+    if matches!(info.verb.as_str(), "list" | "watch") {
+        let selector = query.get("fieldSelector").map(Fields::parse);
+        // One that makes no sense is refused by the handler.
+        info.demands = selector.and_then(Result::ok).unwrap_or_default().demands();
     }
 }
 
@@ -229,6 +248,43 @@ mod tests {
         ];
         for (method, url, want) in table {
             assert_eq!(short(method, url), want, "{method} {url}");
+        }
+    }
+
+    #[test]
+    fn demands_of_field_selectors() {
+        for (method, url, want) in [
+            (
+                "GET",
+                "/api/v1/pods?fieldSelector=spec.nodeName%3Dn",
+                "spec.nodeName=n",
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/x/pods?watch=1&fieldSelector=metadata.name%3D%3Da,spec.nodeName!%3Dn",
+                "metadata.name=a",
+            ),
+            ("GET", "/api/v1/pods?fieldSelector=metadata.name", ""),
+            (
+                "GET",
+                "/api/v1/namespaces/x/pods/a?fieldSelector=metadata.name%3Db",
+                "",
+            ),
+            (
+                "DELETE",
+                "/api/v1/namespaces/x/pods?fieldSelector=metadata.name%3Db",
+                "",
+            ),
+        ] {
+            let (path, query) = url.split_once('?').unwrap_or((url, ""));
+            let method: Method = method.parse().expect("method");
+            let info = parse(&method, path, &Query::parse(query)).expect("parses");
+            let demands: Vec<String> = info
+                .demands
+                .iter()
+                .map(|(f, v)| format!("{f}={v}"))
+                .collect();
+            assert_eq!(demands.join(","), want, "{url}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Answers: JSON (or YAML), pretty on demand, compressed when large, refusals as `Status`.
 
+use std::collections::HashSet;
 use std::io::Write;
 
 use axum::body::Body;
@@ -104,8 +105,38 @@ pub(crate) fn refuse(status: &Status) -> Response<Body> {
     response
 }
 
+/// The most that all warnings of an answer hold, in characters, and, when they would hold more, the most of each
+/// (upstream's limits).
+const WARNINGS: (usize, usize) = (4096, 256);
+/// How many warnings an answer has at most: common clients read no more than 100 headers.
+const MOST_WARNINGS: usize = 50;
+
+/// The values of `Warning` headers: each text once, and no more than clients can be expected to read.
+pub(crate) fn warnings(texts: &[String]) -> Vec<HeaderValue> {
+    let mut seen = HashSet::new();
+    let unique = || texts.iter().map(String::as_str);
+    let total: usize = unique().map(|t| t.chars().count()).sum();
+    let longest = if total > WARNINGS.0 {
+        WARNINGS.1
+    } else {
+        WARNINGS.0
+    };
+    let mut left = WARNINGS.0;
+    unique()
+        .filter(|text| !text.is_empty() && seen.insert(*text))
+        .map(|text| text.chars().take(longest).collect::<String>())
+        .take_while(|text| {
+            let fits = text.chars().count() <= left;
+            left = left.saturating_sub(text.chars().count());
+            fits
+        })
+        .filter_map(|text| warning(&text))
+        .take(MOST_WARNINGS)
+        .collect()
+}
+
 /// A `Warning` header's value (RFC 7234 5.5), without what a header cannot carry.
-pub(crate) fn warning(text: &str) -> Option<HeaderValue> {
+fn warning(text: &str) -> Option<HeaderValue> {
     let clean: String = text.chars().filter(|c| !c.is_control()).collect();
     let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
     HeaderValue::from_str(&format!("299 - \"{quoted}\"")).ok()
@@ -115,4 +146,28 @@ fn compress(body: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
     encoder.write_all(body).ok()?;
     encoder.finish().ok().map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_few() {
+        let text = |values: Vec<HeaderValue>| -> Vec<String> {
+            let text = |v: HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
+            values.into_iter().map(text).collect()
+        };
+        let few = ["a \"b\"", "", "a \"b\"", "c\n"].map(str::to_owned);
+        assert_eq!(
+            text(warnings(&few)),
+            ["299 - \"a \\\"b\\\"\"", "299 - \"c\""]
+        );
+        let many: Vec<String> = (0..5000).map(|i| format!("{i:0300}")).collect();
+        let sent = text(warnings(&many));
+        assert_eq!(sent.len(), 16);
+        assert!(sent.iter().all(|w| w.len() < 300));
+        let short: Vec<String> = (0..5000).map(|i| i.to_string()).collect();
+        assert_eq!(warnings(&short).len(), MOST_WARNINGS);
+    }
 }

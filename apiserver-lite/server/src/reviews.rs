@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use http::Response;
+use keelson_api::selector::Fields;
 use keelson_api::{Cause, Resource, Status};
 use keelson_auth::{Attributes, Decision, User};
 use serde_json::{Value, json};
@@ -142,7 +143,8 @@ fn access(ctx: &Ctx, review: &Value, user: &User) -> Result<Value, Status> {
             subresource: text(r, "/subresource").to_owned(),
             namespace: text(r, "/namespace").to_owned(),
             name: text(r, "/name").to_owned(),
-            path: String::new(),
+            demands: demands(r),
+            ..Attributes::default()
         },
         (None, Some(p)) => Attributes {
             verb: text(p, "/verb").to_owned(),
@@ -161,6 +163,21 @@ fn access(ctx: &Ctx, review: &Value, user: &User) -> Result<Value, Status> {
         Decision::NoOpinion(reason) if reason.is_empty() => json!({"allowed": false}),
         Decision::NoOpinion(reason) => json!({"allowed": false, "reason": reason}),
     })
+}
+
+/// What a review's field selector demands.
+fn demands(resource: &Value) -> Vec<(String, String)> {
+    if let Ok(fields) = Fields::parse(text(resource, "/fieldSelector/rawSelector"))
+        && fields != Fields::default()
+    {
+        return fields.demands();
+    }
+    let requirements = object::items(resource, "/fieldSelector/requirements");
+    let demand = |r: &Value| match (text(r, "/operator"), object::items(r, "/values")) {
+        ("In", [Value::String(value)]) => Some((text(r, "/key").to_owned(), value.clone())),
+        _ => None,
+    };
+    requirements.iter().filter_map(demand).collect()
 }
 
 fn rules(ctx: &Ctx, review: &Value) -> Result<Value, Status> {

@@ -10,12 +10,12 @@ use std::time::Instant;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
-use keelson_api::{Scope, Status};
+use keelson_api::{Resource, Scope, Status};
 use keelson_auth::User;
 
 use crate::authn::{self, InProcess};
 use crate::handler::{self, Ctx, fields};
-use crate::negotiate;
+use crate::negotiate::{self, Form};
 use crate::query::Query;
 use crate::request_info::{self, RequestInfo};
 use crate::respond::{self, Style};
@@ -84,14 +84,8 @@ async fn answer(server: Arc<Server>, request: Request<Body>) -> Response<Body> {
             .is_some();
     let outcome = route(&server, info.clone(), query, request, warnings.clone()).await;
     let mut response = outcome.unwrap_or_else(|status| respond::refuse(&status));
-    for text in warnings
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .iter()
-    {
-        if let Some(value) = respond::warning(text) {
-            response.headers_mut().append(header::WARNING, value);
-        }
+    for value in respond::warnings(&warnings.lock().unwrap_or_else(PoisonError::into_inner)) {
+        response.headers_mut().append(header::WARNING, value);
     }
     server
         .metrics
@@ -121,11 +115,7 @@ async fn route(
     let agent = fields::from_agent(text(request.headers(), header::USER_AGENT).unwrap_or_default());
     let ctx = Ctx {
         server: server.clone(),
-        form: if info.tail.is_empty() && !sub::streams(&info.subresource) {
-            negotiate::form(accept)?
-        } else {
-            negotiate::Form::Plain
-        },
+        form: form(&info, &row, &query, accept)?,
         style,
         content_type: text(request.headers(), header::CONTENT_TYPE)
             .unwrap_or_default()
@@ -149,6 +139,28 @@ async fn route(
         return reviews::run(&ctx, request.into_body()).await;
     }
     handler::run(&ctx, request.into_body()).await
+}
+
+/// The wanted form of the answer. What is answered and not stored has no Table.
+fn form(
+    info: &RequestInfo,
+    row: &Resource,
+    query: &Query,
+    accept: Option<&str>,
+) -> Result<Form, Status> {
+    if !info.tail.is_empty() || sub::streams(&info.subresource) {
+        return Ok(Form::Plain);
+    }
+    let form = negotiate::form(accept, row.allows("get"))?;
+    match query.get("includeObject") {
+        Some(other) if form == Form::Table && !["None", "Metadata", "Object"].contains(&other) => {
+            Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: \
+                 must be 'Metadata', 'Object', 'None', or empty"
+            )))
+        }
+        _ => Ok(form),
+    }
 }
 
 /// Namespaces themselves are found by name alone; the namespace in their info is for authorization only.

@@ -21,6 +21,7 @@ use crate::handler::watch::Lines;
 use crate::handler::{get, list};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::turns::Turns;
 
 /// The server's state.
 pub(crate) struct Server {
@@ -34,6 +35,8 @@ pub(crate) struct Server {
     pub(crate) authority: Arc<Authority>,
     /// How many requests may be in flight.
     pub(crate) limits: Limits,
+    /// Who writes next where quotas count.
+    pub(crate) turns: Turns,
     /// Encoded events of watches.
     pub(crate) lines: Lines,
     /// Admission plugins.
@@ -69,6 +72,7 @@ impl Server {
             pki,
             authority,
             limits: Limits::default(),
+            turns: Turns::default(),
             lines: Lines::default(),
             chain: Chain::standard_with(Arc::new(move |user, attributes| {
                 asked.authorize(user, attributes)

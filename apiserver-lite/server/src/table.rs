@@ -4,6 +4,7 @@ use keelson_api::Resource;
 use keelson_api::resource::{Cell, Column};
 use serde_json::{Map, Value, json};
 
+use crate::handler::kind;
 use crate::negotiate::Form;
 use crate::object;
 
@@ -54,7 +55,9 @@ fn table(row: &Resource, include: &str, value: Value, now: jiff::Timestamp) -> V
             let cells: Vec<Value> = if bookmark(&item) {
                 row.columns.iter().map(|_| json!("")).collect()
             } else {
-                row.columns.iter().map(|c| cell(c, &item, now)).collect()
+                kind::stored(row, &item, |item| {
+                    row.columns.iter().map(|c| cell(c, item, now)).collect()
+                })
             };
             let mut line = json!({"cells": cells});
             match include {

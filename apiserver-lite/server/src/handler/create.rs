@@ -8,8 +8,8 @@ use rand::Rng;
 use serde_json::{Value, json};
 
 use super::write::{self, Lost};
-use super::{Ctx, fields};
-use crate::{escalation, object};
+use super::{Ctx, fields, kind};
+use crate::{authz, escalation, object, turns};
 
 /// The letters of generated names: no vowels, nothing that reads like another letter.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -38,6 +38,15 @@ pub(crate) enum Managed {
     Applied,
 }
 
+/// Creates the object of a PUT or apply, which named one that is not there. Who may change objects may not therefore
+/// make them: that is asked for too.
+pub(crate) async fn instead(ctx: &Ctx, object: Value, managed: Managed) -> Result<Value, Status> {
+    let mut info = ctx.info.clone();
+    info.verb = "create".to_owned();
+    authz::check(&ctx.server, &ctx.user, &info)?;
+    create(ctx, object, managed).await
+}
+
 /// Creates an object; generated names are tried again when they are taken.
 pub(crate) async fn create(ctx: &Ctx, object: Value, managed: Managed) -> Result<Value, Status> {
     let generated = object::name(&object).is_empty()
@@ -59,23 +68,20 @@ async fn create_once(ctx: &Ctx, mut object: Value, managed: Managed) -> Result<V
     set_system_fields(ctx, &mut object, managed)?;
     let name = object::name(&object).to_owned();
 
-    let strategy = &row.strategy;
-    let default = |o: &mut Value| strategy.default.into_iter().for_each(|f| f(o));
-    default(&mut object);
-    write::mutate(ctx, Operation::Create, "", &name, None, &mut object).await?;
-    default(&mut object);
-    if let Some(prepare) = strategy.prepare_create {
-        prepare(&mut object);
-    }
-    set_requester(ctx, &mut object);
-    let mut causes = write::validate_meta(row, &object);
-    causes.extend(strategy.validate.map(|f| f(&object)).unwrap_or_default());
-    if !causes.is_empty() {
-        return Err(Status::invalid(&row.group, &row.kind, &name, causes));
-    }
+    kind::default(row, &mut object);
     if managed == Managed::Record {
         fields::record(ctx, "", None, &mut object)?;
     }
+    write::mutate(ctx, Operation::Create, "", &name, None, &mut object).await?;
+    kind::default(row, &mut object);
+    kind::prepare_create(row, &mut object);
+    set_requester(ctx, &mut object);
+    let mut causes = write::validate_meta(row, &object);
+    causes.extend(kind::validate(row, &object));
+    if !causes.is_empty() {
+        return Err(Status::invalid(&row.group, &row.kind, &name, causes));
+    }
+    let _turn = turns::take(ctx, object::namespace(&object)).await?;
     write::validate(ctx, Operation::Create, "", &name, None, &object).await?;
     escalation::check(ctx, None, &object)?;
 
@@ -100,13 +106,16 @@ fn set_requester(ctx: &Ctx, object: &mut Value) {
     }
     let user = &ctx.user;
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-        for (field, value) in [
-            ("username", json!(user.name)),
-            ("uid", json!(user.uid)),
-            ("groups", json!(user.groups)),
-            ("extra", json!(user.extra)),
+        for (field, value, known) in [
+            ("username", json!(user.name), !user.name.is_empty()),
+            ("uid", json!(user.uid), !user.uid.is_empty()),
+            ("groups", json!(user.groups), !user.groups.is_empty()),
+            ("extra", json!(user.extra), !user.extra.is_empty()),
         ] {
-            spec.insert(field.to_owned(), value);
+            spec.remove(field);
+            if known {
+                spec.insert(field.to_owned(), value);
+            }
         }
     }
 }

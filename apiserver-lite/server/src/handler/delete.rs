@@ -4,6 +4,7 @@
 //! `deletionTimestamp`, and goes when the last finalizer is removed and the grace period is 0.
 
 use axum::body::Body;
+use futures::future::try_join_all;
 use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use keelson_admission::Operation;
@@ -18,6 +19,8 @@ use crate::{decode, object};
 
 /// How often a deletion that lost a race is computed anew.
 const RACES: usize = 64;
+/// How many objects of a collection are deleted at once: the store commits them together.
+const AT_ONCE: usize = 16;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -93,19 +96,13 @@ pub(crate) async fn run_collection(ctx: &Ctx, body: Body) -> Result<Response<Bod
         prefix: object::prefix(&ctx.row, &ctx.info.namespace),
         ..Range::default()
     };
-    let listed = list::pages(&ctx.server, &ctx.row, &filter, range).await?;
-    for item in &listed.items {
-        let mut one = ctx.clone();
-        one.info.namespace = object::namespace(item).to_owned();
-        one.info.name = object::name(item).to_owned();
-        let same = Options {
-            uid: Some(object::text(item, "/metadata/uid").to_owned()),
-            ..options.clone()
-        };
-        match delete(&one, object::name(item), &same).await {
-            Err(status) if !matches!(status.reason, "NotFound" | "Conflict") => return Err(status),
-            _ => {}
+    let listed = list::pages(&ctx.server, &ctx.row, &filter, range, None).await?;
+    for together in listed.items.chunks(AT_ONCE) {
+        let mut deletions = Vec::with_capacity(together.len());
+        for item in together {
+            deletions.push(one(&ctx, item, &options));
         }
+        try_join_all(deletions).await?;
     }
     let list = json!({
         "apiVersion": ctx.row.api_version(),
@@ -114,6 +111,21 @@ pub(crate) async fn run_collection(ctx: &Ctx, body: Body) -> Result<Response<Bod
         "items": listed.items,
     });
     Ok(ctx.answer(200, list))
+}
+
+/// Deletes an object of a collection, if it is still there.
+async fn one(ctx: &Ctx, item: &Value, options: &Options) -> Result<(), Status> {
+    let mut ctx = ctx.clone();
+    ctx.info.namespace = object::namespace(item).to_owned();
+    ctx.info.name = object::name(item).to_owned();
+    let same = Options {
+        uid: Some(object::text(item, "/metadata/uid").to_owned()),
+        ..options.clone()
+    };
+    match delete(&ctx, object::name(item), &same).await {
+        Err(status) if !matches!(status.reason, "NotFound" | "Conflict") => Err(status),
+        _ => Ok(()),
+    }
 }
 
 /// A dry run asked for in the body counts like one in the query.

@@ -1,6 +1,7 @@
 //! Managed fields: who wrote what.
 
 use keelson_api::Status;
+use keelson_api::resource::Sub;
 use keelson_schema::apply::{self, Manager};
 use serde_json::Value;
 
@@ -64,15 +65,29 @@ pub(crate) fn from_agent(agent: &str) -> String {
     }
 }
 
-/// Records what this request changed.
+/// Records what this request changed, as the user sent it: what admission adds belongs to nobody. A write of the main
+/// resource does not own the status, which has a subresource of its own.
 pub(crate) fn record(
     ctx: &Ctx,
     subresource: &str,
     old: Option<&Value>,
     new: &mut Value,
 ) -> Result<(), Status> {
-    if let Some(schema) = decode::schema(&ctx.row) {
-        apply::record_update(&schema, old, new, &manager(ctx, subresource)?);
+    let Some(schema) = decode::schema(&ctx.row) else {
+        return Ok(());
+    };
+    let manager = manager(ctx, subresource)?;
+    let separate = subresource.is_empty() && ctx.row.subresources.contains(&Sub::Status);
+    let aside = new.as_object_mut().filter(|_| separate);
+    let status = aside.and_then(|map| map.remove("status"));
+    let stripped = old.filter(|_| separate).map(|old| {
+        let mut old = old.clone();
+        old.as_object_mut().map(|map| map.remove("status"));
+        old
+    });
+    apply::record_update(&schema, stripped.as_ref().or(old), new, &manager);
+    if let (Some(status), Some(map)) = (status, new.as_object_mut()) {
+        map.insert("status".into(), status);
     }
     Ok(())
 }

@@ -6,13 +6,16 @@ use keelson_api::{Resource, Status};
 use keelson_store::KeyValue;
 use serde_json::Value;
 
-use super::Ctx;
+use super::{Ctx, list};
 use crate::object;
 use crate::state::{Server, store_error};
 
 /// Answers with the newest state of an object.
 pub(crate) async fn run(ctx: &Ctx) -> Result<Response<Body>, Status> {
     let (row, info) = (&ctx.row, &ctx.info);
+    if let Some(revision) = list::asked_revision(ctx)? {
+        list::not_future(&ctx.server, revision).await?;
+    }
     if ctx.verbatim() {
         let kv = stored(&ctx.server, row, &info.namespace, &info.name).await?;
         let kv = kv.ok_or_else(|| ctx.not_found())?;

@@ -4,7 +4,7 @@ use axum::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
-use keelson_api::{Cause, Resource, Status};
+use keelson_api::{Cause, Resource, Scope, Status};
 use keelson_store::{KeyValue, Range, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,6 +26,9 @@ struct Continue {
     rv: Revision,
     /// The last key looked at.
     after: String,
+    /// How many keys come after it, where that is told: at one revision they need no second count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left: Option<u64>,
 }
 
 const TOKEN_VERSION: &str = "keelson/v1";
@@ -57,15 +60,15 @@ impl<T> Listed<T> {
 /// Answers a list.
 pub(crate) async fn run(ctx: &Ctx) -> Result<Response<Body>, Status> {
     let filter = Filter::of(ctx)?;
-    let range = range(ctx).await?;
+    let (range, left) = range(ctx).await?;
     let after = range.after.clone();
     let row = &ctx.row;
     let answered = if ctx.verbatim() && filter.is_empty() {
         let encoded = |kv: &KeyValue| object::encoded(row, kv, kv.mod_revision).map(Some);
-        let listed = read(&ctx.server, true, range, encoded).await;
+        let listed = read(&ctx.server, true, range, left, encoded).await;
         listed.map(|listed| ctx.json(joined(row, &listed)))
     } else {
-        let listed = pages(&ctx.server, row, &filter, range).await;
+        let listed = pages(&ctx.server, row, &filter, range, left).await;
         listed.map(|listed| ctx.answer(200, list(row, &listed.meta(), listed.items)))
     };
     match (answered, after) {
@@ -103,9 +106,14 @@ fn go_on(ctx: &Ctx, after: String) -> Response<Body> {
          results. Continuing with the provided token results in an inconsistent list - objects that were created, \
          modified, or deleted between the time the first chunk was returned and now may show up in the list.",
     );
-    let (v, rv) = (TOKEN_VERSION.to_owned(), 0);
     let mut value = status.to_value();
-    value["metadata"] = json!({"continue": token(&Continue { v, rv, after })});
+    let on = Continue {
+        v: TOKEN_VERSION.to_owned(),
+        rv: 0,
+        after,
+        left: None,
+    };
+    value["metadata"] = json!({"continue": token(&on)});
     ctx.plain(status.code, &value)
 }
 
@@ -119,28 +127,31 @@ pub(crate) async fn all(
         prefix: object::prefix(row, namespace),
         ..Range::default()
     };
-    pages(server, row, &Filter::default(), range).await
+    pages(server, row, &Filter::default(), range, None).await
 }
 
-/// Reads until the page is full, leaving out what the filter does not match.
+/// Reads until the page is full, leaving out what the filter does not match. `left`: as [`read`] has it.
 pub(crate) async fn pages(
     server: &Server,
     row: &Resource,
     filter: &Filter,
     range: Range,
+    left: Option<u64>,
 ) -> Result<Listed, Status> {
     let matching = |kv: &KeyValue| {
         let object = object::load(row, kv)?;
         Ok(Some(object).filter(|o| filter.matches(row, o)))
     };
-    read(server, filter.is_empty(), range, matching).await
+    read(server, filter.is_empty(), range, left, matching).await
 }
 
-/// Reads until the page is full of what `take` makes of the keys. `whole` says that it takes every key.
+/// Reads until the page is full of what `take` makes of the keys. `whole` says that it takes every key: only then is it
+/// told how many come after the page. `left`: how many come after `range.after`, if that is known.
 pub(crate) async fn read<T>(
     server: &Server,
     whole: bool,
     range: Range,
+    left: Option<u64>,
     mut take: impl FnMut(&KeyValue) -> Result<Option<T>, Status>,
 ) -> Result<Listed<T>, Status> {
     let mut items = Vec::new();
@@ -157,15 +168,20 @@ pub(crate) async fn read<T>(
             after: after.clone(),
             limit: chunk,
             revision,
+            uncounted: !whole || left.is_some(),
         };
         let page = server.store.list(ask).await.map_err(list_error)?;
         revision = Some(page.revision);
         let count = page.items.len();
+        let behind = match left {
+            Some(left) if page.remaining > 0 => left.saturating_sub(count as u64).max(1),
+            _ => page.remaining,
+        };
         for (index, kv) in page.items.into_iter().enumerate() {
             items.extend(take(&kv)?);
             after = Some(kv.key);
             if range.limit > 0 && items.len() == range.limit {
-                let remaining = page.remaining + (count - index - 1) as u64;
+                let remaining = behind + (count - index - 1) as u64;
                 return Ok(listed(whole, items, page.revision, after, remaining));
             }
         }
@@ -182,20 +198,21 @@ fn listed<T>(
     after: Option<String>,
     remaining: u64,
 ) -> Listed<T> {
+    let told = (remaining > 0 && whole).then_some(remaining);
     let token = match after {
         Some(after) if remaining > 0 => token(&Continue {
             v: TOKEN_VERSION.to_owned(),
             rv: revision,
             after,
+            left: told,
         }),
         _ => String::new(),
     };
-    let remaining = (remaining > 0 && whole).then_some(remaining);
     Listed {
         items,
         revision,
         token,
-        remaining,
+        remaining: told,
     }
 }
 
@@ -215,68 +232,110 @@ fn read_token(text: &str, prefix: &str) -> Result<Continue, Status> {
     Ok(at)
 }
 
-/// What to read, from `limit`, `continue`, `resourceVersion` and `resourceVersionMatch`.
-async fn range(ctx: &Ctx) -> Result<Range, Status> {
-    let prefix = object::prefix(&ctx.row, &ctx.info.namespace);
+/// Where the keys are that a list or watch is about. One object's is all that is read when the selector names it; that
+/// longer names begin the same is the filter's to see.
+pub(crate) fn prefix(ctx: &Ctx) -> String {
+    let (row, info) = (&ctx.row, &ctx.info);
+    let all = object::prefix(row, &info.namespace);
+    let whole = row.scope == Scope::Namespaced && info.namespace.is_empty();
+    match info.one() {
+        Some(name) if !whole => all + name,
+        _ => all,
+    }
+}
+
+/// What to read, from `limit`, `continue`, `resourceVersion` and `resourceVersionMatch`, and how many keys are left if
+/// the page before knew.
+async fn range(ctx: &Ctx) -> Result<(Range, Option<u64>), Status> {
+    let prefix = prefix(ctx);
     let limit = ctx.query.number("limit")?.unwrap_or(0);
     let limit = usize::try_from(limit).unwrap_or(0);
     let asked = asked_revision(ctx)?;
+    let matching = ctx.query.get("resourceVersionMatch");
+    if ctx.query.get("sendInitialEvents").is_some() {
+        return Err(forbidden(
+            "sendInitialEvents",
+            "sendInitialEvents is forbidden for list",
+        ));
+    }
     if let Some(text) = ctx.query.get("continue") {
+        if matching.is_some() {
+            return Err(forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden when continue is provided",
+            ));
+        }
         if asked.is_some_and(|rv| rv != 0) {
             return Err(Status::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
         }
         let at = read_token(text, &prefix)?;
-        return Ok(Range {
+        let range = Range {
             prefix,
             after: Some(at.after),
             limit,
             revision: Some(at.rv).filter(|rv| *rv != 0),
-        });
+            ..Range::default()
+        };
+        return Ok((range, at.left));
     }
-    let exact = match ctx.query.get("resourceVersionMatch") {
+    let exact = match matching {
         Some("Exact") => true,
         Some("NotOlderThan") => false,
-        Some(other) => return Err(invalid_match(format!("Unsupported value: {other:?}"))),
+        Some(other) => {
+            let supported = "supported values: \"Exact\", \"NotOlderThan\"";
+            return Err(invalid(
+                "FieldValueNotSupported",
+                "resourceVersionMatch",
+                format!("Unsupported value: {other:?}: {supported}"),
+            ));
+        }
         None => limit > 0 && asked.is_some_and(|rv| rv != 0),
     };
-    if ctx.query.get("resourceVersionMatch").is_some() && asked.is_none() {
-        return Err(invalid_match(
-            "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
-                .into(),
+    if matching.is_some() && asked.is_none() {
+        return Err(forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
         ));
     }
     if exact && asked == Some(0) {
-        return Err(invalid_match(
-            "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""
-                .into(),
+        return Err(forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
         ));
     }
     let Some(rv) = asked.filter(|rv| *rv != 0) else {
-        return Ok(Range {
+        let range = Range {
             prefix,
             limit,
             ..Range::default()
-        });
+        };
+        return Ok((range, None));
     };
     not_future(&ctx.server, rv).await?;
-    Ok(Range {
+    let range = Range {
         prefix,
-        after: None,
         limit,
         revision: exact.then_some(rv),
-    })
+        ..Range::default()
+    };
+    Ok((range, None))
 }
 
-fn invalid_match(message: String) -> Status {
-    let field = "resourceVersionMatch".to_owned();
+fn invalid(reason: &'static str, field: &str, message: String) -> Status {
+    let field = field.to_owned();
     let cause = Cause {
-        reason: "FieldValueForbidden",
+        reason,
         field,
         message,
     };
     Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
+}
+
+/// 422 for a parameter that may not stand here.
+pub(crate) fn forbidden(field: &str, why: &str) -> Status {
+    invalid("FieldValueForbidden", field, format!("Forbidden: {why}"))
 }
 
 /// `resourceVersion` of the query.
@@ -285,15 +344,11 @@ pub(crate) fn asked_revision(ctx: &Ctx) -> Result<Option<Revision>, Status> {
         return Ok(None);
     };
     text.parse().map(Some).map_err(|_| {
-        let field = "resourceVersion".to_owned();
-        let message =
-            format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
-        let cause = Cause {
-            reason: "FieldValueInvalid",
-            field,
-            message,
-        };
-        Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
+        invalid(
+            "FieldValueInvalid",
+            "resourceVersion",
+            format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
+        )
     })
 }
 
@@ -342,6 +397,7 @@ mod tests {
             v: TOKEN_VERSION.into(),
             rv: 7,
             after: "/registry/pods/a/b".into(),
+            left: Some(3),
         };
         let text = token(&at);
         assert_eq!(read_token(&text, "/registry/pods/").expect("ours"), at);

@@ -5,6 +5,7 @@ pub(crate) mod delete;
 pub(crate) mod fields;
 pub(crate) mod filter;
 pub(crate) mod get;
+pub(crate) mod kind;
 pub(crate) mod list;
 pub(crate) mod patch;
 pub(crate) mod update;

@@ -17,6 +17,9 @@ use crate::{decode, object};
 
 /// Most operations in one JSON patch (upstream's limit).
 const MAX_OPERATIONS: usize = 10_000;
+/// How many bytes of JSON the `copy` operations of one patch may add up to (upstream's limit): each could double the
+/// object.
+const MAX_COPIED: usize = 3 * 1024 * 1024;
 
 /// A patch in its form.
 pub(crate) enum Patch {
@@ -123,16 +126,7 @@ fn patched(ctx: &Ctx, patch: &Patch, old: &Value) -> Result<Value, Status> {
 pub(crate) fn apply_patch(ctx: &Ctx, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let mut new = old.clone();
     match patch {
-        Patch::Json(patch) => operate(&mut new, patch).map_err(|e| {
-            let path = e.path.to_string();
-            Status::new(
-                422,
-                "Invalid",
-                format!("the server rejected our request due to an error in our request: {e}"),
-            )
-            .about(&ctx.row.group, &ctx.row.kind, &ctx.info.name)
-            .with_cause(&path)
-        })?,
+        Patch::Json(patch) => operate(&mut new, patch).map_err(|e| json_patch_error(ctx, e))?,
         Patch::Merge(patch) => {
             if !patch.is_object() {
                 return Err(Status::bad_request("a merge patch must be an object"));
@@ -156,22 +150,61 @@ pub(crate) fn apply_patch(ctx: &Ctx, patch: &Patch, old: &Value) -> Result<Value
     Ok(new)
 }
 
+/// Why a JSON patch was not carried out.
+#[derive(Debug)]
+enum Refused {
+    Operation(json_patch::PatchError),
+    /// So many bytes would have been copied.
+    Copies(usize),
+}
+
+fn json_patch_error(ctx: &Ctx, refused: Refused) -> Status {
+    match refused {
+        Refused::Operation(e) => Status::new(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {e}"),
+        )
+        .about(&ctx.row.group, &ctx.row.kind, &ctx.info.name)
+        .with_cause(&e.path.to_string()),
+        Refused::Copies(size) => Status::new(
+            413,
+            "RequestEntityTooLarge",
+            format!(
+                "Unable to complete the copy, the accumulated size increase of copy is {size}, exceeding the limit {MAX_COPIED}"
+            ),
+        ),
+    }
+}
+
 /// Carries out the operations of a JSON patch. As upstream's, a `replace` of a member that is not there adds it
 /// (RFC 6902 4.3 would refuse): `kubectl rollout undo` replaces annotations, which may be none.
-fn operate(object: &mut Value, patch: &json_patch::Patch) -> Result<(), json_patch::PatchError> {
+fn operate(object: &mut Value, patch: &json_patch::Patch) -> Result<(), Refused> {
+    let mut copied = 0;
     for operation in &patch.0 {
         let mut operation = operation.clone();
-        if let PatchOperation::Replace(replace) = &operation {
-            let parent = replace.path.as_str().rsplit_once('/').map(|(p, _)| p);
-            let parent = parent.and_then(|p| object.pointer(p));
-            if parent.is_some_and(Value::is_object) {
-                operation = PatchOperation::Add(AddOperation {
-                    path: replace.path.clone(),
-                    value: replace.value.clone(),
-                });
+        match &operation {
+            PatchOperation::Replace(replace) => {
+                let parent = replace.path.as_str().rsplit_once('/').map(|(p, _)| p);
+                let parent = parent.and_then(|p| object.pointer(p));
+                if parent.is_some_and(Value::is_object) {
+                    operation = PatchOperation::Add(AddOperation {
+                        path: replace.path.clone(),
+                        value: replace.value.clone(),
+                    });
+                }
             }
+            PatchOperation::Copy(copy) => {
+                copied += object
+                    .pointer(copy.from.as_str())
+                    .map_or(0, |value| value.to_string().len());
+                if copied > MAX_COPIED {
+                    return Err(Refused::Copies(copied));
+                }
+            }
+            _ => {}
         }
-        json_patch::patch(object, std::slice::from_ref(&operation))?;
+        json_patch::patch(object, std::slice::from_ref(&operation)).map_err(Refused::Operation)?;
     }
     Ok(())
 }
@@ -259,7 +292,7 @@ async fn create_by_apply(ctx: &Ctx, applied: &Value) -> Result<Response<Body>, S
         )));
     }
     let new = merged(ctx, "", None, applied)?;
-    match create::create(ctx, new, Managed::Applied).await {
+    match create::instead(ctx, new, Managed::Applied).await {
         Err(status) if status.reason == "AlreadyExists" => {
             let change = Change {
                 part: Part::Main,
@@ -343,6 +376,22 @@ mod tests {
             let mut new = object.clone();
             let done = operate(&mut new, &patch).is_ok().then_some(new);
             assert_eq!(done, want, "{object} {path}");
+        }
+    }
+
+    #[test]
+    fn copies_are_bounded() {
+        let doubling = |times: usize| {
+            let ops =
+                (0..times).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/{i}")}));
+            let patch = Value::Array(ops.collect());
+            let patch = json_patch(patch.to_string().as_bytes()).expect("a patch");
+            operate(&mut json!({"a": {"b": "x".repeat(100)}}), &patch)
+        };
+        assert!(doubling(10).is_ok());
+        match doubling(60) {
+            Err(Refused::Copies(size)) => assert!(size > MAX_COPIED),
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -57,5 +57,5 @@ async fn create_instead(ctx: &Ctx, object: Value) -> Result<Value, Status> {
     if object::revision(&object)? != 0 {
         return Err(ctx.not_found());
     }
-    create::create(ctx, object, Managed::Record).await
+    create::instead(ctx, object, Managed::Record).await
 }

@@ -11,7 +11,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use http::{HeaderValue, Response, header};
-use keelson_api::{Cause, Resource, Status};
+use keelson_api::{Resource, Status};
 use keelson_store::{Error as StoreError, Event, KeyValue, Range, Revision, Watch, WatchMessage};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ pub(crate) async fn run(ctx: &Ctx) -> Result<Response<Body>, Status> {
         bookmarks: plan.bookmarks,
         columns_sent: false,
     };
-    let prefix = object::prefix(&ctx.row, &ctx.info.namespace);
+    let prefix = list::prefix(ctx);
     let (first, from) = match plan.from {
         Some(revision) => {
             list::not_future(&ctx.server, revision).await?;
@@ -83,15 +83,15 @@ impl Plan {
             .map(|_| ctx.query.flag("sendInitialEvents"));
         let matching = ctx.query.get("resourceVersionMatch");
         if send_initial.is_some() && matching != Some("NotOlderThan") {
-            return Err(forbidden(
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-                    .to_owned(),
+            return Err(list::forbidden(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
             ));
         }
         if send_initial.is_none() && matching.is_some() {
-            return Err(forbidden(
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
-                    .into(),
+            return Err(list::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
             ));
         }
         let lasts = match ctx.query.number("timeoutSeconds")? {
@@ -116,16 +116,6 @@ impl Plan {
     }
 }
 
-fn forbidden(message: String) -> Status {
-    let message = format!("Forbidden: {message}");
-    let cause = Cause {
-        reason: "FieldValueForbidden",
-        field: "resourceVersionMatch".into(),
-        message,
-    };
-    Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
-}
-
 struct Watcher {
     ctx: Ctx,
     filter: Filter,
@@ -145,7 +135,7 @@ impl Watcher {
             prefix: prefix.to_owned(),
             ..Range::default()
         };
-        let listed = list::read(&server, true, range, |kv| self.first(kv)).await?;
+        let listed = list::read(&server, true, range, None, |kv| self.first(kv)).await?;
         let (mut lines, revision) = (listed.items, listed.revision);
         if mark_end {
             lines.push(self.bookmark(revision, true));

@@ -3,12 +3,12 @@
 use keelson_admission::{Operation, Request};
 use keelson_api::{Cause, Resource, Status};
 use keelson_store::{Error as StoreError, KeyValue, Revision};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::create::Managed;
-use super::{Ctx, fields, get};
+use super::{Ctx, fields, get, kind};
 use crate::state::{Server, store_error};
-use crate::{allocate, escalation, object};
+use crate::{allocate, escalation, object, turns};
 
 /// How often a write that lost a race is computed anew before the client hears of it.
 const RACES: usize = 64;
@@ -60,13 +60,11 @@ pub(crate) async fn mutate(
     old: Option<&Value>,
     new: &mut Value,
 ) -> Result<(), Status> {
+    let warn = |text| ctx.warn([text]);
+    let request = admission(ctx, op, sub, name, old, &warn);
     ctx.server
         .chain
-        .mutate(
-            &admission(ctx, op, sub, name, old),
-            new,
-            ctx.server.as_ref(),
-        )
+        .mutate(&request, new, ctx.server.as_ref())
         .await
 }
 
@@ -79,13 +77,11 @@ pub(crate) async fn validate(
     old: Option<&Value>,
     new: &Value,
 ) -> Result<(), Status> {
+    let warn = |text| ctx.warn([text]);
+    let request = admission(ctx, op, sub, name, old, &warn);
     ctx.server
         .chain
-        .validate(
-            &admission(ctx, op, sub, name, old),
-            new,
-            ctx.server.as_ref(),
-        )
+        .validate(&request, new, ctx.server.as_ref())
         .await
 }
 
@@ -95,6 +91,7 @@ fn admission<'a>(
     sub: &'a str,
     name: &'a str,
     old: Option<&'a Value>,
+    warn: &'a (dyn Fn(String) + Send + Sync),
 ) -> Request<'a> {
     Request {
         op,
@@ -106,6 +103,7 @@ fn admission<'a>(
         old,
         dry_run: ctx.dry_run(),
         now: ctx.now,
+        warn,
     }
 }
 
@@ -156,9 +154,13 @@ async fn attempt(
     if change.part == Part::Main && allocate::concerns(&ctx.row) {
         allocate::carry_over(&mut new, old);
     }
-    let strategy = &ctx.row.strategy;
-    let default = |o: &mut Value| strategy.default.into_iter().for_each(|f| f(o));
-    default(&mut new);
+    kind::default(&ctx.row, &mut new);
+    if change.part == Part::Status {
+        kind::prepare_status(&ctx.row, &mut new, old, change.sub);
+    }
+    if change.managed == Managed::Record {
+        fields::record(ctx, change.sub, Some(old), &mut new)?;
+    }
     mutate(
         ctx,
         Operation::Update,
@@ -168,17 +170,16 @@ async fn attempt(
         &mut new,
     )
     .await?;
-    default(&mut new);
-    if change.part == Part::Main
-        && let Some(prepare) = strategy.prepare_update
-    {
-        prepare(&mut new, old);
+    kind::default(&ctx.row, &mut new);
+    if change.part == Part::Main {
+        kind::prepare_update(&ctx.row, &mut new, old);
     }
     bump_generation(&ctx.row, change.part, old, &mut new);
     check(ctx, change.part, old, &new)?;
-    if change.managed == Managed::Record {
-        fields::record(ctx, change.sub, Some(old), &mut new)?;
-    }
+    let _turn = match change.part {
+        Part::Status => None,
+        _ => turns::take(ctx, object::namespace(&new)).await?,
+    };
     validate(
         ctx,
         Operation::Update,
@@ -267,11 +268,7 @@ fn merge(row: &Resource, part: Part, old: &Value, mut wanted: Value) -> Value {
             None => meta.remove(*field),
         };
     }
-    if !meta.contains_key("managedFields")
-        && let Some(fields) = live.get("managedFields")
-    {
-        meta.insert("managedFields".into(), fields.clone());
-    }
+    keep_managed(meta, live.as_object());
     object::set_type(row, &mut wanted);
     wanted
 }
@@ -290,8 +287,7 @@ const KEPT_METADATA: &[&str] = &[
     "uid",
 ];
 
-/// Pods and Nodes take labels and annotations with their status (agents write both at once); other
-/// kinds take nothing but the status.
+/// The live object with the wanted status, and with the wanted metadata that the kind lets a status bring along.
 fn merge_status(row: &Resource, old: &Value, wanted: Value) -> Value {
     let mut new = old.clone();
     let Some(map) = new.as_object_mut() else {
@@ -301,25 +297,30 @@ fn merge_status(row: &Resource, old: &Value, wanted: Value) -> Value {
         Some(status) => map.insert("status".into(), status.clone()),
         None => map.remove("status"),
     };
-    let with_metadata =
-        row.group.is_empty() && matches!(&*row.plural, "pods" | "nodes" | "persistentvolumes");
-    let mut taken = vec!["managedFields"];
-    if with_metadata {
-        taken.extend(["labels", "annotations", "finalizers"]);
+    let live = old.get("metadata").and_then(Value::as_object);
+    let mut meta = match wanted.get("metadata") {
+        Some(Value::Object(asked)) => asked.clone(),
+        _ => live.cloned().unwrap_or_default(),
+    };
+    let keeps = KEPT_METADATA.iter().chain(row.strategy.status_keeps);
+    for field in keeps {
+        match live.and_then(|m| m.get(*field)) {
+            Some(value) => meta.insert((*field).to_owned(), value.clone()),
+            None => meta.remove(*field),
+        };
     }
-    let meta = object::meta_mut(&mut new);
-    for field in taken {
-        match wanted.pointer(&format!("/metadata/{field}")) {
-            Some(value) => {
-                meta.insert(field.to_owned(), value.clone());
-            }
-            None if field == "managedFields" => {}
-            None => {
-                meta.remove(field);
-            }
-        }
-    }
+    keep_managed(&mut meta, live);
+    map.insert("metadata".into(), Value::Object(meta));
     new
+}
+
+/// Who writes without a word on managed fields leaves them as they are.
+fn keep_managed(meta: &mut Map<String, Value>, live: Option<&Map<String, Value>>) {
+    if !meta.contains_key("managedFields")
+        && let Some(fields) = live.and_then(|m| m.get("managedFields"))
+    {
+        meta.insert("managedFields".into(), fields.clone());
+    }
 }
 
 fn bump_generation(row: &Resource, part: Part, old: &Value, new: &mut Value) {
@@ -334,27 +335,18 @@ fn bump_generation(row: &Resource, part: Part, old: &Value, new: &mut Value) {
 }
 
 fn check(ctx: &Ctx, part: Part, old: &Value, new: &Value) -> Result<(), Lost> {
-    let strategy = &ctx.row.strategy;
-    let mut causes = validate_meta(&ctx.row, new);
+    let (row, strategy) = (&ctx.row, &ctx.row.strategy);
+    let mut causes = validate_meta(row, new);
     causes.extend(keelson_api::validate::object_meta_update(new, old));
-    match part {
-        Part::Main => {
-            causes.extend(strategy.validate.map(|f| f(new)).unwrap_or_default());
-            causes.extend(
-                strategy
-                    .validate_update
-                    .map(|f| f(new, old))
-                    .unwrap_or_default(),
-            );
-        }
-        Part::Status => causes.extend(
-            strategy
-                .validate_status
-                .map(|f| f(new, old))
-                .unwrap_or_default(),
-        ),
-        Part::Other => causes.extend(strategy.validate.map(|f| f(new)).unwrap_or_default()),
+    let change = match part {
+        Part::Main => strategy.validate_update,
+        Part::Status => strategy.validate_status,
+        Part::Other => None,
+    };
+    if part != Part::Status {
+        causes.extend(kind::validate(row, new));
     }
+    causes.extend(kind::validate_change(row, change, new, old));
     if causes.is_empty() {
         return Ok(());
     }
