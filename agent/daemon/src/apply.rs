@@ -1,5 +1,6 @@
 //! Carries actions out, each as a task of its own, and takes their outcomes.
 
+use std::borrow::Cow;
 use std::future::Future;
 
 use jiff::{SignedDuration, Timestamp};
@@ -32,6 +33,7 @@ impl Worker {
             Action::CreateCgroup => self.create_cgroup(),
             Action::MaterializeVolumes => {
                 self.observed.volumes = Stage::Working;
+                self.shared.objects.add(&self.shared, &self.uid, &self.pod);
                 let job = Job::new(self);
                 self.step(async move { Outcome::Volumes(job.materialize().await) });
             }
@@ -153,7 +155,7 @@ impl Worker {
     }
 
     fn ensure_image(&mut self, name: String, attempt: u32) {
-        let Some(c) = self.spec_of(&name).cloned() else {
+        let Some(c) = self.spec_of(&name).map(Cow::into_owned) else {
             return;
         };
         self.observed.images.insert(name.clone(), Image::Working);
@@ -175,7 +177,7 @@ impl Worker {
         self.shared.owners().insert(id.clone(), self.uid.clone());
         if self
             .spec_of(&name)
-            .is_some_and(|c| hooks::post_start(c).is_some())
+            .is_some_and(|c| hooks::post_start(&c).is_some())
         {
             self.hooks.insert(id.clone(), Hook::Running);
         }
@@ -267,6 +269,7 @@ impl Worker {
 
     fn teardown_volumes(&mut self) {
         self.observed.volumes = Stage::Working;
+        self.shared.objects.remove(&self.uid);
         let (volumes, uid) = (self.shared.volumes.clone(), self.uid.clone());
         let work = move || Outcome::VolumesRemoved(volumes.teardown(&uid).map_err(|e| chain(&e)));
         self.blocking(work, |e| Outcome::VolumesRemoved(Err(e)));
@@ -444,7 +447,7 @@ impl Worker {
     }
 
     fn post_start(&self, name: &str, attempt: u32, id: &str) {
-        let Some(c) = self.spec_of(name).cloned() else {
+        let Some(c) = self.spec_of(name).map(Cow::into_owned) else {
             return;
         };
         let Some(handler) = hooks::post_start(&c).cloned() else {

@@ -71,6 +71,8 @@ pub struct Config {
     pub serving: Option<Serving>,
     /// Most pods.
     pub max_pods: u32,
+    /// Sysctls pods may set besides the safe ones: names, or prefixes that end in `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Most tasks of one pod; no limit when unset.
     pub pod_pids_limit: Option<i64>,
     /// Image archives imported at start.
@@ -109,6 +111,7 @@ impl Config {
             cluster_cidrs: Vec::new(),
             serving: None,
             max_pods: 110,
+            allowed_unsafe_sysctls: Vec::new(),
             pod_pids_limit: None,
             images_dir: None,
             parallel_pulls: 3,

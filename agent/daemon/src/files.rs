@@ -136,15 +136,18 @@ pub(crate) fn log_tail(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text
-        .lines()
-        .filter_map(|l| l.splitn(4, ' ').nth(3))
-        .collect();
-    let mut tail = lines[lines.len().saturating_sub(TAIL_MAX.1)..].join("\n");
+    // A partial line is one that goes on, or the last one of an output that ended without a newline.
+    let line = |l: &str| {
+        let mut parts = l.splitn(4, ' ').skip(2);
+        let (tag, text) = (parts.next()?, parts.next()?);
+        let end = if tag.starts_with('P') { "" } else { "\n" };
+        Some(format!("{text}{end}"))
+    };
+    let lines: Vec<String> = text.lines().filter_map(line).collect();
+    let mut tail = lines[lines.len().saturating_sub(TAIL_MAX.1)..].concat();
     if tail.is_empty() {
         return None;
     }
-    tail.push('\n');
     let max = usize::try_from(TAIL_MAX.0).unwrap_or(usize::MAX);
     let cut = (tail.len().saturating_sub(max)..tail.len()).find(|i| tail.is_char_boundary(*i));
     Some(tail.split_off(cut.unwrap_or(0)))

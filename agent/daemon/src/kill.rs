@@ -60,6 +60,7 @@ pub(crate) fn prepare(worker: &Worker, id: &str, kill: &Kill) -> (Handle, Job) {
     let (deadline, receiver) = watch::channel(Instant::now() + seconds(kill.grace));
     let gone = CancellationToken::new();
     let spec = worker.spec_of(&kill.container);
+    let spec = spec.as_deref();
     let lifecycle = spec.and_then(|c| c.lifecycle.as_ref());
     let pre_stop = lifecycle.and_then(|l| l.pre_stop.clone());
     let job = Job {

@@ -1,6 +1,7 @@
 //! From the runtime's containers (and what outlived the last agent) to what the plan reads.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerState;
@@ -17,6 +18,9 @@ pub(crate) const IMAGE_LABEL: &str = "keelson.io/image-ref";
 
 /// Label that keeps the image as the spec named it.
 pub(crate) const SPEC_IMAGE_LABEL: &str = "keelson.io/spec-image";
+
+/// Several times what the writer waits for the end of a line.
+const LOG_SETTLES: Duration = Duration::from_millis(100);
 
 /// The exit code and reason CRI runtimes give a container whose process could not be started.
 const START_ERROR: (i32, &str) = (128, "StartError");
@@ -37,7 +41,7 @@ impl Worker {
                 true
             }
         };
-        let runtime = &self.shared.runtime;
+        let runtime = self.shared.runtime.clone();
         let cgroups = runtime
             .pod_cgroups()
             .map(|l| l.into_iter().map(|(uid, _)| uid).collect());
@@ -46,6 +50,10 @@ impl Worker {
         }
         if has(self.shared.volumes.list().map_err(|e| chain(&e)), &self.uid) {
             self.observed.volumes = whole_or_part(known);
+            if known && !self.observed.orphan {
+                self.shared.objects.add(&self.shared, &self.uid, &self.pod);
+                self.refresh_now();
+            }
         }
         if has(runtime.sandboxes().map_err(|e| chain(&e)), &self.uid) {
             self.observed.sandbox = self.recover_sandbox().await;
@@ -142,6 +150,7 @@ impl Worker {
         };
         match found {
             Some(c) => {
+                self.let_log_settle(&c).await;
                 let attempt = self.attempt(&c);
                 self.shared.owners().insert(c.id.clone(), self.uid.clone());
                 let list = self.observed.containers.entry(c.name).or_default();
@@ -159,6 +168,26 @@ impl Worker {
         }
         self.observed.containers.retain(|_, l| !l.is_empty());
         self.note_ended();
+    }
+
+    /// The log's writer may be a moment behind the exit, and the log is what a failed container's message is taken from.
+    async fn let_log_settle(&self, c: &Container) {
+        let State::Exited { code, .. } = c.state else {
+            return;
+        };
+        let known = self.observed.containers.get(&c.name).into_iter().flatten();
+        let was_running = known.into_iter().any(|a| a.id == c.id && a.is_running());
+        if was_running && code != 0 && self.falls_back_to_log(&c.name) {
+            tokio::time::sleep(LOG_SETTLES).await;
+        }
+    }
+
+    fn falls_back_to_log(&self, container: &str) -> bool {
+        let spec = self.spec_of(container);
+        let policy = spec
+            .as_deref()
+            .and_then(|s| s.termination_message_policy.as_deref());
+        policy == Some("FallbackToLogsOnError")
     }
 
     /// Tells kills whose process is gone.
@@ -221,9 +250,6 @@ impl Worker {
 
     /// The message a run left; the status remembers it when the file is gone with the volumes.
     fn termination_message(&self, c: &Container, code: i32) -> Option<String> {
-        let spec = self.spec_of(&c.name);
-        let on_error = spec.and_then(|s| s.termination_message_policy.as_deref())
-            == Some("FallbackToLogsOnError");
         let file = files::termination_log(&self.shared, &self.uid, &c.name, c.attempt);
         if let Some(message) = files::message(&file) {
             return Some(message);
@@ -231,7 +257,7 @@ impl Worker {
         if let Some(message) = self.remembered(c) {
             return Some(message);
         }
-        (on_error && code != 0)
+        (code != 0 && self.falls_back_to_log(&c.name))
             .then(|| files::log_tail(&c.log_path))
             .flatten()
     }

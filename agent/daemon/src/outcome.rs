@@ -12,8 +12,10 @@ use keelson_runtime::Container;
 pub(crate) enum Message {
     /// The pod as the API has it now.
     Pod(Arc<Pod>),
-    /// The API does not have it any more.
-    Gone,
+    /// The API does not have it any more; the pod as it was last, which says how long it may take to end.
+    Gone(Option<Arc<Pod>>),
+    /// Something that its volumes are made of changed.
+    Refresh,
     /// A container of the pod changed: read it again.
     Container(String),
     /// All of the pod's containers, after events may have been missed.

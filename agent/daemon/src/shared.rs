@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::events::Recorder;
+use crate::objects::Objects;
 use crate::outcome::Message;
 
 /// A pod's worker as others see it.
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) prober: Prober,
     pub(crate) roots: Roots,
     pub(crate) events: Recorder,
+    /// What volumes are made of.
+    pub(crate) objects: Objects,
     pub(crate) shutdown: CancellationToken,
     /// Pulls at one time.
     pub(crate) pulls: Semaphore,
@@ -77,6 +80,7 @@ impl Shared {
         );
         Ok(Arc::new(Self {
             events: Recorder::start(client.clone(), &config.node_name),
+            objects: Objects::default(),
             volumes: Volumes::new(&config.root_dir),
             prober: Prober::new(),
             roots: Roots::host(&config.root_dir),

@@ -101,6 +101,12 @@ pub(crate) async fn of_volume(
 }
 
 impl Tokens {
+    /// Whether one of them should be replaced.
+    pub(crate) fn due(&self, now: Timestamp) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().any(|(_, renew)| *renew <= now)
+    }
+
     /// A token that is good for a while: a new one when four fifths of the old one's life are over, as
     /// upstream does.
     async fn get(&self, shared: &Shared, pod: &Pod, key: &Key) -> Result<String, String> {

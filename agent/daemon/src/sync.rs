@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -43,12 +43,21 @@ pub(crate) async fn follow<K>(
     shared: &Shared,
     api: Api<K>,
     config: watcher::Config,
-    mut take: impl FnMut(Event<K>),
+    take: impl FnMut(Event<K>),
 ) where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
+    feed(shared, watcher(api, config), take).await;
+}
+
+/// The same for a stream that is there.
+pub(crate) async fn feed<K>(
+    shared: &Shared,
+    stream: impl Stream<Item = watcher::Result<Event<K>>>,
+    mut take: impl FnMut(Event<K>),
+) {
     use kube::runtime::WatchStreamExt;
-    let stream = watcher(api, config).default_backoff();
+    let stream = stream.default_backoff();
     futures::pin_mut!(stream);
     loop {
         let next = tokio::select! {
@@ -180,10 +189,11 @@ impl Sync {
             Event::InitApply(pod) => self.listed.push(slim(pod)),
             Event::InitDone => self.list_done(),
             Event::Apply(pod) => self.apply(slim(pod)),
-            Event::Delete(pod) => self.shared.tell(
-                pod.metadata.uid.as_deref().unwrap_or_default(),
-                Message::Gone,
-            ),
+            Event::Delete(pod) => {
+                let uid = pod.metadata.uid.clone().unwrap_or_default();
+                self.shared
+                    .tell(&uid, Message::Gone(Some(Arc::new(slim(pod)))));
+            }
         }
     }
 
@@ -193,7 +203,7 @@ impl Sync {
         let seen: HashSet<String> = listed.iter().map(uid).collect();
         let known: Vec<String> = self.shared.entries().keys().cloned().collect();
         for gone in known.iter().filter(|k| !seen.contains(*k)) {
-            self.shared.tell(gone, Message::Gone);
+            self.shared.tell(gone, Message::Gone(None));
         }
         // Those that run keep their place: they are admitted before new ones are counted.
         listed.sort_by_key(|p| {
@@ -258,6 +268,7 @@ impl Sync {
                 .and_then(|n| n.metadata.labels.clone())
                 .unwrap_or_default(),
             allocatable: self.shared.allocatable(),
+            unsafe_sysctls: self.shared.config.allowed_unsafe_sysctls.clone(),
         };
         let Err(refusal) = admit::admit(pod, &specs, &node) else {
             return status;

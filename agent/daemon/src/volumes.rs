@@ -99,8 +99,9 @@ impl Job {
         Ok(())
     }
 
-    /// Brings volumes of files up to date. What fails stays as it is until the next time.
-    pub(crate) async fn refresh(&self) {
+    /// Brings volumes of files up to date. What fails stays as it is until the next time; false if something did.
+    pub(crate) async fn refresh(&self) -> bool {
+        let mut all_done = true;
         for v in self.all().iter().filter(|v| changes(v)) {
             let source = match self.source(v).await {
                 Ok(source) => source,
@@ -111,6 +112,7 @@ impl Job {
                         error,
                         "volume not refreshed"
                     );
+                    all_done = false;
                     continue;
                 }
             };
@@ -123,8 +125,10 @@ impl Job {
             let work = move || volumes.refresh(&uid, &name, &source, &owner);
             if let Ok(Err(error)) = tokio::task::spawn_blocking(work).await {
                 tracing::warn!(pod = self.pod.metadata.name, volume = v.name, error = %chain(&error), "volume not refreshed");
+                all_done = false;
             }
         }
+        all_done
     }
 
     async fn source(&self, v: &Volume) -> Result<Source, String> {

@@ -1,5 +1,6 @@
 //! One pod's worker: waits, then observes, plans and applies. It alone changes what it knows of its pod.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodStatus};
 use keelson_agent_plan::backoff::{self, Backoff, Curve};
-use keelson_agent_plan::{Failure, Hook, Observed, Plan, plan};
+use keelson_agent_plan::{Failure, Hook, Observed, Plan, ephemeral, plan};
 use keelson_runtime::Container;
 use tokio::sync::mpsc;
 
@@ -19,8 +20,11 @@ use crate::sources::Tokens;
 use crate::status::Writer;
 use crate::volumes;
 
-/// How often volumes of files are brought up to date.
+/// How often tokens are looked at; all else is brought up to date when it changes.
 const REFRESH: SignedDuration = SignedDuration::from_secs(60);
+/// When a refresh is tried again that came before the pod's volumes were there, or that failed.
+const REFRESH_RETRY: SignedDuration = SignedDuration::from_secs(1);
+const REFRESH_FAILED: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// A pod's worker.
 pub(crate) struct Worker {
@@ -41,7 +45,10 @@ pub(crate) struct Worker {
     pub(crate) backoffs: BTreeMap<String, Backoff>,
     pub(crate) tokens: Arc<Tokens>,
     writer: Writer,
+    /// Volumes are older than what they are made of.
+    stale: bool,
     refresh_at: Timestamp,
+    refreshing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What a worker starts with.
@@ -89,7 +96,9 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         netns: None,
         backoffs: BTreeMap::new(),
         tokens: Arc::default(),
+        stale: false,
         refresh_at: Timestamp::now() + REFRESH,
+        refreshing: Arc::default(),
     };
     tokio::spawn(worker.run(start.containers));
 }
@@ -140,6 +149,7 @@ impl Worker {
 
     fn end(&mut self) {
         self.shared.entries().remove(&self.uid);
+        self.shared.objects.remove(&self.uid);
         let ids = self
             .observed
             .containers
@@ -171,7 +181,9 @@ impl Worker {
     async fn take(&mut self, message: Message) {
         match message {
             Message::Pod(pod) => self.take_pod(pod),
-            Message::Gone => {
+            Message::Refresh => self.refresh_now(),
+            Message::Gone(last) => {
+                self.pod = last.unwrap_or_else(|| self.pod.clone());
                 self.observed.orphan = true;
                 self.observed
                     .terminating_since
@@ -217,28 +229,66 @@ impl Worker {
                 .terminating_since
                 .get_or_insert_with(Timestamp::now);
         }
+        let meta = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
+        if meta(&self.pod) != meta(&pod) {
+            self.refresh_now();
+        }
+        if meta(&self.pod) != meta(&pod) || self.pod.spec != pod.spec {
+            // What a container lacked may be there now.
+            let now = Timestamp::now();
+            let failures = self.observed.failures.values_mut();
+            failures.for_each(|f| f.retry_at = f.retry_at.min(now));
+        }
         self.pod = pod;
     }
 
+    /// Has the volumes' files brought up to date.
+    pub(crate) fn refresh_now(&mut self) {
+        self.stale = true;
+        self.refresh_at = Timestamp::now();
+    }
+
     fn refresh(&mut self) {
-        self.refresh_at = Timestamp::now() + REFRESH;
-        if self.observed.volumes.ready().is_some()
-            && self.observed.any_running()
-            && !self.observed.orphan
-        {
-            let job = volumes::Job::new(self);
-            tokio::spawn(async move { job.refresh().await });
+        let now = Timestamp::now();
+        self.refresh_at = now + REFRESH;
+        let observed = &self.observed;
+        if observed.orphan || !observed.any_running() || observed.volumes.ready().is_none() {
+            if self.stale {
+                self.refresh_at = now + REFRESH_RETRY;
+            }
+            return;
         }
+        if !std::mem::take(&mut self.stale) && !self.tokens.due(now) {
+            return;
+        }
+        let (job, tx, lock) = (
+            volumes::Job::new(self),
+            self.tx.clone(),
+            self.refreshing.clone(),
+        );
+        tokio::spawn(async move {
+            // One after the other: what was fetched last is written last.
+            let done = {
+                let _one = lock.lock().await;
+                job.refresh().await
+            };
+            if !done {
+                tokio::time::sleep(REFRESH_FAILED).await;
+                let _ = tx.send(Message::Refresh);
+            }
+        });
     }
 
     /// A container of the spec.
-    pub(crate) fn spec_of(&self, name: &str) -> Option<&SpecContainer> {
+    pub(crate) fn spec_of(&self, name: &str) -> Option<Cow<'_, SpecContainer>> {
         let spec = self.pod.spec.as_ref()?;
-        spec.init_containers
+        let mut all = spec
+            .init_containers
             .iter()
             .flatten()
-            .chain(&spec.containers)
-            .find(|c| c.name == name)
+            .chain(&spec.containers);
+        let found = all.find(|c| c.name == name).map(Cow::Borrowed);
+        found.or_else(|| ephemeral::find(spec, name).map(Cow::Owned))
     }
 
     /// One more failure of `what`: what to remember of it.

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::quantity::milli_of;
 use crate::resources;
+use crate::sysctl;
 
 /// What the node is.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,8 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// What pods may use.
     pub allocatable: BTreeMap<String, Quantity>,
+    /// Sysctls allowed besides the safe ones: names, or prefixes that end in `*`.
+    pub unsafe_sysctls: Vec<String>,
 }
 
 /// Why a pod is refused: it fails with this reason and message.
@@ -36,6 +39,8 @@ pub fn admit(pod: &Pod, others: &[&PodSpec], node: &Node) -> Result<(), Refusal>
         let message = format!("Pod's OS field {} doesn't match node's OS linux", os.name);
         return Err(refuse("PodOSNotSupported", message));
     }
+    sysctl::check(spec, &node.unsafe_sysctls)
+        .map_err(|why| refuse("SysctlForbidden", format!("forbidden sysctl: {why}")))?;
     fits(spec, others, node)?;
     if !selected(spec, node) {
         let message =
@@ -189,6 +194,7 @@ mod tests {
     #[test]
     fn refusals() {
         let node = Node {
+            unsafe_sysctls: Vec::new(),
             name: "n1".into(),
             labels: [
                 ("disk".to_owned(), "ssd".to_owned()),

@@ -9,6 +9,7 @@ pub mod admit;
 pub mod backoff;
 pub mod dns;
 pub mod env;
+pub mod ephemeral;
 pub mod event;
 pub mod hosts;
 pub mod lifecycle;
@@ -20,6 +21,7 @@ pub mod quantity;
 pub mod resources;
 pub mod security;
 pub mod status;
+pub mod sysctl;
 
 pub use action::{Action, Kill, Plan};
 pub use lifecycle::plan;

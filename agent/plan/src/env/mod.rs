@@ -6,9 +6,12 @@ pub mod downward;
 pub mod expand;
 pub mod services;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, VolumeMount,
+};
 
 pub use downward::Facts;
 pub use services::ServiceEnv;
@@ -45,6 +48,9 @@ pub enum Error {
     /// A resource reference that cannot be resolved.
     #[error("{0}")]
     Resource(String),
+    /// A `subPathExpr` names a variable that the container does not have.
+    #[error("missing value for \"{0}\"")]
+    NoValue(String),
     /// A source this agent does not offer.
     #[error("environment variable {0}: its source is not supported by this node agent")]
     Unsupported(String),
@@ -158,6 +164,28 @@ pub fn environment(
         }
     }
     Ok(env.list)
+}
+
+/// A mount's part of its volume: `subPath`, or `subPathExpr` with the container's variables, each of which must be
+/// there (KEP-559). `None`: the whole volume.
+pub fn sub_path(m: &VolumeMount, env: &[(String, String)]) -> Result<Option<String>, Error> {
+    let filled = |o: &Option<String>| o.clone().filter(|s| !s.is_empty());
+    let Some(text) = filled(&m.sub_path_expr) else {
+        return Ok(filled(&m.sub_path));
+    };
+    let missing = RefCell::new(None);
+    let find = |name: &str| {
+        let found = env.iter().find(|(k, _)| k == name);
+        if found.is_none() {
+            missing.borrow_mut().get_or_insert_with(|| name.to_owned());
+        }
+        found.map(|(_, v)| v.clone())
+    };
+    let path = expand::expand(&text, &find);
+    match missing.into_inner() {
+        None => Ok(Some(path)),
+        Some(name) => Err(Error::NoValue(name)),
+    }
 }
 
 /// Command and arguments with `$(NAME)` replaced.

@@ -204,3 +204,29 @@ fn services_of_a_namespace() {
             .any(|l| l.starts_with("HEADLESS") || l.starts_with("ELSE"))
     );
 }
+
+#[test]
+fn sub_paths() {
+    let env = [("A", "x"), ("EMPTY", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let rows = [
+        (json!({}), Ok(None)),
+        (json!({"subPath": "a/b"}), Ok(Some("a/b"))),
+        (json!({"subPathExpr": "$(A)/c"}), Ok(Some("x/c"))),
+        (json!({"subPathExpr": "$(EMPTY)/c"}), Ok(Some("/c"))),
+        (json!({"subPathExpr": "$$(B)"}), Ok(Some("$(B)"))),
+        (
+            json!({"subPathExpr": "$(A)/$(B)/$(C)"}),
+            Err("missing value for \"B\""),
+        ),
+    ];
+    for (mut mount, want) in rows {
+        (mount["name"], mount["mountPath"]) = (json!("v"), json!("/v"));
+        let m = serde_json::from_value(mount.clone()).expect("mount");
+        let got = sub_path(&m, &env).map_err(|e| e.to_string());
+        assert_eq!(
+            got.as_ref().map(Option::as_deref).map_err(String::as_str),
+            want,
+            "{mount}"
+        );
+    }
+}

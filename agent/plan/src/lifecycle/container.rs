@@ -14,6 +14,7 @@ use crate::observed::{Attempt, AttemptState, Hook, Image, ProbeVerdict};
 pub(crate) enum Role {
     Init,
     App,
+    Ephemeral,
 }
 
 /// How long a fresh failure is shown by its own name before it becomes a back-off.
@@ -23,7 +24,12 @@ pub(super) fn steps(ctx: &Context<'_>, c: &Container, role: Role, plan: &mut Pla
     if ctx.observed.busy.contains(&c.name) {
         return;
     }
-    let Some(attempt) = ctx.observed.current(&c.name) else {
+    // An ephemeral one does not come again with a new sandbox.
+    let known = match role {
+        Role::Ephemeral => ctx.observed.latest(&c.name),
+        Role::Init | Role::App => ctx.observed.current(&c.name),
+    };
+    let Some(attempt) = known else {
         return create(ctx, c, next_attempt(ctx, &c.name), plan);
     };
     match &attempt.state {
@@ -38,7 +44,7 @@ pub(super) fn steps(ctx: &Context<'_>, c: &Container, role: Role, plan: &mut Pla
             supervise(ctx, c, role, attempt, post_start, plan)
         }
         AttemptState::Exited { code, finished, .. } => {
-            if !should_restart(ctx.spec, c, role == Role::Init, *code) {
+            if !again(ctx, c, role, *code) {
                 return;
             }
             match restart_at(ctx, &c.name, *finished) {
@@ -47,6 +53,11 @@ pub(super) fn steps(ctx: &Context<'_>, c: &Container, role: Role, plan: &mut Pla
             }
         }
     }
+}
+
+/// Whether it is started again after ending with `code`.
+pub(crate) fn again(ctx: &Context<'_>, c: &Container, role: Role, code: i32) -> bool {
+    role != Role::Ephemeral && should_restart(ctx.spec, c, role == Role::Init, code)
 }
 
 /// When a container that ended may start again; `None`: now.
@@ -133,7 +144,7 @@ fn supervise(
         return;
     };
     // 137 is the code of a killed process: whether the policy would start it again.
-    let again = should_restart(ctx.spec, c, role == Role::Init, 137);
+    let again = again(ctx, c, role, 137);
     if changed && !again {
         return;
     }

@@ -19,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::action::{Action, Plan};
+use crate::ephemeral;
 use crate::event;
 use crate::observed::{Observed, Stage};
 use crate::status;
@@ -118,6 +119,9 @@ fn run(ctx: &Context<'_>, plan: &mut Plan) {
     let sandbox = need(&observed.sandbox, Action::CreateSandbox, ctx.now, plan);
     if !(cgroup && volumes && sandbox) {
         return;
+    }
+    for c in ephemeral::containers(ctx.spec) {
+        container::steps(ctx, &c, container::Role::Ephemeral, plan);
     }
     let initialized = init::steps(ctx, plan);
     if initialized {

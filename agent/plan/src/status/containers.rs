@@ -6,20 +6,18 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::time;
+use crate::ephemeral;
 use crate::event;
-use crate::lifecycle::container::{FRESH, Role, has_started, restart_at, verdict};
-use crate::lifecycle::{Context, Goal, is_sidecar, should_restart};
+use crate::lifecycle::container::{FRESH, Role, again, has_started, restart_at, verdict};
+use crate::lifecycle::{Context, Goal, is_sidecar};
 use crate::names;
 use crate::observed::{Attempt, AttemptState, Image};
 
 /// The exit code shown for a container that cannot be found.
 const UNKNOWN_CODE: i32 = 137;
 
-/// Statuses of the init containers and of the containers, in the order of the spec.
-pub(super) fn statuses(
-    ctx: &Context<'_>,
-    goal: Goal,
-) -> (Vec<ContainerStatus>, Vec<ContainerStatus>) {
+/// Statuses of the init containers, of the containers and of the ephemeral ones, in the order of the spec.
+pub(super) fn statuses(ctx: &Context<'_>, goal: Goal) -> [Vec<ContainerStatus>; 3] {
     let before = &ctx.observed.status;
     let of = |list: &[Container], role: Role, old: &Option<Vec<ContainerStatus>>| {
         let status = |c: &Container| {
@@ -36,10 +34,16 @@ pub(super) fn statuses(
         list.iter().map(status).collect()
     };
     let init = ctx.spec.init_containers.as_deref().unwrap_or_default();
-    (
+    let ephemeral: Vec<Container> = ephemeral::containers(ctx.spec).collect();
+    [
         of(init, Role::Init, &before.init_container_statuses),
         of(&ctx.spec.containers, Role::App, &before.container_statuses),
-    )
+        of(
+            &ephemeral,
+            Role::Ephemeral,
+            &before.ephemeral_container_statuses,
+        ),
+    ]
 }
 
 struct Builder<'a> {
@@ -108,9 +112,7 @@ impl Builder<'_> {
         else {
             return (self.waiting(), last);
         };
-        let again = self.goal == Goal::Run
-            && should_restart(self.ctx.spec, self.c, self.role == Role::Init, *code);
-        if !again {
+        if self.goal != Goal::Run || !again(self.ctx, self.c, self.role, *code) {
             return (finished(end), last);
         }
         if let Some(until) = restart_at(self.ctx, &self.c.name, *at) {
@@ -178,12 +180,13 @@ impl Builder<'_> {
 
     fn waiting(&self) -> ContainerState {
         self.trouble().unwrap_or_else(|| {
-            let init = self
-                .ctx
-                .spec
-                .init_containers
-                .as_ref()
-                .is_some_and(|i| !i.is_empty());
+            let init = self.role != Role::Ephemeral
+                && self
+                    .ctx
+                    .spec
+                    .init_containers
+                    .as_ref()
+                    .is_some_and(|i| !i.is_empty());
             waiting(
                 if init {
                     "PodInitializing"

@@ -28,7 +28,8 @@ pub(crate) fn compute(ctx: &Context<'_>, goal: Goal) -> PodStatus {
     // A pod that was refused at the door never had containers.
     let refused = is_final(before.phase.as_deref()) && before.container_statuses.is_none();
     if !refused {
-        let (init, apps) = containers::statuses(ctx, goal);
+        let [init, apps, ephemeral] = containers::statuses(ctx, goal);
+        status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
         status.init_container_statuses = (!init.is_empty()).then_some(init);
         status.container_statuses = Some(apps);
     }

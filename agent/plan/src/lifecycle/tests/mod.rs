@@ -1,5 +1,6 @@
 //! A pod's whole way, in a world that does at once what the plan says.
 
+mod beside;
 mod invariants;
 mod stories;
 mod world;

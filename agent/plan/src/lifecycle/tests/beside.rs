@@ -1,0 +1,37 @@
+//! Containers that stand beside those of the spec.
+
+use serde_json::json;
+
+use super::world::{World, spec};
+
+fn yes() -> (String, String, String) {
+    ("True".into(), String::new(), String::new())
+}
+
+#[test]
+fn ephemeral_containers_stand_beside() {
+    let mut w = World::new(spec("Always", &[("i", json!({}))], &[("a", json!({}))]));
+    w.settle();
+    let added = json!([{"name": "e", "image": "img:1", "targetContainerName": "a"}]);
+    let pod = w.pod.spec.as_mut().expect("a spec");
+    pod.ephemeral_containers = serde_json::from_value(added).expect("containers");
+    w.settle();
+    // At once, though the init container still runs.
+    assert_eq!(w.took()[5..], ["Image e/0", "Create e/0"]);
+    assert_eq!(w.phase(), "Pending");
+    w.exit("i", 0);
+    let whole = w.observed.status.clone();
+    assert_eq!(whole.phase.as_deref(), Some("Running"));
+    // It ends, is not started again, and changes nothing else.
+    w.exit("e", 1);
+    w.wait(3600);
+    let s = &w.observed.status;
+    let e = &s.ephemeral_container_statuses.as_ref().expect("statuses")[0];
+    let end = e.state.as_ref().and_then(|s| s.terminated.as_ref());
+    assert_eq!((end.map(|t| t.exit_code), e.restart_count), (Some(1), 0));
+    assert_eq!(w.condition("Ready"), yes());
+    assert_eq!(w.phase(), "Running");
+    w.delete();
+    w.die();
+    assert!(w.log.contains(&"Remove e/0".to_owned()), "{:?}", w.log);
+}
