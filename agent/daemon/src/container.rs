@@ -1,5 +1,6 @@
 //! Making a container: everything it refers to is fetched and settled, then the runtime is asked.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use keelson_agent_plan::quantity::value_of;
 use keelson_agent_plan::security::{self, Seccomp};
-use keelson_agent_plan::{Attempt, AttemptState, env, event, names, resources};
+use keelson_agent_plan::{Attempt, AttemptState, env, ephemeral, event, names, resources};
 use keelson_runtime::{
     ContainerSpec, Image, Kind, Mount, Namespace, Namespaces, PodRef, Propagation, Resources,
     Security,
@@ -29,7 +30,8 @@ pub(crate) struct Job {
     name: String,
     attempt: u32,
     ips: Vec<IpAddr>,
-    /// Another running container of the pod: with `shareProcessNamespace` its processes are joined.
+    /// Another running container of the pod, whose processes are joined: any with `shareProcessNamespace`, and the
+    /// one that an ephemeral container names.
     peer: Option<String>,
 }
 
@@ -51,6 +53,11 @@ impl Job {
     pub(crate) fn new(worker: &Worker, name: &str, attempt: u32) -> Self {
         let observed = &worker.observed;
         let running = |a: &&Attempt| matches!(a.state, AttemptState::Running { .. });
+        let spec = worker.pod.spec.as_ref();
+        let target = spec.and_then(|s| ephemeral::target(s, name));
+        let share = spec.and_then(|s| s.share_process_namespace) == Some(true);
+        let wanted = |n: &str| target.map_or(share, |t| t == n);
+        let peers = observed.containers.iter().filter(|(n, _)| wanted(n));
         Self {
             shared: worker.shared.clone(),
             pod: worker.pod.clone(),
@@ -62,16 +69,14 @@ impl Job {
                 .ready()
                 .map(|s| s.ips.clone())
                 .unwrap_or_default(),
-            peer: observed
-                .containers
-                .values()
-                .flatten()
+            peer: peers
+                .flat_map(|(_, runs)| runs)
                 .find(running)
                 .map(|a| a.id.clone()),
         }
     }
 
-    fn container(&self) -> Result<(&Container, Kind), StartError> {
+    fn container(&self) -> Result<(Cow<'_, Container>, Kind), StartError> {
         let spec = self
             .pod
             .spec
@@ -79,19 +84,22 @@ impl Job {
             .ok_or_else(|| create("pod has no spec"))?;
         let find = |list: &'_ [Container]| list.iter().position(|c| c.name == self.name);
         if let Some(i) = find(&spec.containers) {
-            return Ok((&spec.containers[i], Kind::App));
+            return Ok((Cow::Borrowed(&spec.containers[i]), Kind::App));
         }
         let init = spec.init_containers.as_deref().unwrap_or_default();
-        find(init)
-            .map(|i| (&init[i], Kind::Init))
+        if let Some(i) = find(init) {
+            return Ok((Cow::Borrowed(&init[i]), Kind::Init));
+        }
+        ephemeral::find(spec, &self.name)
+            .map(|c| (Cow::Owned(c), Kind::Ephemeral))
             .ok_or_else(|| create("container is not in the pod's spec"))
     }
 
     /// Makes the container and returns its id.
     pub(crate) async fn create(&self) -> Result<String, StartError> {
         let (c, kind) = self.container()?;
-        let image = self.image(c).await?;
-        let spec = self.spec(c, kind, &image).await?;
+        let image = self.image(&c).await?;
+        let spec = self.spec(&c, kind, &image).await?;
         let id = self
             .shared
             .runtime
@@ -166,6 +174,7 @@ impl Job {
             security: security_of(&wanted, &self.shared)?,
             tty: c.tty == Some(true),
             stdin: c.stdin == Some(true),
+            stdin_once: c.stdin_once == Some(true),
             hostname: names::sandbox_hostname(&self.pod, &self.shared.config.cluster_domain),
             namespaces: self.namespaces(made.namespaces).await?,
             cgroup_parent: self
@@ -275,12 +284,7 @@ impl Job {
             .ok_or_else(|| config(format!("volume {:?} is not in the pod's spec", m.name)))?;
         let mut host_path =
             volumes::path(&self.shared, &self.uid, volume).map_err(|e| config(chain(&e)))?;
-        let sub = match (&m.sub_path, &m.sub_path_expr) {
-            (_, Some(e)) if !e.is_empty() => env::command(Some(std::slice::from_ref(e)), env).pop(),
-            (Some(s), _) if !s.is_empty() => Some(s.clone()),
-            _ => None,
-        };
-        if let Some(sub) = sub {
+        if let Some(sub) = env::sub_path(m, env).map_err(config)? {
             let (shared, uid, name, volume) = (
                 self.shared.clone(),
                 self.uid.clone(),
@@ -309,17 +313,8 @@ impl Job {
 
     /// With `shareProcessNamespace` the first container to run holds the processes; the others join it.
     async fn namespaces(&self, mut namespaces: Namespaces) -> Result<Namespaces, StartError> {
-        let share = self
-            .pod
-            .spec
-            .as_ref()
-            .and_then(|s| s.share_process_namespace)
-            == Some(true);
-        let Some(peer) = self
-            .peer
-            .as_ref()
-            .filter(|_| share && namespaces.pid == Namespace::Private)
-        else {
+        let private = namespaces.pid == Namespace::Private;
+        let Some(peer) = self.peer.as_ref().filter(|_| private) else {
             return Ok(namespaces);
         };
         let peer = self

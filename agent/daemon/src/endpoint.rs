@@ -14,6 +14,7 @@ use keelson_agent_plan::{AttemptState, names};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
+use crate::attach;
 use crate::config::Serving;
 use crate::shared::{Entry, Shared, chain};
 
@@ -107,8 +108,15 @@ impl Pods for Node {
             s.containers
                 .iter()
                 .chain(s.init_containers.iter().flatten())
+                .map(|c| (&c.name, c.tty))
+                .chain(
+                    s.ephemeral_containers
+                        .iter()
+                        .flatten()
+                        .map(|c| (&c.name, c.tty)),
+                )
         });
-        let Some(spec) = all.find(|c| c.name == container) else {
+        let Some((_, tty)) = all.find(|(name, _)| *name == container) else {
             return Err(Refusal::bad_request(format!(
                 "container {container} is not valid for pod {pod}"
             )));
@@ -143,7 +151,7 @@ impl Pods for Node {
                 run.attempt,
             ),
             running: run.is_running(),
-            tty: spec.tty == Some(true),
+            tty: tty == Some(true),
         })
     }
 
@@ -193,6 +201,14 @@ impl Pods for Node {
                     .map_err(|e| Refusal::internal(chain(&e)))
             }),
         })
+    }
+
+    async fn attach(
+        &self,
+        container: &ContainerRef,
+        options: ExecOptions,
+    ) -> Result<Option<Session>, Refusal> {
+        attach::session(self.0.clone(), &container.id, &options).await
     }
 
     async fn netns(&self, namespace: &str, pod: &str) -> Result<Option<PathBuf>, Refusal> {
@@ -259,7 +275,13 @@ fn absent(entry: &Entry, pod: &str, container: &str, previous: bool) -> String {
         return format!("previous terminated container \"{container}\" in pod \"{pod}\" not found");
     }
     let status = entry.pod.status.as_ref();
-    let lists = status.map(|s| [&s.container_statuses, &s.init_container_statuses]);
+    let lists = status.map(|s| {
+        [
+            &s.container_statuses,
+            &s.init_container_statuses,
+            &s.ephemeral_container_statuses,
+        ]
+    });
     let mut all = lists.into_iter().flatten().flatten().flatten();
     let state = all
         .find(|s| s.name == container)

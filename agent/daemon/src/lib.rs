@@ -11,6 +11,7 @@
 //! containerd's labels, the pinned namespaces, the cgroups and the directories, all by pod UID.
 
 mod apply;
+mod attach;
 mod cleanup;
 mod config;
 mod container;
@@ -22,6 +23,7 @@ mod images;
 mod kill;
 mod network;
 mod node;
+mod objects;
 mod observe;
 mod outcome;
 mod probes;

@@ -43,10 +43,15 @@ impl Stream {
         }
     }
 
-    /// Appends an unfinished last line.
-    pub(crate) fn finish(&mut self, now: Timestamp, out: &mut Vec<u8>) {
+    /// Whether a line is unfinished.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Appends an unfinished line as a partial one, so that readers add no newline that never was.
+    pub(crate) fn flush(&mut self, now: Timestamp, out: &mut Vec<u8>) {
         if !self.pending.is_empty() {
-            self.write('F', now, out);
+            self.write('P', now, out);
         }
     }
 
@@ -68,7 +73,7 @@ mod tests {
         for piece in pieces {
             stream.feed(piece, Timestamp::UNIX_EPOCH, &mut out);
         }
-        stream.finish(Timestamp::UNIX_EPOCH, &mut out);
+        stream.flush(Timestamp::UNIX_EPOCH, &mut out);
         let text = String::from_utf8(out).expect("text");
         let parse = |line: &str| {
             let rest = line
@@ -87,7 +92,7 @@ mod tests {
         let table: [Row; 8] = [
             (&[b"one\ntwo\n"], &[('F', 3), ('F', 3)]),
             (&[b"on", b"e\n\n"], &[('F', 3), ('F', 0)]),
-            (&[b"no newline"], &[('F', 10)]),
+            (&[b"no newline"], &[('P', 10)]),
             (&[b""], &[]),
             (&[&long, b"\n"], &[('F', LONGEST)]),
             (&[&long, b"y\n"], &[('P', LONGEST), ('F', 1)]),
@@ -95,7 +100,7 @@ mod tests {
                 &[&longer, b"\nz\n"],
                 &[('P', LONGEST), ('P', LONGEST), ('F', 5), ('F', 1)],
             ),
-            (&[&long], &[('F', LONGEST)]),
+            (&[&long], &[('P', LONGEST)]),
         ];
         for (i, (pieces, expected)) in table.into_iter().enumerate() {
             assert_eq!(lines(pieces), expected, "case {i}");

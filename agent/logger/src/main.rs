@@ -3,14 +3,19 @@
 //! containerd's shim starts it as `keelson-logger log <file>` (from `binary://...?log=<file>`) with
 //! the container's stdout on descriptor 3, stderr on 4, and 5 to be closed when it is ready. It lives
 //! as long as the container's streams, whatever happens to the agent: one thread, one poll loop.
+//!
+//! `attach <socket>` lets others look on. `stdout <fifo> stderr <fifo>` reads those instead: the shim knows no
+//! standard input beside a logger without a terminal.
 
+mod attach;
 mod fds;
 mod file;
 mod line;
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -19,6 +24,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::read;
 
+use crate::attach::Attach;
 use crate::file::LogFile;
 use crate::line::{LONGEST, Stream};
 
@@ -39,12 +45,24 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
-    let path = log_path(std::env::args().skip(1)).ok_or_else(|| {
-        io::Error::other("usage: keelson-logger log FILE (started by containerd)")
+    let options = options(std::env::args().skip(1));
+    let path = options.get("log").ok_or_else(|| {
+        io::Error::other("usage: keelson-logger log FILE [attach SOCKET] [stdout FIFO stderr FIFO] (started by containerd)")
     })?;
-    let (stdout, stderr, ready) = fds::inherited()?;
-    let mut log = LogFile::create(path)?;
     let signals = signals()?;
+    let (stdout, stderr, ready) = match (options.get("stdout"), options.get("stderr")) {
+        // Opening waits for the writer, in the order in which the shim opens them.
+        (Some(out), Some(err)) => (File::open(out)?.into(), File::open(err)?.into(), None),
+        _ => {
+            let (stdout, stderr, ready) = fds::inherited()?;
+            (stdout, stderr, Some(ready))
+        }
+    };
+    let mut log = LogFile::create(path.into())?;
+    let mut attach = options
+        .get("attach")
+        .map(|path| Attach::listen(path.as_ref()))
+        .transpose()?;
     let mut sources = [("stdout", stdout), ("stderr", stderr)].map(|(name, fd)| Source {
         fd: Some(fd),
         stream: Stream::new(name),
@@ -54,7 +72,15 @@ fn run() -> io::Result<()> {
     let mut buffer = vec![0; LONGEST];
     let mut lines = Vec::with_capacity(4 * LONGEST);
     while sources.iter().any(|source| source.fd.is_some()) {
-        let (readable, signalled) = wait(&sources, &signals)?;
+        let Some((readable, signalled)) = wait(&sources, &signals, attach.as_ref())? else {
+            let now = jiff::Timestamp::now();
+            sources
+                .iter_mut()
+                .for_each(|s| s.stream.flush(now, &mut lines));
+            log.append(&lines);
+            lines.clear();
+            continue;
+        };
         if signalled {
             while let Ok(Some(signal)) = signals.read_signal() {
                 // The others are what ends an agent; the container's output goes on.
@@ -63,9 +89,13 @@ fn run() -> io::Result<()> {
                 }
             }
         }
-        for (source, readable) in sources.iter_mut().zip(readable) {
+        attach.iter_mut().for_each(Attach::accept);
+        for ((source, readable), number) in sources.iter_mut().zip(readable).zip(1..) {
             if readable {
-                take(source, &mut buffer, &mut lines);
+                let length = take(source, &mut buffer, &mut lines);
+                if let Some(attach) = &mut attach {
+                    attach.tell(number, buffer.get(..length).unwrap_or_default());
+                }
                 log.append(&lines);
                 lines.clear();
             }
@@ -74,10 +104,13 @@ fn run() -> io::Result<()> {
     Ok(())
 }
 
-/// The value after the word `log`.
-fn log_path(mut args: impl Iterator<Item = String>) -> Option<PathBuf> {
-    args.find(|arg| arg == "log")?;
-    args.next().map(PathBuf::from)
+/// Words in pairs, in any order: containerd sorts a URL's parameters as it likes.
+fn options(mut args: impl Iterator<Item = String>) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    while let (Some(name), Some(value)) = (args.next(), args.next()) {
+        found.insert(name, value);
+    }
+    found
 }
 
 /// Signals arrive through a descriptor, so that no handler has to interrupt anything.
@@ -98,13 +131,27 @@ fn signals() -> io::Result<SignalFd> {
     )?)
 }
 
-/// Which sources can be read (or have ended), and whether a signal came.
-fn wait(sources: &[Source; 2], signals: &SignalFd) -> io::Result<([bool; 2], bool)> {
+/// How long an unfinished line waits for its end, milliseconds. containerd's shim keeps the streams open until the
+/// dead container is removed, so the last words must not wait for the streams' end; and a prompt is shown.
+const PATIENCE: u8 = 20;
+
+/// Which sources can be read (or have ended), and whether a signal came. `None`: unfinished lines have waited enough.
+fn wait(
+    sources: &[Source; 2],
+    signals: &SignalFd,
+    attach: Option<&Attach>,
+) -> io::Result<Option<([bool; 2], bool)>> {
     let some = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
     let mut polled = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     let open = sources.iter().flat_map(|source| &source.fd);
     polled.extend(open.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
-    match poll(&mut polled, PollTimeout::NONE) {
+    polled.extend(attach.map(|a| PollFd::new(a.fd(), PollFlags::POLLIN)));
+    let timeout = match sources.iter().any(|s| s.stream.is_pending()) {
+        true => PollTimeout::from(PATIENCE),
+        false => PollTimeout::NONE,
+    };
+    match poll(&mut polled, timeout) {
+        Ok(0) => return Ok(None),
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno.into()),
     }
@@ -115,22 +162,24 @@ fn wait(sources: &[Source; 2], signals: &SignalFd) -> io::Result<([bool; 2], boo
     let readable = sources
         .each_ref()
         .map(|source| source.fd.is_some() && ready.next().unwrap_or_default());
-    Ok((readable, signalled))
+    Ok(Some((readable, signalled)))
 }
 
-/// Reads once and formats the lines that are complete; at the end also the one that is not.
-fn take(source: &mut Source, buffer: &mut [u8], lines: &mut Vec<u8>) {
-    let Some(fd) = &source.fd else { return };
+/// Reads once and formats the lines that are complete; at the end also the one that is not. How much was read.
+fn take(source: &mut Source, buffer: &mut [u8], lines: &mut Vec<u8>) -> usize {
+    let Some(fd) = &source.fd else { return 0 };
     let now = jiff::Timestamp::now();
     match read(fd, buffer) {
         Ok(length @ 1..) => {
             let bytes = buffer.get(..length).unwrap_or_default();
             source.stream.feed(bytes, now, lines);
+            return length;
         }
         Err(Errno::EINTR | Errno::EAGAIN) => {}
         Ok(_) | Err(_) => {
-            source.stream.finish(now, lines);
+            source.stream.flush(now, lines);
             source.fd = None;
         }
     }
+    0
 }

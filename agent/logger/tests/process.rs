@@ -54,7 +54,7 @@ fn it_outlives_what_ends_an_agent() {
         .lines()
         .map(|line| line.split_once('Z').unwrap().1)
         .collect();
-    assert_eq!(lines, [" stdout F one", " stdout F two"]);
+    assert_eq!(lines, [" stdout F one", " stdout P two"]);
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o640

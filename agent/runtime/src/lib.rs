@@ -32,7 +32,7 @@ mod sys;
 pub use auth::Auth;
 pub use cgroup::{PodResources, Qos};
 pub use config::Config;
-pub use container::{Container, State};
+pub use container::{Attached, Container, State};
 pub use error::{Error, PullKind};
 pub use events::{Events, RuntimeEvent};
 pub use exec::{ExecOptions, ExecOutput, ExecProcess, ExecSession, Stdin};

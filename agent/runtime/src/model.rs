@@ -77,6 +77,8 @@ pub struct ContainerSpec {
     pub tty: bool,
     /// Keep standard input open (empty until somebody attaches).
     pub stdin: bool,
+    /// Close standard input when the first who attached has gone.
+    pub stdin_once: bool,
     /// Value of `HOSTNAME` in the environment; the UTS namespace itself belongs to the sandbox.
     pub hostname: String,
     /// Namespaces to join or make.

@@ -142,6 +142,14 @@ fn labels(id: &str, spec: &ContainerSpec, image: &Image) -> HashMap<String, Stri
         (label::IMAGE_ID, image.id.clone()),
         (label::LOG, spec.log_path.display().to_string()),
         (label::TTY, spec.tty.to_string()),
+        (
+            label::STDIN,
+            match (spec.stdin, spec.stdin_once) {
+                (false, _) => String::new(),
+                (true, false) => "true".into(),
+                (true, true) => "once".into(),
+            },
+        ),
     ];
     let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
     spec.labels.clone().into_iter().chain(own).collect()

@@ -3,8 +3,10 @@
 mod create;
 mod facts;
 mod list;
+mod streams;
 mod task;
 
+pub use streams::Attached;
 pub(crate) use task::parse_signal;
 
 use std::collections::BTreeMap;
@@ -27,6 +29,8 @@ pub(crate) mod label {
     pub(crate) const IMAGE_ID: &str = "keelson.io/image-id";
     pub(crate) const LOG: &str = "keelson.io/log";
     pub(crate) const TTY: &str = "keelson.io/tty";
+    /// `true`, or `once`: closed after the first client.
+    pub(crate) const STDIN: &str = "keelson.io/stdin";
     pub(crate) const STARTED: &str = "keelson.io/started";
 }
 

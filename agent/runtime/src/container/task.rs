@@ -1,7 +1,6 @@
 //! The process side of a container: start, signal, remove.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
 use containerd_client::services::v1::{
@@ -53,28 +52,24 @@ impl Runtime {
     }
 
     async fn create_task(&self, object: &Object) -> Result<(), Error> {
-        let text = |key: &str| object.labels.get(key).map_or("", String::as_str);
-        let terminal = text(label::TTY) == "true";
-        let log = match text(label::LOG) {
-            "" => String::new(),
-            path => logger_uri(&self.config().logger, path),
-        };
-        let message = CreateTaskRequest {
+        let mut message = CreateTaskRequest {
             container_id: object.id.clone(),
             rootfs: self.rootfs(&object.snapshot_key).await?,
-            stderr: if terminal { String::new() } else { log.clone() },
-            stdout: log,
-            terminal,
             ..CreateTaskRequest::default()
         };
-        ask!(
+        let reader = self.streams(object, &mut message)?;
+        let made = ask!(
             self.client(),
             tasks.create(message),
             TASK,
             "create task of container",
             &object.id
-        )?;
-        Ok(())
+        );
+        if let (Err(_), Some(mut reader)) = (&made, reader) {
+            // It would wait for a writer for ever.
+            let _ = reader.start_kill();
+        }
+        made.map(drop)
     }
 
     /// The start time outlives the process only here.
@@ -146,6 +141,7 @@ impl Runtime {
         );
         errors.note(or_absent(deleted));
         errors.note(self.remove_snapshot(id).await);
+        errors.note(self.forget_streams(id));
         errors.finish()
     }
 
@@ -213,20 +209,6 @@ pub(crate) fn parse_signal(text: &str) -> Result<u32, Error> {
     Ok(signal as u32)
 }
 
-/// containerd starts `binary://<path>?<key>=<value>` as `<path> <key> <value>`.
-fn logger_uri(logger: &Path, log: &str) -> String {
-    let escape = |text: &str, keep: &str| -> String {
-        text.bytes()
-            .map(|byte| match char::from(byte) {
-                c if c.is_ascii_alphanumeric() || keep.contains(c) => c.to_string(),
-                _ => format!("%{byte:02X}"),
-            })
-            .collect()
-    };
-    let path = escape(&logger.display().to_string(), "/-_.~");
-    format!("binary://{path}?log={}", escape(log, "/-_.~"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,14 +230,5 @@ mod tests {
         ] {
             assert_eq!(parse_signal(text).ok(), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn log_paths_are_escaped() {
-        let uri = logger_uri(Path::new("/opt/k l/logger"), "/var/log/a&b=c/0.log");
-        assert_eq!(
-            uri,
-            "binary:///opt/k%20l/logger?log=/var/log/a%26b%3Dc/0.log"
-        );
     }
 }
