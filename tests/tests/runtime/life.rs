@@ -7,15 +7,15 @@ use keelson_tests::{Bed, eventually};
 
 use crate::volumes::{has_lines, run};
 
-fn pod(bed: &Bed, name: &str, spec: &str) {
+pub(crate) fn pod(bed: &Bed, name: &str, spec: &str) {
     bed.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{terminationGracePeriodSeconds: 1, {spec}}}\n"));
 }
 
-fn status(bed: &Bed, name: &str, path: &str) -> String {
+pub(crate) fn status(bed: &Bed, name: &str, path: &str) -> String {
     bed.kubectl(&format!("get pod {name} -o jsonpath='{{.status.{path}}}'"))
 }
 
-fn until(bed: &Bed, name: &str, path: &str, wanted: impl Fn(&str) -> bool) {
+pub(crate) fn until(bed: &Bed, name: &str, path: &str, wanted: impl Fn(&str) -> bool) {
     eventually(&format!("{path} of {name}"), secs(90), || {
         let now = status(bed, name, path);
         anyhow::ensure!(

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod conform;
 mod images;
 mod life;
 mod volumes;
@@ -17,9 +18,17 @@ fn pods() {
         volumes::environment(&bed)
     });
     suite.step("volumes and who may read them", || volumes::volumes(&bed));
-    suite.step("configMap volumes follow, begin", || {
-        volumes::follow_begin(&bed)
+    suite.step("files of the API's objects follow", || {
+        conform::follow(&bed)
     });
+    suite.step("emptyDir modes", || conform::empty_dirs(&bed));
+    suite.step("subPath", || conform::sub_paths(&bed));
+    suite.step("termination messages", || conform::messages(&bed));
+    suite.step("hosts, names and services", || conform::hosts(&bed));
+    suite.step("deadline and image can change", || conform::updates(&bed));
+    suite.step("what the node refuses", || conform::refused(&bed));
+    suite.step("ephemeral containers", || conform::debug(&bed));
+    suite.step("attach: input and terminal", || conform::attach(&bed));
     suite.step("a missing Secret is waited for", || volumes::missing(&bed));
     suite.step("bound tokens are projected and follow the pod", || {
         volumes::tokens(&bed)
@@ -51,9 +60,6 @@ fn pods() {
         workloads::stateful_sets(&bed)
     });
     suite.step("workloads: DaemonSets", || workloads::daemon_sets(&bed));
-    suite.step("configMap volumes follow, end", || {
-        volumes::follow_end(&bed)
-    });
     suite.step("the node says what it has", || images::node(&bed));
     suite.done();
 }

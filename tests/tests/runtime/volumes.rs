@@ -160,24 +160,6 @@ fn shell(bed: &Bed, name: &str, volume: &str) {
     ));
 }
 
-/// Begins early: how soon a file follows is the agent's to say.
-pub(crate) fn follow_begin(bed: &Bed) {
-    bed.kubectl("create cm follows --from-literal=a=old");
-    shell(bed, "follows", "{name: v, configMap: {name: follows}}");
-    assert_eq!(bed.kubectl("exec follows -- cat /v/a"), "old");
-    bed.kubectl("patch cm follows --type=merge -p '{\"data\":{\"a\":\"new\",\"b\":\"more\"}}'");
-}
-
-/// Watched, or looked at each minute: both are allowed.
-pub(crate) fn follow_end(bed: &Bed) {
-    eventually("the file follows", secs(120), || {
-        let now = bed.kubectl("exec follows -- sh -c 'cat /v/a /v/b || true'");
-        anyhow::ensure!(now == "newmore", "{now}");
-        Ok(())
-    });
-    bed.kubectl("delete pod follows");
-}
-
 pub(crate) fn missing(bed: &Bed) {
     // What is missing is said, and waited for.
     bed.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: waits}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers: [{{name: c, image: {ECHO}, envFrom: [{{secretRef: {{name: later}}}}]}}]\n"));
