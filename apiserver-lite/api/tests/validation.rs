@@ -679,6 +679,16 @@ fn changes_of_jobs() {
 }
 
 #[test]
+fn only_bound_claims_grow() {
+    let claim = |size: &str, phase: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}, "status": {"phase": phase}});
+    for (phase, fine) in [("Pending", false), ("Bound", true)] {
+        let (new, old) = (claim("2Gi", phase), claim("1Gi", phase));
+        let says = wrong_update("persistentvolumeclaims", &new, &old);
+        assert_eq!(says.is_empty(), fine, "{phase}: {says:?}");
+    }
+}
+
+#[test]
 fn quotas_and_ingress_classes() {
     let quota = |spec: Value| json!({"metadata": {"name": "q", "namespace": "n"}, "spec": spec});
     let rows: &[(Value, &[&str])] = &[

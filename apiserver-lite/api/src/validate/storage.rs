@@ -53,8 +53,11 @@ pub(crate) fn persistent_volume_claim_update(new: &Value, old: &Value) -> Vec<Ca
     check_update(new, old, |new, old, errs| {
         let fixed = |at: &At<'_>| {
             let mut spec = at.child("spec").value.clone();
-            for field in ["resources", "volumeName", "volumeAttributesClassName"] {
-                json::remove(&mut spec, field);
+            json::remove(&mut spec, "volumeName");
+            // Only what is bound can grow.
+            if old.child("status.phase").text() == "Bound" {
+                json::remove(&mut spec, "resources");
+                json::remove(&mut spec, "volumeAttributesClassName");
             }
             // A class may be filled in once, when a default class appears (KEP-3333).
             if old.child("spec.storageClassName").value.is_null() {
