@@ -87,6 +87,9 @@ pub struct Strategy {
     pub grace: Option<fn(obj: &Value, asked: Option<i64>) -> i64>,
     /// Name checks: `None` means a DNS-1123 subdomain.
     pub valid_name: Option<NameCheck>,
+    /// What the object owns outlives it unless the deletion says otherwise, and the user is told so (of kinds that are
+    /// older than garbage collection).
+    pub orphans: bool,
     /// A create by PUT or apply on a name that does not exist is allowed for PUT (Lease, Event, Node...).
     pub create_on_update: bool,
 }

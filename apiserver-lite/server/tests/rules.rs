@@ -270,3 +270,33 @@ async fn versions_that_share_objects_answer_in_their_own_form() {
     let (_, new) = c.get(&path.replace("v1/", "v2/")).await;
     assert_eq!(new["spec"]["metrics"][0]["resource"]["name"], "cpu");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_leave_their_pods_unless_told_otherwise() {
+    let bed = bed().await;
+    let c = bed.admin();
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let spec = json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}});
+    for (options, finalizer) in [
+        (json!({}), Some("orphan")),
+        (json!({"propagationPolicy": "Background"}), None),
+        (
+            json!({"propagationPolicy": "Foreground"}),
+            Some("foregroundDeletion"),
+        ),
+    ] {
+        let job = json!({"metadata": {"name": "j"}, "spec": spec});
+        assert_eq!(c.post(jobs, job).await.0, 201);
+        let path = format!("{jobs}/j");
+        let (code, gone) = c.delete(&path, options.clone()).await;
+        assert_eq!(code, 200, "{gone}");
+        assert_eq!(
+            gone["metadata"]["finalizers"][0].as_str(),
+            finalizer,
+            "{options}"
+        );
+        let free = json!({"metadata": {"finalizers": null}});
+        c.patch(&path, "merge-patch+json", free).await;
+        assert_eq!(c.get(&path).await.0, 404);
+    }
+}

@@ -28,6 +28,7 @@ pub(crate) const GENERIC: Strategy = Strategy {
     no_generation: false,
     grace: None,
     valid_name: None,
+    orphans: false,
     create_on_update: false,
 };
 
@@ -184,6 +185,7 @@ pub(crate) const REPLICA_SET: Strategy = Strategy {
     ..WITH_STATUS
 };
 pub(crate) const REPLICATION_CONTROLLER: Strategy = Strategy {
+    orphans: true,
     default: Some(defaults::replication_controller),
     prepare_create: Some(|v| json::set(v, "status", json!({"replicas": 0}))),
     validate: Some(validate::replication_controller),
@@ -215,6 +217,7 @@ pub(crate) const CONTROLLER_REVISION: Strategy = Strategy {
     ..PLAIN
 };
 pub(crate) const JOB: Strategy = Strategy {
+    orphans: true,
     default: Some(defaults::job),
     prepare_create: Some(batch::prepare_create),
     validate: Some(validate::job),

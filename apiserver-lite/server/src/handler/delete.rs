@@ -157,6 +157,13 @@ async fn options(ctx: &Ctx, body: Body) -> Result<Options, Status> {
         from_body(&mut options, &decode::parse(&ctx.content_type, &bytes)?)?;
     }
     check(&options)?;
+    if ctx.row.strategy.orphans && options.propagation.is_none() {
+        ctx.warn([format!(
+            "child pods are preserved by default when {} are deleted; set propagationPolicy=Background to remove them \
+             or set propagationPolicy=Orphan to suppress this warning",
+            ctx.row.plural
+        )]);
+    }
     Ok(options)
 }
 
@@ -314,7 +321,7 @@ fn decide(row: &Resource, old: &Value, options: &Options, now: Timestamp) -> Ver
         .and_then(Value::as_i64)
         .unwrap_or(0);
     let grace = if began { grace.min(current) } else { grace };
-    let finalizers = wanted_finalizers(old, options);
+    let finalizers = wanted_finalizers(row, old, options);
     let namespace = row.group.is_empty() && row.plural == "namespaces";
     let held =
         !finalizers.is_empty() || (namespace && !object::items(old, "/spec/finalizers").is_empty());
@@ -358,13 +365,16 @@ fn mark(new: &mut Value, old: &Value, began: bool, grace: i64, current: i64, now
     }
 }
 
-fn wanted_finalizers(old: &Value, options: &Options) -> Vec<String> {
+fn wanted_finalizers(row: &Resource, old: &Value, options: &Options) -> Vec<String> {
     let mut list: Vec<String> = object::finalizers(old)
         .into_iter()
         .map(str::to_owned)
         .collect();
-    let Some(policy) = options.propagation.as_deref() else {
-        return list;
+    let decided = list.iter().any(|f| f == ORPHAN || f == FOREGROUND);
+    let policy = match options.propagation.as_deref() {
+        Some(policy) => policy,
+        None if row.strategy.orphans && !decided => "Orphan",
+        None => return list,
     };
     list.retain(|f| f != ORPHAN && f != FOREGROUND);
     match policy {
