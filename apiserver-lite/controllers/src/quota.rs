@@ -80,6 +80,8 @@ impl Controller for Quotas {
         let Some(quota) = self.caches.quotas.get(key) else {
             return Ok(Outcome::default());
         };
+        // Half a picture would tell too little.
+        self.collector.complete().await;
         let namespace = key.namespace.as_str();
         let said = json!(*quota);
         let c = &self.caches;

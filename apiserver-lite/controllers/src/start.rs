@@ -6,7 +6,6 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use ipnet::IpNet;
 use kube::Client;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::aggregation::Aggregation;
@@ -185,11 +184,9 @@ async fn collect(
     client: Client,
     shutdown: CancellationToken,
 ) {
-    let (sender, mut ready) = watch::channel(false);
     let working = async {
-        if ready.wait_for(|r| *r).await.is_ok() {
-            runner::run(collector.clone(), client, work, 4, shutdown).await;
-        }
+        collector.complete().await;
+        runner::run(collector.clone(), client, work, 4, shutdown).await;
     };
-    tokio::join!(collector.clone().watch(sender), working);
+    tokio::join!(collector.clone().watch(), working);
 }

@@ -2,6 +2,7 @@
 
 mod placement;
 mod plan;
+mod update;
 
 use std::sync::Arc;
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::placement::{bind, fits, node_of};
+use super::update::{Step, Update};
 use crate::action::{Action, Target};
 use crate::claim::claim;
 use crate::owner::controls;
@@ -32,11 +32,11 @@ pub struct Around {
 }
 
 /// A node, whether it should have a pod, and the pods it has, oldest first.
-struct Place<'a> {
-    node: &'a str,
-    wanted: bool,
+pub(super) struct Place<'a> {
+    pub(super) node: &'a str,
+    pub(super) wanted: bool,
     may_stay: bool,
-    pods: Vec<&'a Pod>,
+    pub(super) pods: Vec<&'a Pod>,
 }
 
 /// Decides for a DaemonSet.
@@ -73,12 +73,17 @@ pub fn plan(set: &DaemonSet, around: &Around, now: Timestamp) -> Outcome {
     }
     let mut wake = None;
     if set.metadata.deletion_timestamp.is_none() {
-        let (placed, retry) = manage(set, spec, &places, hash, now);
+        let update = Update::new(spec, &places, hash, &well);
+        let make = |node: &str| create(set, spec, node, hash);
+        let (placed, retry) = manage(set, &places, &update, &make, now);
         let settled = placed.is_empty();
         wake = retry;
         actions.extend(placed);
         if settled {
-            actions.extend(replace(spec, &places, hash, &well));
+            actions.extend(update.steps(&places).into_iter().map(|step| match step {
+                Step::Delete(pod) => Action::delete(Target::of(pod)),
+                Step::Create(node) => make(node),
+            }));
         }
         let limit = spec.revision_history_limit;
         actions.extend(revision::clean_up(
@@ -138,9 +143,9 @@ fn places<'a>(
 /// One pod where one is wanted, none where none may stay; and in how many seconds an ended one may be made anew.
 fn manage(
     set: &DaemonSet,
-    spec: &DaemonSetSpec,
     places: &[Place<'_>],
-    hash: &str,
+    update: &Update<'_>,
+    make: &dyn Fn(&str) -> Action,
     now: Timestamp,
 ) -> (Vec<Action>, Option<i64>) {
     let (mut actions, mut wake) = (Vec::new(), None);
@@ -154,7 +159,7 @@ fn manage(
         if !place.may_stay {
             actions.extend(place.pods.iter().filter_map(|p| delete(p)));
         } else if place.pods.is_empty() && place.wanted {
-            actions.push(create(set, spec, place.node, hash));
+            actions.push(make(place.node));
         } else {
             // An ended one is made anew when it is gone.
             for pod in ended {
@@ -166,10 +171,10 @@ fn manage(
                     actions.extend([tell(set, pod, place.node), delete]);
                 }
             }
-            let here = living
-                .iter()
-                .filter(|p| p.metadata.deletion_timestamp.is_none());
-            actions.extend(here.skip(1).filter_map(|p| delete(p)));
+            let here = living.into_iter();
+            let here = here.filter(|p| p.metadata.deletion_timestamp.is_none());
+            let surplus = update.superfluous(&here.collect::<Vec<_>>());
+            actions.extend(surplus.into_iter().filter_map(delete));
         }
     }
     (actions, wake)
@@ -199,54 +204,6 @@ fn tell(set: &DaemonSet, pod: &Pod, node: &str) -> Action {
         reason,
         message: format!("Found {what} daemon pod {name} on node {node}, will try to {verb} it"),
     }
-}
-
-/// Deletes pods of older revisions: those that are not well at once, others as far as availability allows.
-fn replace(
-    spec: &DaemonSetSpec,
-    places: &[Place<'_>],
-    hash: &str,
-    well: &dyn Fn(&Pod) -> bool,
-) -> Vec<Action> {
-    let strategy = spec.update_strategy.as_ref();
-    if strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete") {
-        return Vec::new();
-    }
-    let wanted: Vec<&Place<'_>> = places.iter().filter(|p| p.wanted).collect();
-    let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
-    let mut room = match rolling.and_then(|r| r.max_unavailable.as_ref()) {
-        Some(IntOrString::Int(n)) => usize::try_from(*n).unwrap_or(1),
-        Some(IntOrString::String(s)) => {
-            let percent: usize = s.trim_end_matches('%').parse().unwrap_or(0);
-            (wanted.len() * percent).div_ceil(100)
-        }
-        None => 1,
-    }
-    .max(1);
-    let mut actions = Vec::new();
-    let mut candidates = Vec::new();
-    for place in wanted {
-        let old = |p: &&&Pod| p.labels().get(HASH).is_none_or(|h| h != hash);
-        let first = place.pods.iter().find(|p| !failed_now(p));
-        match first.filter(old) {
-            Some(pod) if pod.metadata.deletion_timestamp.is_none() => match well(pod) {
-                true => candidates.push(*pod),
-                false => {
-                    actions.push(Action::delete(Target::of(*pod)));
-                    room = room.saturating_sub(1);
-                }
-            },
-            _ if first.is_some_and(|p| well(p)) => {}
-            _ => room = room.saturating_sub(1),
-        }
-    }
-    actions.extend(
-        candidates
-            .iter()
-            .take(room)
-            .map(|p| Action::delete(Target::of(*p))),
-    );
-    actions
 }
 
 fn status(

@@ -135,6 +135,10 @@ fn pods_are_kept_and_replaced() {
         v["spec"]["updateStrategy"] =
             json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "50%"}})
     };
+    let beside: Edit = |v| {
+        v["spec"]["updateStrategy"] =
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}})
+    };
     let by_hand: Edit = |v| v["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
     let rows: &[(&str, Edit, &[&str], &str)] = &[
         ("content", same, &["p@a", "q@b", "r@c"], ""),
@@ -164,6 +168,36 @@ fn pods_are_kept_and_replaced() {
             "-q",
         ),
         ("half of them", two, &["p@a'", "q@b'", "r@c'"], "-p -q"),
+        (
+            "a new one beside an old one",
+            beside,
+            &["p@a'", "q@b'", "r@c'"],
+            "+a",
+        ),
+        (
+            "it is waited for",
+            beside,
+            &["p@a'", "pp@a-", "q@b'", "r@c'"],
+            "",
+        ),
+        (
+            "then the old one goes",
+            beside,
+            &["p@a'", "pp@a", "q@b'", "r@c'"],
+            "-p",
+        ),
+        (
+            "and the next comes",
+            beside,
+            &["pp@a", "q@b'", "r@c'"],
+            "+b",
+        ),
+        (
+            "beside one that is not well at once",
+            beside,
+            &["p@a'-", "q@b'-", "r@c'"],
+            "+a +b +c",
+        ),
         (
             "when deleted by hand only",
             by_hand,

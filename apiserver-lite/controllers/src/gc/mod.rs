@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::{Client, ResourceExt};
+use tokio::sync::watch;
 
 use crate::informer::Key;
 use crate::runner::{Controller, Outcome, Work};
@@ -34,6 +35,7 @@ pub struct GarbageCollector {
     kinds: RwLock<Kinds>,
     work: Work,
     told: OnceLock<Told>,
+    ready: watch::Sender<bool>,
 }
 
 /// Hears of the kind and namespace of objects that came or went.
@@ -52,6 +54,7 @@ impl GarbageCollector {
             kinds: RwLock::default(),
             work: work.clone(),
             told: OnceLock::new(),
+            ready: watch::Sender::new(false),
         };
         (Arc::new(it), work)
     }
@@ -61,6 +64,12 @@ impl GarbageCollector {
         if self.told.set(Box::new(told)).is_err() {
             tracing::error!("only one may hear of all objects");
         }
+    }
+
+    /// Waits until all kinds that were there at first are known.
+    pub async fn complete(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.ready.subscribe().wait_for(|r| *r).await;
     }
 
     /// How many objects of a kind a namespace has.

@@ -34,9 +34,9 @@ impl Drop for Monitor {
 }
 
 impl GarbageCollector {
-    /// Watches all kinds for ever. `ready` becomes true when all that were there at first are known: a graph with
-    /// holes would let owners go too early.
-    pub async fn watch(self: Arc<Self>, ready: watch::Sender<bool>) {
+    /// Watches all kinds for ever. It is [complete](Self::complete) when all that were there at first are known: a graph
+    /// with holes would let owners go too early.
+    pub async fn watch(self: Arc<Self>) {
         let mut monitors: HashMap<String, Monitor> = HashMap::new();
         loop {
             let kinds = match discover(&self.client).await {
@@ -48,7 +48,7 @@ impl GarbageCollector {
                 }
             };
             self.adapt(&mut monitors, kinds);
-            if !*ready.borrow() {
+            if !*self.ready.borrow() {
                 let all = monitors.values().map(|m| {
                     let mut synced = m.synced.clone();
                     async move { drop(synced.wait_for(|s| *s).await) }
@@ -57,7 +57,7 @@ impl GarbageCollector {
                 if tokio::time::timeout(PATIENCE, all).await.is_err() {
                     tracing::warn!("some kinds cannot be listed, collecting garbage without them");
                 }
-                ready.send_replace(true);
+                self.ready.send_replace(true);
             }
             tokio::time::sleep(DISCOVER).await;
         }

@@ -303,9 +303,16 @@ fn a_count_that_falls_to_none_is_taken_out_of_the_status() {
 #[test]
 fn a_stuck_rollout_shrinks_to_its_surge() {
     let two = deployment(|v| v["spec"]["replicas"] = json!(2));
-    let mut sets = vec![set("old", "i:1", 3, 2, 1), set("new", "i:2", 2, 0, 2)];
+    // With 1 new pod the new set keeps its size: only its note is written, and must not outlive a change of the size.
+    for new in [2, 1] {
+        stuck(&two, new);
+    }
+}
+
+fn stuck(two: &Deployment, new: i32) {
+    let mut sets = vec![set("old", "i:1", 3, 2, 1), set("new", "i:2", new, 0, 2)];
     for _ in 0..5 {
-        let outcome = plan(&two, &sets, 0, now());
+        let outcome = plan(two, &sets, 0, now());
         let first = outcome.actions.iter().find_map(|a| match a {
             Action::Patch {
                 target,
