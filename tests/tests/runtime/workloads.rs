@@ -105,6 +105,14 @@ pub(crate) fn cron_jobs(bed: &Bed) {
     bed.kubectl("create job by-hand --from=cronjob/yearly");
     bed.kubectl("wait job by-hand --for=condition=complete --timeout=60s");
     assert_eq!(bed.kubectl("logs job/by-hand").trim(), "made");
+    bed.kubectl(&format!(
+        "create cronjob tick --schedule='@every 1s' --image={ECHO} -- true"
+    ));
+    let status = |field: &str| format!("get cronjob tick -o jsonpath='{{.status.{field}}}'");
+    bed.wait_contains(&status("lastSuccessfulTime"), "T");
+    assert!(bed.kubectl(&status("lastScheduleTime")).contains('T'));
+    bed.wait_contains("describe cronjob tick", "SawCompletedJob");
+    bed.kubectl("delete cronjob tick");
     let refused = bed.refused(
         &format!("create cronjob no --schedule='61 * * * *' --image={ECHO}"),
         "",
