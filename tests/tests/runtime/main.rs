@@ -60,6 +60,12 @@ fn pods() {
         workloads::stateful_sets(&bed)
     });
     suite.step("workloads: DaemonSets", || workloads::daemon_sets(&bed));
+    suite.step("workloads: a stuck rollout shrinks", || {
+        workloads::stuck(&bed)
+    });
+    suite.step("workloads: refused pods are made anew", || {
+        workloads::refused_pods(&bed)
+    });
     suite.step("the node says what it has", || images::node(&bed));
     suite.done();
 }

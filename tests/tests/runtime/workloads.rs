@@ -240,3 +240,44 @@ pub(crate) fn daemon_sets(bed: &Bed) {
     bed.kubectl("delete ds ds --timeout=30s");
     bed.wait_for("get pods -l app=ds --no-headers | wc -l", "0");
 }
+
+pub(crate) fn stuck(bed: &Bed) {
+    let template = template("stuck", "sleep 1000").replace("RESTART", "Always");
+    bed.apply(&format!("apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: stuck}}\nspec:\n  replicas: 2\n  selector: {{matchLabels: {{app: stuck}}}}\n{template}"));
+    bed.kubectl("rollout status deploy/stuck --timeout=60s");
+    bed.kubectl("set image deploy/stuck *=keelson.test/none:1");
+    bed.wait_for("get deploy stuck -o jsonpath='{.status.replicas}'", "3");
+    bed.kubectl("scale deploy stuck --replicas=4");
+    bed.kubectl("scale deploy stuck --replicas=2");
+    bed.wait_for("get deploy stuck -o jsonpath='{.status.replicas}'", "3");
+    bed.kubectl("delete deploy stuck");
+    bed.wait_for("get pods -l app=stuck --no-headers | wc -l", "0");
+}
+
+/// A node refuses a pod whose port is taken: the set makes it anew until the port is free.
+pub(crate) fn refused_pods(bed: &Bed) {
+    let pod = "nodeName: n1\n      terminationGracePeriodSeconds: 0\n      containers:\n      - {name: c, image: 'keelson.test/echo:1', ports: [{hostPort: 21017, containerPort: 21017}]}";
+    let alone = pod.replace("\n    ", "\n");
+    bed.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: first}}\nspec:\n  {alone}\n"
+    ));
+    bed.kubectl("wait pod first --for=condition=Ready --timeout=60s");
+    bed.apply(&format!("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: port}}\nspec:\n  serviceName: x\n  selector: {{matchLabels: {{app: port}}}}\n  template:\n    metadata: {{labels: {{app: port}}}}\n    spec:\n      {pod}\n"));
+    let uid = || {
+        let uid = bed
+            .try_kubectl("get pod port-0 -o jsonpath='{.metadata.uid}'")
+            .out;
+        anyhow::ensure!(!uid.is_empty(), "no pod");
+        Ok(uid)
+    };
+    let refused = eventually("a first try", secs(30), uid);
+    eventually("another try", secs(30), || {
+        let now = uid()?;
+        anyhow::ensure!(now != refused, "{now}");
+        Ok(())
+    });
+    bed.kubectl("delete pod first");
+    bed.kubectl("rollout status sts/port --timeout=60s");
+    bed.kubectl("delete sts port");
+    bed.wait_for("get pods -l app=port --no-headers | wc -l", "0");
+}
