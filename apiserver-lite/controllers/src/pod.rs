@@ -46,6 +46,16 @@ pub fn available(pod: &Pod, min_ready_seconds: i64, now: Timestamp) -> bool {
             || age_of_readiness(pod, now).is_some_and(|age| age >= min_ready_seconds))
 }
 
+/// A pod that ended at once, as a node refused it, is not made anew sooner than so many seconds after it was made.
+const RETRY: i64 = 5;
+
+/// For how many seconds an ended pod is left alone before it is made anew.
+pub fn retry_in(pod: &Pod, now: Timestamp) -> Option<i64> {
+    let made = pod.creation_timestamp().map_or(now, |t| t.0);
+    let left = made.as_second() + RETRY - now.as_second();
+    (left > 0).then_some(left)
+}
+
 /// A pod of a template, controlled by `owner`, to be named by the server.
 pub fn child<P: Resource<DynamicType = ()>>(owner: &P, template: Option<&PodTemplateSpec>) -> Pod {
     let meta = template

@@ -13,12 +13,9 @@ use super::update::{Step, Update};
 use crate::action::{Action, Target};
 use crate::claim::claim;
 use crate::owner::controls;
-use crate::pod::{active, age_of_readiness, available, child, failed_now, is_ready};
+use crate::pod::{active, age_of_readiness, available, child, failed_now, is_ready, retry_in};
 use crate::revision::{self, HASH};
 use crate::runner::Outcome;
-
-/// At most one pod in so many seconds is made on a node that refuses it, or on which it fails.
-const RETRY: i64 = 5;
 
 /// What there is.
 #[derive(Default)]
@@ -163,9 +160,7 @@ fn manage(
         } else {
             // An ended one is made anew when it is gone.
             for pod in ended {
-                let made = pod.creation_timestamp().map_or(now, |t| t.0);
-                let left = made.as_second() + RETRY - now.as_second();
-                if left > 0 {
+                if let Some(left) = retry_in(pod, now) {
                     wake = wake.into_iter().chain([left]).min();
                 } else if let Some(delete) = delete(pod) {
                     actions.extend([tell(set, pod, place.node), delete]);

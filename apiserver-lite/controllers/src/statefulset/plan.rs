@@ -15,7 +15,7 @@ use super::identity;
 use crate::action::{Action, Target};
 use crate::claim::claim;
 use crate::owner::controls;
-use crate::pod::{active, age_of_readiness, available, failed_now, is_ready};
+use crate::pod::{active, age_of_readiness, available, failed_now, is_ready, retry_in};
 use crate::revision::{self, HASH};
 use crate::runner::Outcome;
 
@@ -141,7 +141,7 @@ impl Plan<'_> {
         for ordinal in self.range() {
             match self.own.get(&ordinal) {
                 None => actions.extend(self.create(ordinal)),
-                Some(pod) if failed_now(pod) && pod.metadata.deletion_timestamp.is_none() => {
+                Some(pod) if self.is_over(pod) && retry_in(pod, self.now).is_none() => {
                     actions.push(Action::delete(Target::of(*pod)));
                 }
                 Some(pod) if self.is_well(pod) => continue,
@@ -264,13 +264,20 @@ impl Plan<'_> {
         }
     }
 
-    /// A ready pod becomes available without an event.
+    /// Ended, and nobody deletes it.
+    fn is_over(&self, pod: &Pod) -> bool {
+        failed_now(pod) && pod.metadata.deletion_timestamp.is_none()
+    }
+
+    /// A ready pod becomes available, and an ended one may be made anew, without an event.
     fn soon(&self) -> Option<Duration> {
         let ready = self.own.values().filter(|p| is_ready(p));
         let left = ready
             .filter_map(|p| age_of_readiness(p, self.now))
             .map(|age| self.min_ready() - age);
+        let ended = self.own.values().filter(|p| self.is_over(p));
         left.filter(|l| *l > 0)
+            .chain(ended.filter_map(|p| retry_in(p, self.now)))
             .min()
             .map(|s| Duration::from_secs(s.unsigned_abs()))
     }

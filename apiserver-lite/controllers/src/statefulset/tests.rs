@@ -31,7 +31,7 @@ fn revision(image: &str) -> (Arc<ControllerRevision>, String) {
     (Arc::new(revision), name)
 }
 
-/// `0`: well; `0-`: not ready; `0x`: failed; `0~`: being deleted; `0'`: of the old revision.
+/// `0`: well; `0*`: made just now; `0-`: not ready; `0x`: failed; `0~`: being deleted; `0'`: of the old revision.
 fn pod(text: &str, new: &str, old: &str) -> Arc<Pod> {
     let ordinal: String = text.chars().take_while(char::is_ascii_digit).collect();
     let has = |c| text.contains(c);
@@ -41,7 +41,8 @@ fn pod(text: &str, new: &str, old: &str) -> Arc<Pod> {
     );
     let gone = has('~').then_some("2026-01-01T00:00:00Z");
     let hash = if has('\'') { old } else { new };
-    Arc::new(from_value(json!({"metadata": {"name": format!("db-{ordinal}"), "namespace": "d", "deletionTimestamp": gone,
+    let made = has('*').then(Timestamp::now).unwrap_or_default();
+    Arc::new(from_value(json!({"metadata": {"name": format!("db-{ordinal}"), "namespace": "d", "creationTimestamp": made.to_string(), "deletionTimestamp": gone,
             "labels": {"app": "db", HASH: hash},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u", "controller": true}]},
         "spec": {"containers": []}, "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready,
@@ -94,6 +95,7 @@ fn one_after_the_other() {
             &["0", "1x", "2"],
             "-db-1",
         ),
+        ("not again at once", same, &["0", "1x*", "2"], ""),
         ("a gap is filled first", same, &["0", "2"], "+db-1"),
         ("the last goes first", one, &["0", "1", "2"], "-db-2"),
         ("and is waited for", one, &["0", "1", "2~"], ""),
