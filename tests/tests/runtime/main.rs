@@ -66,6 +66,9 @@ fn pods() {
     suite.step("workloads: refused pods are made anew", || {
         workloads::refused_pods(&bed)
     });
+    suite.step("workloads: a Job counts right over kill -9", || {
+        workloads::killed(&bed)
+    });
     suite.step("the node says what it has", || images::node(&bed));
     suite.done();
 }

@@ -281,3 +281,32 @@ pub(crate) fn refused_pods(bed: &Bed) {
     bed.kubectl("delete sts port");
     bed.wait_for("get pods -l app=port --no-headers | wc -l", "0");
 }
+
+/// The server and the node's agent are killed in the midst of a Job: no success is lost, none counts twice.
+pub(crate) fn killed(bed: &Bed) {
+    bed.apply(&job(
+        "many",
+        "completions: 12\n  parallelism: 4",
+        "sleep 0.3",
+    ));
+    eventually("some are done", secs(60), || {
+        let now = bed.kubectl("get job many -o jsonpath='{.status.succeeded}'");
+        anyhow::ensure!(now.parse::<u32>()? >= 3, "{now}");
+        Ok(())
+    });
+    bed.server().kill();
+    bed.server().start_again();
+    bed.wait_ready();
+    bed.kubectl("wait job many --for=condition=complete --timeout=90s");
+    let status = get(bed, "job many")["status"].clone();
+    assert_eq!(
+        (&status["succeeded"], &status["failed"]),
+        (&12.into(), &Value::Null),
+        "{status}"
+    );
+    let ended =
+        bed.kubectl("get pods -l job-name=many --field-selector=status.phase=Succeeded -o name");
+    assert_eq!(ended.lines().count(), 12, "as many as are counted: {ended}");
+    bed.kubectl("delete job many");
+    bed.wait_for("get pods -l job-name --no-headers | wc -l", "0");
+}
