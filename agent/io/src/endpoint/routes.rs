@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::auth::{self, Guard};
 use super::lines::{Query, Selection};
 use super::upgrade::{self, Agreed, Upgrade};
-use super::{Config, ExecOptions, Refusal, exec, figures, forward, logs};
+use super::{Config, ExecOptions, Refusal, exec, figures, forward, logs, websocket};
 
 type App = State<Arc<Config>>;
 type Names = Path<(String, String, String)>;
@@ -82,6 +82,7 @@ async fn container_logs(
     State(app): App,
     Path((ns, pod, name)): Names,
     UrlQuery(query): UrlQuery<Query>,
+    request: Request,
 ) -> Result<Response, Refusal> {
     let selection = Selection::new(&query, jiff::Timestamp::now())?;
     let container = app.pods.container(&ns, &pod, &name, query.previous).await?;
@@ -97,6 +98,14 @@ async fn container_logs(
             tracing::warn!(log = %path.display(), error = %e, "endpoint: container log");
         }
     });
+    if upgrade::is_websocket(request.headers()) {
+        let upgrade = Upgrade::new(request, &upgrade::LOG)?;
+        return Ok(upgrade.spawn(|agreed, io| async move {
+            if let Agreed::WebSocket(protocol) = agreed {
+                websocket::send_all(io, protocol, receive).await;
+            }
+        }));
+    }
     let body =
         ReceiverStream::new(receive).map(|(_, bytes)| Ok::<_, std::convert::Infallible>(bytes));
     Ok((

@@ -23,6 +23,8 @@ pub(super) struct Offer {
     spdy: &'static [&'static str],
     /// The subprotocol of a WebSocket whose messages carry SPDY.
     tunnel: &'static str,
+    /// The subprotocol of a WebSocket whose client names none; empty: it must name one.
+    unnamed: &'static str,
 }
 
 /// What exec and attach speak.
@@ -35,6 +37,7 @@ pub(super) const EXEC: Offer = Offer {
         "channel.k8s.io",
     ],
     tunnel: "",
+    unnamed: "channel.k8s.io",
 };
 
 /// What port forwarding speaks.
@@ -42,6 +45,15 @@ pub(super) const FORWARD: Offer = Offer {
     websocket: &websocket::FORWARD,
     spdy: &["portforward.k8s.io"],
     tunnel: "SPDY/3.1+portforward.k8s.io",
+    unnamed: "",
+};
+
+/// What logs speak.
+pub(super) const LOG: Offer = Offer {
+    websocket: &websocket::LOG,
+    spdy: &[],
+    tunnel: "",
+    unnamed: "binary.k8s.io",
 };
 
 /// What is spoken from now on.
@@ -103,6 +115,11 @@ impl Upgrade {
 
 type Answers = Vec<(HeaderName, HeaderValue)>;
 
+/// Whether a WebSocket is asked for: a route that also answers plainly looks before it upgrades.
+pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
+    values(headers, header::UPGRADE).any(|v| v.eq_ignore_ascii_case("websocket"))
+}
+
 fn agree(headers: &HeaderMap, offer: &Offer) -> Result<(Agreed, Answers), Refusal> {
     let wants = |name, token: &str| values(headers, name).any(|v| v.eq_ignore_ascii_case(token));
     let (agreed, mut answers) = match wants(header::CONNECTION, "upgrade") {
@@ -158,7 +175,8 @@ fn websocket(headers: &HeaderMap, offer: &Offer) -> Result<(Agreed, Answers), Re
         channels.or((*name == offer.tunnel).then_some((offer.tunnel, Agreed::Tunnel)))
     };
     if names.is_empty()
-        && let Some((_, agreed)) = known(&"channel.k8s.io")
+        && !offer.unnamed.is_empty()
+        && let Some((_, agreed)) = known(&offer.unnamed)
     {
         return Ok((agreed, answers));
     }
@@ -233,6 +251,13 @@ mod tests {
                 Ok(channels(websocket::FORWARD[0])),
             ),
             (&FORWARD, socket(&[]), Err(400)),
+            (
+                &LOG,
+                socket(&["binary.k8s.io"]),
+                Ok(channels(websocket::LOG[0])),
+            ),
+            (&LOG, socket(&[]), Ok(channels(websocket::LOG[0]))),
+            (&LOG, socket(&["v4.channel.k8s.io"]), Err(400)),
             (&FORWARD, ("h2c", header::TE, vec![]), Err(400)),
         ];
         for (offer, (upgrade, name, values), want) in table {

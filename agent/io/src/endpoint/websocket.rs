@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt, TryStreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -51,6 +52,12 @@ pub(super) const FORWARD: [Protocol; 2] = [
     protocol("v4.base64.channel.k8s.io", true, false, false),
 ];
 
+/// What logs speak: each message some of the text, without a channel.
+pub(super) const LOG: [Protocol; 2] = [
+    protocol("binary.k8s.io", false, false, false),
+    protocol("base64.binary.k8s.io", true, false, false),
+];
+
 /// The last frame: a normal closure. Clients take any other code, and none, for a broken connection.
 pub(super) fn farewell() -> Message {
     Message::Close(Some(CloseFrame {
@@ -78,6 +85,15 @@ impl Protocol {
         frame.push(channel);
         frame.extend_from_slice(data);
         Message::binary(frame)
+    }
+
+    /// A message without a channel.
+    pub(super) fn plain(self, data: Bytes) -> Message {
+        if self.base64 {
+            Message::text(STANDARD.encode(data))
+        } else {
+            Message::binary(data)
+        }
     }
 
     /// What a message says; `None` for pings and the like. The error is the client's fault.
@@ -118,6 +134,24 @@ pub(super) async fn socket(io: Io) -> Socket {
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+}
+
+/// Sends what comes until it ends, then a normal closure. Ends early when the client goes.
+pub(super) async fn send_all<T>(io: Io, protocol: Protocol, mut from: mpsc::Receiver<(T, Bytes)>) {
+    let (mut sink, mut stream) = socket(io).await.split();
+    let gone = async { while let Some(Ok(_)) = stream.next().await {} };
+    let send = async {
+        while let Some((_, data)) = from.recv().await {
+            if sink.send(protocol.plain(data)).await.is_err() {
+                return;
+            }
+        }
+        _ = sink.send(farewell()).await;
+    };
+    tokio::select! {
+        () = gone => {}
+        () = send => {}
+    }
 }
 
 /// A WebSocket whose binary messages carry one stream of bytes (KEP-4006).

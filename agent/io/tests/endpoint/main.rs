@@ -4,6 +4,8 @@
 mod server;
 mod spdy;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::fs;
 use std::io::Write;
 use std::sync::atomic::Ordering;
@@ -187,6 +189,32 @@ async fn a_followed_log_crosses_rotations_and_ends_with_its_container() {
         .map(|l| l.parse().unwrap())
         .collect();
     assert_eq!(got, (0..LINES).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn logs_come_over_websockets() {
+    let server = Server::start().await;
+    let path = "/containerLogs/ns/p/c?tailLines=3";
+    let line = |n: u32| format!("2026-11-21T10:00:00Z stdout F line {n}\n");
+    let lines: String = (0..5).map(line).collect();
+    fs::write(&server.machine.log, lines).unwrap();
+    let (_, plain) = server.get("admin", path).await;
+    assert_eq!(plain, "line 2\nline 3\nline 4\n");
+    for (protocol, encoded) in [("binary.k8s.io", false), ("base64.binary.k8s.io", true)] {
+        let mut socket = server.websocket(path, protocol).await;
+        let mut seen = Vec::new();
+        while let Some(Ok(message)) = socket.next().await {
+            match message {
+                Message::Binary(data) if !encoded => seen.extend_from_slice(&data),
+                Message::Text(text) if encoded => {
+                    seen.extend(STANDARD.decode(&text).unwrap());
+                }
+                Message::Close(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(String::from_utf8(seen).unwrap(), plain, "{protocol}");
+    }
 }
 
 #[tokio::test]
