@@ -162,6 +162,16 @@ pub(crate) fn places(options: &NodeOptions, name: &str, ips: Vec<IpAddr>) -> kee
     set(&mut config.insecure_registries, &options.insecure_registry);
     set(&mut config.max_pods, &options.max_pods);
     config.pod_pids_limit = options.pod_pids_limit;
+    config.static_pods = Some(
+        options
+            .static_pods
+            .clone()
+            .unwrap_or_else(|| "/etc/keelson/static-pods".into()),
+    );
+    set(
+        &mut config.allowed_unsafe_sysctls,
+        &options.allowed_unsafe_sysctls,
+    );
     config
 }
 

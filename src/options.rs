@@ -43,6 +43,12 @@ pub(crate) struct NodeOptions {
     /// Most processes and threads of one pod [default: as many as the node lets].
     #[arg(long)]
     pub(crate) pod_pids_limit: Option<i64>,
+    /// Files of pods that run here without the API [default: /etc/keelson/static-pods].
+    #[arg(long)]
+    pub(crate) static_pods: Option<PathBuf>,
+    /// Sysctls pods may set besides the safe ones; a prefix ends in *.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) allowed_unsafe_sysctls: Option<Vec<String>>,
     /// Where the agent answers for logs and exec [default: [::]:10250].
     #[arg(long)]
     pub(crate) agent_bind: Option<SocketAddr>,

@@ -15,7 +15,7 @@ use crate::outcome::{Message, Outcome, StartError};
 use crate::shared::chain;
 use crate::volumes::Job;
 use crate::worker::Worker;
-use crate::{container, files, hooks, images, kill};
+use crate::{container, files, hooks, images, kill, sources};
 
 /// When a container that could not be made is tried again: what it lacks may appear at any time.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -90,7 +90,7 @@ impl Worker {
         let Some(spec) = self.pod.spec.clone() else {
             return;
         };
-        let (runtime, uid) = (self.shared.runtime.clone(), self.uid.clone());
+        let (shared, uid) = (self.shared.clone(), self.uid.clone());
         let pids = self.shared.config.pod_pids_limit;
         let work = move || {
             let figures = resources::pod(&spec, pids);
@@ -101,7 +101,9 @@ impl Worker {
                 memory_limit: figures.memory_limit,
                 pids_limit: figures.pids_limit,
             };
+            let runtime = &shared.runtime;
             let made = runtime.pod_cgroup_create(&uid, qos(resources::qos(&spec)), &limits);
+            shared.burstable.add(runtime, &uid, &spec);
             Outcome::Cgroup(made.map(drop).map_err(|e| chain(&e)))
         };
         self.blocking(work, |e| Outcome::Cgroup(Err(e)));
@@ -112,6 +114,7 @@ impl Worker {
         let (shared, pod, uid) = (self.shared.clone(), self.pod.clone(), self.uid.clone());
         self.step(async move {
             let make = async {
+                sources::check_runtime_class(&shared, &pod).await?;
                 let options = files::sandbox_options(&shared, &pod);
                 let made = shared
                     .runtime
@@ -277,9 +280,12 @@ impl Worker {
 
     fn remove_cgroup(&mut self) {
         self.observed.cgroup = Stage::Working;
-        let (runtime, uid) = (self.shared.runtime.clone(), self.uid.clone());
-        let work =
-            move || Outcome::CgroupRemoved(runtime.pod_cgroup_remove(&uid).map_err(|e| chain(&e)));
+        let (shared, uid) = (self.shared.clone(), self.uid.clone());
+        let work = move || {
+            let removed = shared.runtime.pod_cgroup_remove(&uid);
+            shared.burstable.remove(&shared.runtime, &uid);
+            Outcome::CgroupRemoved(removed.map_err(|e| chain(&e)))
+        };
         self.blocking(work, |e| Outcome::CgroupRemoved(Err(e)));
     }
 

@@ -77,6 +77,8 @@ pub struct Config {
     pub pod_pids_limit: Option<i64>,
     /// Image archives imported at start.
     pub images_dir: Option<PathBuf>,
+    /// Files of static pods.
+    pub static_pods: Option<PathBuf>,
     /// Pulls at one time.
     pub parallel_pulls: usize,
     /// Shown as `kubeletVersion`.
@@ -114,6 +116,7 @@ impl Config {
             allowed_unsafe_sysctls: Vec::new(),
             pod_pids_limit: None,
             images_dir: None,
+            static_pods: None,
             parallel_pulls: 3,
             version: concat!("v1.36.0+keelson-", env!("CARGO_PKG_VERSION")).into(),
         }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use keelson_agent_plan::quantity::value_of;
 use keelson_agent_plan::security::{self, Seccomp};
-use keelson_agent_plan::{Attempt, AttemptState, env, ephemeral, event, names, resources};
+use keelson_agent_plan::{
+    Attempt, AttemptState, env, ephemeral, event, names, resources, static_pod,
+};
 use keelson_runtime::{
     ContainerSpec, Image, Kind, Mount, Namespace, Namespaces, PodRef, Propagation, Resources,
     Security,
@@ -214,8 +216,12 @@ impl Job {
     async fn env(&self, c: &Container) -> Result<Vec<(String, String)>, StartError> {
         let namespace = self.pod.metadata.namespace.clone().unwrap_or_default();
         let mut known = self.shared.services_known.subscribe();
-        // Fails only when the agent shuts down.
-        known.wait_for(|known| *known).await.map_err(create)?;
+        // A static pod does not wait for the API. Fails only when the agent shuts down.
+        let waits = !static_pod::is_static(&self.pod);
+        known
+            .wait_for(|known| *known || !waits)
+            .await
+            .map_err(create)?;
         let links = self.pod.spec.as_ref().and_then(|s| s.enable_service_links) != Some(false);
         let services: Vec<_> = self.shared.services().values().cloned().collect();
         let services =

@@ -95,9 +95,10 @@ impl Keeper {
             .as_ref()
             .and_then(|n| n.status.clone())
             .unwrap_or_default();
-        let status = self
+        let mut status = self
             .status(previous.conditions.clone().unwrap_or_default())
             .await?;
+        status.images = status.images.filter(|i| !i.is_empty());
         let node = match known {
             Some(node) if self.written.is_some() => node,
             _ => Arc::new(self.register(&status).await?),
@@ -125,7 +126,8 @@ impl Keeper {
         if let Err(error) = self.shared.cni.status().await {
             problems.push(Inputs::network_down(&chain(&error)));
         }
-        if problems.is_empty() && self.images.0.is_none_or(|at| at.elapsed() > REPORT) {
+        let due = self.images.0.is_none_or(|at| at.elapsed() > REPORT);
+        if problems.is_empty() && due && *self.shared.imported.borrow() {
             self.images = (Some(Instant::now()), images(&self.shared).await);
         }
         let roots = self.shared.roots.clone();
@@ -271,10 +273,10 @@ fn is_ready(status: &NodeStatus) -> bool {
         .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// What must not count as a change: heartbeats, and images, which have their own pace.
+/// What must not count as a change: heartbeats, and which images there are, which has its own pace.
 fn without_heartbeats(status: &NodeStatus) -> Value {
     let mut status = status.clone();
-    status.images = None;
+    status.images = status.images.take().map(|_| Vec::new());
     for c in status.conditions.iter_mut().flatten() {
         c.last_heartbeat_time = None;
     }

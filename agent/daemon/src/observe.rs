@@ -47,6 +47,9 @@ impl Worker {
             .map(|l| l.into_iter().map(|(uid, _)| uid).collect());
         if has(cgroups.map_err(|e| chain(&e)), &self.uid) {
             self.observed.cgroup = whole_or_part(known);
+            if let Some(spec) = self.pod.spec.as_ref().filter(|_| known) {
+                self.shared.burstable.add(&runtime, &self.uid, spec);
+            }
         }
         if has(self.shared.volumes.list().map_err(|e| chain(&e)), &self.uid) {
             self.observed.volumes = whole_or_part(known);

@@ -14,6 +14,8 @@ pub(crate) enum Message {
     Pod(Arc<Pod>),
     /// The API does not have it any more; the pod as it was last, which says how long it may take to end.
     Gone(Option<Arc<Pod>>),
+    /// Its status is to be written again: what shows it in the API is new.
+    Shown,
     /// Something that its volumes are made of changed.
     Refresh,
     /// A container of the pod changed: read it again.

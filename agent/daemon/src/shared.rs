@@ -18,6 +18,8 @@ use crate::config::Config;
 use crate::events::Recorder;
 use crate::objects::Objects;
 use crate::outcome::Message;
+use crate::qos::Burstable;
+use crate::statics::Mirrors;
 
 /// A pod's worker as others see it.
 #[derive(Clone)]
@@ -42,6 +44,10 @@ pub(crate) struct Shared {
     pub(crate) prober: Prober,
     pub(crate) roots: Roots,
     pub(crate) events: Recorder,
+    /// What shows static pods in the API.
+    pub(crate) mirrors: Mirrors,
+    /// What burstable pods ask for.
+    pub(crate) burstable: Burstable,
     /// What volumes are made of.
     pub(crate) objects: Objects,
     pub(crate) shutdown: CancellationToken,
@@ -80,6 +86,8 @@ impl Shared {
         );
         Ok(Arc::new(Self {
             events: Recorder::start(client.clone(), &config.node_name),
+            mirrors: Mirrors::default(),
+            burstable: Burstable::default(),
             objects: Objects::default(),
             volumes: Volumes::new(&config.root_dir),
             prober: Prober::new(),

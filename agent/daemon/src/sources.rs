@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount, Volume};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use keelson_agent_io::volumes::{Data, Want, wants};
 use keelson_agent_plan::env::{Reference, Sources};
 use kube::Api;
@@ -63,6 +64,27 @@ async fn secret(shared: &Shared, namespace: &str, name: &str) -> Result<Option<S
     api.get_opt(name)
         .await
         .map_err(|e| format!("get secret {namespace}/{name}: {e}"))
+}
+
+/// Handlers that mean the one runtime this agent has.
+const HANDLERS: [&str; 2] = ["", "runc"];
+
+/// Refuses a pod whose RuntimeClass does not exist, or asks for a runtime that is not here.
+pub(crate) async fn check_runtime_class(shared: &Shared, pod: &Pod) -> Result<(), String> {
+    let name = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.runtime_class_name.as_deref());
+    let Some(name) = name.filter(|n| !n.is_empty()) else {
+        return Ok(());
+    };
+    let api: Api<RuntimeClass> = Api::all(shared.client.clone());
+    let class = api.get(name).await;
+    let class = class.map_err(|e| format!("failed to get RuntimeClass {name:?}: {e}"))?;
+    match HANDLERS.contains(&class.handler.as_str()) {
+        true => Ok(()),
+        false => Err(format!("no runtime for {:?} is configured", class.handler)),
+    }
 }
 
 /// What a volume is made of.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use keelson_agent_plan::static_pod;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Map, Value, json};
@@ -31,6 +32,7 @@ impl Writer {
             namespace: text(&m.namespace),
             name: text(&m.name),
             uid: text(&m.uid),
+            mirrored: static_pod::is_static(pod),
             rx,
         };
         tokio::spawn(task.run(value(&known)));
@@ -46,6 +48,11 @@ impl Writer {
             }
             new
         });
+    }
+
+    /// Wants the last status written once more.
+    pub(crate) fn again(&self) {
+        self.0.send_modify(|_| {});
     }
 
     /// Wants the pod deleted, after its status.
@@ -64,6 +71,8 @@ enum Done {
     Written,
     /// The pod is not there any more, or is another one.
     Gone,
+    /// The mirror is not there yet.
+    Later,
     Failed(kube::Error),
 }
 
@@ -85,6 +94,8 @@ struct Task {
     namespace: String,
     name: String,
     uid: String,
+    /// What the API has is a mirror, which may be made anew at any time: written whole, whatever its UID.
+    mirrored: bool,
     rx: watch::Receiver<Wanted>,
 }
 
@@ -97,6 +108,7 @@ impl Task {
                 match self.bring(&wanted, &mut known).await {
                     Done::Written => break,
                     Done::Gone => return,
+                    Done::Later => {}
                     Done::Failed(error) => {
                         tracing::warn!(pod = self.name, namespace = self.namespace, %error, "status not written");
                     }
@@ -118,14 +130,21 @@ impl Task {
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &self.namespace);
         if let Some(status) = &wanted.status {
             let new = value(status);
+            if self.mirrored {
+                *known = Value::Null;
+            }
             let changes = diff(known, &new);
             if !changes.is_empty() {
-                let patch = json!({"metadata": {"uid": self.uid}, "status": changes});
+                let mut patch = json!({"status": changes});
+                if !self.mirrored {
+                    patch["metadata"] = json!({"uid": self.uid});
+                }
                 match Done::of(
                     api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
                         .await,
                 ) {
                     Done::Written => *known = new,
+                    Done::Gone if self.mirrored => return Done::Later,
                     other => return other,
                 }
             }

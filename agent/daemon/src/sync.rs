@@ -9,13 +9,14 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use keelson_agent_plan::{admit, event, resources, status};
+use keelson_agent_plan::{admit, event, resources, static_pod, status};
 use keelson_runtime::{Container, RuntimeEvent};
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 
 use crate::outcome::Message;
 use crate::shared::{Shared, chain};
+use crate::statics::Statics;
 use crate::worker::{self, Start};
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -153,6 +154,11 @@ pub(crate) async fn pods(shared: Arc<Shared>) {
     else {
         return;
     };
+    // Static pods need no API.
+    let mut found = group(found);
+    let mut statics = Statics::new(shared.clone());
+    statics.look(&mut found);
+    tokio::spawn(statics.run());
     let mut node = shared.node.subscribe();
     let registered = tokio::select! {
         () = shared.shutdown.cancelled() => return,
@@ -163,7 +169,7 @@ pub(crate) async fn pods(shared: Arc<Shared>) {
     }
     let mut sync = Sync {
         shared: shared.clone(),
-        found: group(found),
+        found,
         listed: Vec::new(),
         first: true,
     };
@@ -188,8 +194,10 @@ impl Sync {
             Event::Init => self.listed.clear(),
             Event::InitApply(pod) => self.listed.push(slim(pod)),
             Event::InitDone => self.list_done(),
+            Event::Apply(pod) if self.shared.mirrors.apply(&pod) => {}
             Event::Apply(pod) => self.apply(slim(pod)),
             Event::Delete(pod) => {
+                self.shared.mirrors.remove(&pod);
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
                 self.shared
                     .tell(&uid, Message::Gone(Some(Arc::new(slim(pod)))));
@@ -199,9 +207,17 @@ impl Sync {
 
     fn list_done(&mut self) {
         let mut listed = std::mem::take(&mut self.listed);
+        self.shared.mirrors.listed(&listed);
+        listed.retain(|p| static_pod::mirrored(p).is_none());
         let uid = |p: &Pod| p.metadata.uid.clone().unwrap_or_default();
         let seen: HashSet<String> = listed.iter().map(uid).collect();
-        let known: Vec<String> = self.shared.entries().keys().cloned().collect();
+        let known: Vec<String> = {
+            let entries = self.shared.entries();
+            let of_api = entries
+                .iter()
+                .filter(|(_, e)| !static_pod::is_static(&e.pod));
+            of_api.map(|(uid, _)| uid.clone()).collect()
+        };
         for gone in known.iter().filter(|k| !seen.contains(*k)) {
             self.shared.tell(gone, Message::Gone(None));
         }

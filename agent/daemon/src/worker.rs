@@ -182,6 +182,7 @@ impl Worker {
         match message {
             Message::Pod(pod) => self.take_pod(pod),
             Message::Refresh => self.refresh_now(),
+            Message::Shown => self.writer.again(),
             Message::Gone(last) => {
                 self.pod = last.unwrap_or_else(|| self.pod.clone());
                 self.observed.orphan = true;

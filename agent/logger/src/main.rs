@@ -49,7 +49,6 @@ fn run() -> io::Result<()> {
     let path = options.get("log").ok_or_else(|| {
         io::Error::other("usage: keelson-logger log FILE [attach SOCKET] [stdout FIFO stderr FIFO] (started by containerd)")
     })?;
-    let signals = signals()?;
     let (stdout, stderr, ready) = match (options.get("stdout"), options.get("stderr")) {
         // Opening waits for the writer, in the order in which the shim opens them.
         (Some(out), Some(err)) => (File::open(out)?.into(), File::open(err)?.into(), None),
@@ -58,6 +57,7 @@ fn run() -> io::Result<()> {
             (stdout, stderr, Some(ready))
         }
     };
+    let signals = signals()?;
     let mut log = LogFile::create(path.into())?;
     let mut attach = options
         .get("attach")

@@ -20,6 +20,7 @@ pub mod pull;
 pub mod quantity;
 pub mod resources;
 pub mod security;
+pub mod static_pod;
 pub mod status;
 pub mod sysctl;
 

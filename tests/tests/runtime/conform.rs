@@ -258,66 +258,23 @@ pub(crate) fn refused(bed: &Bed) {
             "{seen}"
         );
     }
-    bed.kubectl("delete pod taken sysctl affinity cpu ports");
-}
-
-pub(crate) fn debug(bed: &Bed) {
-    pod(
-        bed,
-        "looked",
-        &format!("containers: [{{name: c, image: '{ECHO}', args: [-listen, ':7070']}}]"),
-    );
-    bed.kubectl("wait pod looked --for=condition=Ready --timeout=60s");
-    bed.kubectl(&format!("debug looked --image={ECHO} --target=c -c look --profile=general -- sh -c 'for p in /proc/[0-9]*; do cat $p/cmdline; echo; done; exit 3'"));
-    until(
-        bed,
-        "looked",
-        "ephemeralContainerStatuses[0].state.terminated.exitCode",
-        |c| c == "3",
-    );
-    let log = bed.kubectl("logs looked -c look");
-    assert!(log.contains(":7070"), "the target's processes: {log}");
-    assert_eq!(status(bed, "looked", "phase"), "Running");
-    assert_eq!(status(bed, "looked", "containerStatuses[0].ready"), "true");
-    bed.kubectl("delete pod looked");
-}
-
-pub(crate) fn attach(bed: &Bed) {
-    // Input without a terminal; its end ends the program.
-    let run = |name: &str| {
-        format!(
-            "kubectl run {name} --image={ECHO} --image-pull-policy=IfNotPresent --restart=Never"
-        )
-    };
-    let piped = bed.bash(
-        &format!("echo through | {} -i --rm --command -- cat", run("piped")),
-        "",
-    );
-    assert!(piped.ok && piped.out.contains("through\n"), "{piped:?}");
-    // A terminal: what is typed is echoed, a prompt needs no newline, its size follows.
-    let typed = "sleep 4; echo 'echo sum $((40+2))'; sleep 1; echo 'stty size'; sleep 1; echo exit; sleep 1";
-    let line = format!(
-        "script -qec \"stty rows 33 cols 99; {} -it --rm --command -- sh\" /dev/null < <({typed})",
-        run("typed")
-    );
-    let output = bed.bash(&line, "");
-    for part in ["sum 42\r\n", "33 99", "/ # "] {
-        assert!(output.out.contains(part), "no {part:?}: {output:?}");
+    // A RuntimeClass whose runtime is not here, and one whose is.
+    for handler in ["runc", "other"] {
+        bed.apply(&format!("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {{name: {handler}}}\nhandler: {handler}\noverhead: {{podFixed: {{cpu: 7m}}}}\n"));
+        pod(
+            bed,
+            handler,
+            &format!("runtimeClassName: {handler}, containers: [{{name: c, image: '{ECHO}'}}]"),
+        );
     }
-    // One that has run for a while; the log has it all the same.
-    bed.bash(
-        &format!(
-            "{} --stdin --attach=false --command -- sh -c 'read x; echo got $x; sleep 30'",
-            run("later")
-        ),
-        "",
+    bed.kubectl("wait pod runc --for=condition=Ready --timeout=60s");
+    assert_eq!(
+        bed.kubectl("get pod runc -o jsonpath={.spec.overhead.cpu}"),
+        "7m"
     );
-    bed.kubectl("wait pod later --for=condition=Ready --timeout=60s");
-    let got = bed.bash(
-        "(echo word; sleep 2) | timeout 5 kubectl attach -i later; true",
-        "",
+    bed.wait_contains(
+        "describe pod other",
+        "no runtime for \"other\" is configured",
     );
-    assert!(got.out.contains("got word"), "{got:?}");
-    assert!(bed.kubectl("logs later").contains("got word"));
-    bed.kubectl("delete pod later --grace-period=0 --force");
+    bed.kubectl("delete pod taken sysctl affinity cpu ports runc other");
 }

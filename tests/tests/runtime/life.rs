@@ -420,6 +420,11 @@ pub(crate) fn cgroups(bed: &Bed) {
             "{file}: {found}"
         );
     }
+    // The class as a whole: as much as its pods ask for.
+    if !v2 {
+        let file = format!("/sys/fs/cgroup/cpu/{}/burstable/cpu.shares", node.cgroup);
+        assert_eq!(node.sh(&format!("cat {file}")).trim(), "102");
+    }
     let score = |name: &str| {
         bed.kubectl(&format!("exec {name} -- cat /proc/self/oom_score_adj"))
             .trim()

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod beside;
 mod conform;
 mod images;
 mod life;
@@ -27,8 +28,11 @@ fn pods() {
     suite.step("hosts, names and services", || conform::hosts(&bed));
     suite.step("deadline and image can change", || conform::updates(&bed));
     suite.step("what the node refuses", || conform::refused(&bed));
-    suite.step("ephemeral containers", || conform::debug(&bed));
-    suite.step("attach: input and terminal", || conform::attach(&bed));
+    suite.step("sidecars and readiness gates", || beside::sidecars(&bed));
+    suite.step("ephemeral containers", || beside::debug(&bed));
+    suite.step("shared processes", || beside::shared_processes(&bed));
+    suite.step("static pods", || beside::statics(&bed));
+    suite.step("attach: input and terminal", || beside::attach(&bed));
     suite.step("a missing Secret is waited for", || volumes::missing(&bed));
     suite.step("bound tokens are projected and follow the pod", || {
         volumes::tokens(&bed)

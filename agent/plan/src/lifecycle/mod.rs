@@ -127,6 +127,10 @@ fn run(ctx: &Context<'_>, plan: &mut Plan) {
     if initialized {
         for c in &ctx.spec.containers {
             container::steps(ctx, c, container::Role::App, plan);
+            // The first holds the processes that the others join.
+            if ctx.spec.share_process_namespace == Some(true) && !observed.any_running() {
+                break;
+            }
         }
     }
     for (name, attempts) in &observed.containers {
