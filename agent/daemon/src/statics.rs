@@ -170,10 +170,10 @@ impl Statics {
                         .unwrap_or_default();
                     let Some(pod) = pods.get(key) else { continue };
                     let mirror = static_pod::mirror(pod, &self.shared.config.node_name, &uid);
-                    (
-                        key,
-                        api.create(&PostParams::default(), &mirror).await.map(drop),
-                    )
+                    let made = api.create(&PostParams::default(), &mirror).await;
+                    let own = pod.metadata.uid.as_deref().unwrap_or_default();
+                    self.shared.tell(own, Message::Shown);
+                    (key, made.map(drop))
                 }
             };
             if let Err(error) = done {
