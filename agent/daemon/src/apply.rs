@@ -115,6 +115,7 @@ impl Worker {
         self.step(async move {
             let make = async {
                 sources::check_runtime_class(&shared, &pod).await?;
+                names::check_hostname(&pod, &shared.config.cluster_domain)?;
                 let options = files::sandbox_options(&shared, &pod);
                 let made = shared
                     .runtime

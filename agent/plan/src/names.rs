@@ -75,6 +75,20 @@ pub fn sandbox_hostname(pod: &Pod, cluster_domain: &str) -> String {
     }
 }
 
+/// Linux takes no longer host name.
+const FQDN_MAX: usize = 64;
+
+/// Refuses a full name (`setHostnameAsFQDN`) that is too long; the text is upstream's.
+pub fn check_hostname(pod: &Pod, cluster_domain: &str) -> Result<(), String> {
+    let name = sandbox_hostname(pod, cluster_domain);
+    match name.len() {
+        0..=FQDN_MAX => Ok(()),
+        n => Err(format!(
+            "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {name} is too long ({FQDN_MAX} characters is the max, {n} characters requested)"
+        )),
+    }
+}
+
 fn cut(name: &str) -> String {
     let end = name
         .char_indices()
@@ -140,6 +154,29 @@ mod tests {
                 ..Default::default()
             });
             assert_eq!(sandbox_hostname(&pod, "cluster.local"), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn full_names_have_a_limit() {
+        // name, subdomain, full, whether it is refused
+        let rows = [
+            ("p", "sub", true, false),
+            (&*"p".repeat(60), "sub", false, false),
+            (&*"p".repeat(60), "sub", true, true),
+            (&*"p".repeat(60), "", true, false),
+        ];
+        for (name, sub, full, refused) in rows {
+            let mut pod = Pod::default();
+            pod.metadata.name = Some(name.into());
+            pod.metadata.namespace = Some("ns".into());
+            pod.spec = Some(PodSpec {
+                subdomain: (!sub.is_empty()).then(|| sub.into()),
+                set_hostname_as_fqdn: Some(full),
+                ..PodSpec::default()
+            });
+            let checked = check_hostname(&pod, "cluster.local");
+            assert_eq!(checked.is_err(), refused, "{name} {sub} {full}");
         }
     }
 }

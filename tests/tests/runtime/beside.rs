@@ -1,5 +1,6 @@
 //! What stands beside a pod's containers: sidecars, ephemeral containers, those who attach, static pods.
 
+use keelson_tests::https::Identity;
 use keelson_tests::images::ECHO;
 use keelson_tests::wait::secs;
 use keelson_tests::{Bed, eventually};
@@ -75,6 +76,45 @@ pub(crate) fn debug(bed: &Bed) {
     assert_eq!(status(bed, "looked", "phase"), "Running");
     assert_eq!(status(bed, "looked", "containerStatuses[0].ready"), "true");
     bed.kubectl("delete pod looked");
+}
+
+/// WebSockets without kubectl, as other clients open them.
+pub(crate) fn sockets(bed: &Bed) {
+    pod(
+        bed,
+        "sockets",
+        &format!("containers: [{{name: c, image: '{ECHO}', args: [-listen, ':7005']}}]"),
+    );
+    bed.kubectl("wait pod sockets --for=condition=Ready --timeout=60s");
+    let echo = "exec?command=echo&command=through&stdout=1&stderr=1&container=c";
+    let rows = [
+        ("log", "binary.k8s.io", "listens on"),
+        (echo, "channel.k8s.io", "\u{1}through\n"),
+        (echo, "base64.channel.k8s.io", "1dGhyb3VnaAo="),
+    ];
+    for (what, protocol, wanted) in rows {
+        let headers = [
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("Sec-WebSocket-Protocol", protocol),
+        ];
+        let path = format!("/api/v1/namespaces/default/pods/sockets/{what}");
+        let answer = bed.request(&Identity::Admin, "GET", &path, &headers, b"");
+        let answer = answer.unwrap();
+        let head = answer.head.to_lowercase();
+        assert!(
+            head.contains(&format!("sec-websocket-protocol: {protocol}")),
+            "{head}"
+        );
+        assert!(
+            answer.text().contains(wanted),
+            "{protocol}: {:?}",
+            answer.text()
+        );
+    }
+    bed.kubectl("delete pod sockets");
 }
 
 pub(crate) fn attach(bed: &Bed) {

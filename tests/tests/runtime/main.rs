@@ -32,6 +32,7 @@ fn pods() {
     suite.step("ephemeral containers", || beside::debug(&bed));
     suite.step("shared processes", || beside::shared_processes(&bed));
     suite.step("static pods", || beside::statics(&bed));
+    suite.step("sockets of logs and exec", || beside::sockets(&bed));
     suite.step("attach: input and terminal", || beside::attach(&bed));
     suite.step("a missing Secret is waited for", || volumes::missing(&bed));
     suite.step("bound tokens are projected and follow the pod", || {
