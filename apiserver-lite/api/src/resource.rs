@@ -50,6 +50,9 @@ pub enum Cell {
 /// A field that selectors may name, and how it is read.
 pub type Selectable = (&'static str, fn(&Value) -> String);
 
+/// See [`Strategy::prepare_status`].
+pub type PrepareStatus = fn(new: &mut Value, old: &Value, subresource: &str, now: jiff::Timestamp);
+
 /// Says why a name does not fit.
 pub type NameCheck = fn(&str) -> Result<(), String>;
 
@@ -71,8 +74,9 @@ pub struct Strategy {
     pub validate: Option<fn(&Value) -> Vec<Cause>>,
     /// Checks a change of the main resource, after `validate`.
     pub validate_update: Option<fn(new: &Value, old: &Value) -> Vec<Cause>>,
-    /// Before an update of the status or approval: keeps what that subresource (the third argument) may not change.
-    pub prepare_status: Option<fn(new: &mut Value, old: &Value, subresource: &str)>,
+    /// Before an update of the status or approval: keeps what that subresource (the third argument) may not change; the
+    /// time is for what is dated.
+    pub prepare_status: Option<PrepareStatus>,
     /// Metadata that a write of the status leaves as it is; most kinds take it all (agents write labels and
     /// annotations along with the status).
     pub status_keeps: &'static [&'static str],

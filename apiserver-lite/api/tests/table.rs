@@ -63,6 +63,11 @@ fn exercise(row: &Resource, v: &Value, old: &Value) {
         keelson_api::print::row(row, &v, now);
     }
     let mut new = v.clone();
+    if let Some(f) = s.prepare_status {
+        for sub in ["status", "approval"] {
+            f(&mut v.clone(), old, sub, now);
+        }
+    }
     if let Some(f) = s.prepare_update {
         f(&mut new, old);
     }

@@ -47,10 +47,16 @@ pub(crate) fn prepare_update(row: &Resource, new: &mut Value, old: &Value) {
 }
 
 /// Keeps what a write of a subresource may not change.
-pub(crate) fn prepare_status(row: &Resource, new: &mut Value, old: &Value, sub: &str) {
+pub(crate) fn prepare_status(
+    row: &Resource,
+    new: &mut Value,
+    old: &Value,
+    sub: &str,
+    now: jiff::Timestamp,
+) {
     if let Some(prepare) = row.strategy.prepare_status {
         change(row, new, |new| {
-            stored(row, old, |old| prepare(new, old, sub));
+            stored(row, old, |old| prepare(new, old, sub, now));
         });
     }
 }

@@ -156,7 +156,7 @@ async fn attempt(
     }
     kind::default(&ctx.row, &mut new);
     if change.part == Part::Status {
-        kind::prepare_status(&ctx.row, &mut new, old, change.sub);
+        kind::prepare_status(&ctx.row, &mut new, old, change.sub, ctx.now);
     }
     if change.managed == Managed::Record {
         fields::record(ctx, change.sub, Some(old), &mut new)?;
