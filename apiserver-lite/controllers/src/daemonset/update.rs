@@ -98,9 +98,9 @@ impl<'a> Update<'a> {
             match first.filter(|p| !self.is_new(p)) {
                 Some(pod) if pod.metadata.deletion_timestamp.is_none() => {
                     if (self.well)(pod) {
-                        candidates.push(Step::Delete(*pod));
+                        candidates.push(Step::Delete(pod));
                     } else {
-                        steps.push(Step::Delete(*pod));
+                        steps.push(Step::Delete(pod));
                         room = room.saturating_sub(1);
                     }
                 }
