@@ -19,7 +19,7 @@ use crate::shared::{Shared, chain};
 use crate::worker::{self, Start};
 
 /// How often the directory is looked at: one that is not there yet cannot be watched.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
 /// How often mirrors are while they are not as they should be.
 const SOON: Duration = Duration::from_millis(500);
 

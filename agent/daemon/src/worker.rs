@@ -230,11 +230,13 @@ impl Worker {
                 .terminating_since
                 .get_or_insert_with(Timestamp::now);
         }
-        let meta = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
-        if meta(&self.pod) != meta(&pod) {
+        let (old, new) = (&self.pod.metadata, &pod.metadata);
+        let renamed = old.labels != new.labels || old.annotations != new.annotations;
+        let changed = renamed || self.pod.spec != pod.spec;
+        if renamed {
             self.refresh_now();
         }
-        if meta(&self.pod) != meta(&pod) || self.pod.spec != pod.spec {
+        if changed {
             // What a container lacked may be there now.
             let now = Timestamp::now();
             let failures = self.observed.failures.values_mut();

@@ -90,7 +90,6 @@ pub(crate) fn sockets(bed: &Bed) {
     let rows = [
         ("log", "binary.k8s.io", "listens on"),
         (echo, "channel.k8s.io", "\u{1}through\n"),
-        (echo, "base64.channel.k8s.io", "1dGhyb3VnaAo="),
     ];
     for (what, protocol, wanted) in rows {
         let headers = [
@@ -130,7 +129,7 @@ pub(crate) fn attach(bed: &Bed) {
     );
     assert!(piped.ok && piped.out.contains("through\n"), "{piped:?}");
     // A terminal: what is typed is echoed, a prompt needs no newline, its size follows.
-    let typed = "sleep 4; echo 'echo sum $((40+2))'; sleep 1; echo 'stty size'; sleep 1; echo exit; sleep 1";
+    let typed = "sleep 3; echo 'echo sum $((40+2))'; sleep 1; echo 'stty size'; sleep 1; echo exit; sleep 1";
     let line = format!(
         "script -qec \"stty rows 33 cols 99; {} -it --rm --command -- sh\" /dev/null < <({typed})",
         run("typed")
