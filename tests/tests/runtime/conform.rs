@@ -46,7 +46,8 @@ pub(crate) fn messages(bed: &Bed) {
 pub(crate) fn hosts(bed: &Bed) {
     let mount = "volumeMounts: [{name: own, mountPath: /etc/hosts, subPath: hosts}]";
     let cat = "command: [/bin/cat, /etc/hosts]";
-    bed.kubectl("create cm hosts --from-literal=hosts=mine");
+    // With the line's end: kubectl prints the containers' logs in any order.
+    bed.kubectl(r"create cm hosts --from-literal=hosts=$'mine\n'");
     bed.kubectl("create service clusterip fooservice --tcp=8765:8080");
     let aliases = "hostAliases: [{ip: 123.45.67.89, hostnames: [foo, bar]}]";
     let spec = format!(
