@@ -115,8 +115,8 @@ pub(crate) async fn runtime_events(shared: Arc<Shared>) {
         };
         match event {
             None => return,
-            // A start is ours, and its step says how it went; memory kills end with an exit.
-            Some(RuntimeEvent::Start { .. } | RuntimeEvent::Oom { .. }) => {}
+            // A start is ours, and its step says how it went.
+            Some(RuntimeEvent::Start { .. }) => {}
             Some(RuntimeEvent::Exit { id, .. }) => {
                 let owner = shared.owners().get(&id).cloned();
                 if let Some(uid) = owner {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use containerd_client::events::{TaskExit, TaskOom, TaskStart};
+use containerd_client::events::{TaskExit, TaskStart};
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::types::Envelope;
 use jiff::Timestamp;
@@ -14,16 +14,12 @@ use tonic::{Response, Status, Streaming};
 
 use crate::runtime::Inner;
 
-/// What happened to a container.
+/// What happened to a container. Kills for memory are not among it: the shim begins to watch for them after the
+/// start and misses an early one, so they are read from the cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeEvent {
     /// Its first process runs.
     Start {
-        /// Container id.
-        id: String,
-    },
-    /// The kernel killed one of its processes for memory.
-    Oom {
         /// Container id.
         id: String,
     },
@@ -138,7 +134,7 @@ async fn forward(runtime: &Weak<Inner>, stream: &mut Streaming<Envelope>) {
 async fn subscribe(inner: &Inner) -> Result<Streaming<Envelope>, Status> {
     let client = &inner.client;
     let namespace = &inner.config.namespace;
-    let topics = ["/tasks/start", "/tasks/oom", "/tasks/exit", PING];
+    let topics = ["/tasks/start", "/tasks/exit", PING];
     let filter = |topic: &&str| format!("namespace=={namespace},topic=={topic:?}");
     let message = SubscribeRequest {
         filters: topics.iter().map(filter).collect(),
@@ -174,9 +170,6 @@ fn decode(envelope: &Envelope) -> Option<RuntimeEvent> {
     match envelope.topic.as_str() {
         "/tasks/start" => Some(RuntimeEvent::Start {
             id: TaskStart::decode(bytes).ok()?.container_id,
-        }),
-        "/tasks/oom" => Some(RuntimeEvent::Oom {
-            id: TaskOom::decode(bytes).ok()?.container_id,
         }),
         "/tasks/exit" => {
             let exit = TaskExit::decode(bytes).ok()?;

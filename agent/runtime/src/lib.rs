@@ -5,7 +5,7 @@
 //! archive | registry -> content store -> snapshots (chain ids) -> image
 //! sandbox_create -> run_dir/ns/<uid>/{net,ipc,uts}      pod_cgroup_create -> kubepods/<qos>/pod<uid>
 //! container_create -> snapshot + container object (labels)
-//! container_start  -> task + keelson-logger (binary://)  -> events: Start, Oom, Exit
+//! container_start  -> task + keelson-logger (binary://)  -> events: Start, Exit
 //! ```
 //!
 //! Nothing is kept in memory only: every name is derived from pod UID, container name and attempt,

@@ -99,7 +99,7 @@ impl Runtime {
         Ok(answer.version)
     }
 
-    /// Exits, OOM kills and starts of containers from now on.
+    /// Exits and starts of containers from now on.
     pub fn events(&self) -> Events {
         self.inner.feed.subscribe()
     }
