@@ -290,18 +290,28 @@ impl Worker {
         self.blocking(work, |e| Outcome::CgroupRemoved(Err(e)));
     }
 
+    /// By its UID alone: an orphan's other names may be lost.
     fn remove_logs(&self) {
-        let m = &self.pod.metadata;
-        let parts = [&m.namespace, &m.name, &m.uid].map(|o| o.clone().unwrap_or_default());
-        if !parts.iter().all(|p| names::is_path_element(p)) {
+        if !names::is_path_element(&self.uid) {
             return;
         }
-        let dir = names::log_dir(&self.shared.config.log_dir, &parts[0], &parts[1], &parts[2]);
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(dir = %dir.display(), %error, "logs cannot be removed");
+        let end = format!("_{}", self.uid);
+        let entries = std::fs::read_dir(&self.shared.config.log_dir);
+        for entry in entries.into_iter().flatten().flatten() {
+            if !entry
+                .file_name()
+                .as_encoded_bytes()
+                .ends_with(end.as_bytes())
+            {
+                continue;
             }
-            _ => {}
+            let dir = entry.path();
+            match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(dir = %dir.display(), %error, "logs cannot be removed");
+                }
+                _ => {}
+            }
         }
     }
 

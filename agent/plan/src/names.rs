@@ -12,7 +12,7 @@ pub fn pod_ref(pod: &Pod) -> String {
 }
 
 /// A pod's log directory: `<root>/<namespace>_<name>_<uid>`.
-pub fn log_dir(root: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
+fn log_dir(root: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
     root.join(format!("{namespace}_{name}_{uid}"))
 }
 

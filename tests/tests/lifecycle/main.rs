@@ -311,6 +311,9 @@ fn containerd(bed: &Bed) {
 
 fn any_moment(bed: &Bed) {
     let before = Snapshot::of(bed.server());
+    // As of a pod whose logs were all that was left when the agent was killed.
+    bed.server()
+        .sh("mkdir -p /var/log/pods/default_gone_7c9e6679-7425-40de-944b-e07fc1f90ae7/echo");
     for n in 0..8u64 {
         let make = format!("create deploy moment-{n} --image={ECHO} --replicas=2");
         bed.kubectl(&make);
