@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod cluster;
+mod doctor;
 mod image;
 mod join;
 mod memory;
@@ -48,6 +49,9 @@ enum Command {
     /// Ends all pods of this node and removes what keelson put into the kernel and under its directories of state.
     /// Stop the server or agent first. The cluster's data stays unless --data is given.
     Cleanup(Box<cleanup::Args>),
+    /// Lists what pods left on this node that nobody needs any more, and why; --fix takes it away. Agent and pods may
+    /// go on meanwhile.
+    Doctor(Box<doctor::Args>),
     /// Makes an image archive of files: for images that need no registry.
     Image(image::Args),
 }
@@ -85,6 +89,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Agent(options) => node::run_agent(options.load()?, signals()?).await,
         Command::Token(args) => token::run(args).await,
         Command::Cleanup(args) => cleanup::run(*args).await,
+        Command::Doctor(args) => doctor::run(*args).await,
         Command::Image(args) => image::run(&args),
     }
 }

@@ -154,6 +154,12 @@ impl Node {
         keelson.process.as_ref().expect("keelson runs").pid()
     }
 
+    /// PID of containerd, as seen from outside.
+    pub fn containerd_pid(&self) -> u32 {
+        let containerd = self.containerd.lock().expect("unpoisoned");
+        containerd.as_ref().expect("containerd runs").pid()
+    }
+
     /// `kill -9`.
     pub fn kill(&self) {
         self.take().end(Signal::SIGKILL);

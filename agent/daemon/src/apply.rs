@@ -9,7 +9,7 @@ use keelson_agent_plan::resources::{self, Qos};
 use keelson_agent_plan::{
     Action, Failure, Hook, Image, Kill, Sandbox, Stage, backoff, event, names,
 };
-use keelson_runtime::PodResources;
+use keelson_runtime::{Container, Created, PodResources};
 
 use crate::outcome::{Message, Outcome, StartError};
 use crate::shared::chain;
@@ -186,15 +186,13 @@ impl Worker {
             self.hooks.insert(id.clone(), Hook::Running);
         }
         let job = container::Job::new(self, &name, attempt);
-        let shared = self.shared.clone();
         self.step(async move {
-            let made = if create {
-                job.create().await.map(drop)
-            } else {
-                Ok(())
+            let made = match create {
+                true => job.create().await,
+                false => Ok(Created::earlier(&id)),
             };
             let result = match made {
-                Ok(()) => job.start(&shared, &id).await,
+                Ok(created) => job.start(created).await,
                 Err(e) => Err(e),
             };
             Outcome::Started {
@@ -290,27 +288,20 @@ impl Worker {
         self.blocking(work, |e| Outcome::CgroupRemoved(Err(e)));
     }
 
-    /// By its UID alone: an orphan's other names may be lost.
     fn remove_logs(&self) {
-        if !names::is_path_element(&self.uid) {
-            return;
-        }
-        let end = format!("_{}", self.uid);
-        let entries = std::fs::read_dir(&self.shared.config.log_dir);
-        for entry in entries.into_iter().flatten().flatten() {
-            if !entry
-                .file_name()
-                .as_encoded_bytes()
-                .ends_with(end.as_bytes())
-            {
-                continue;
+        let dir = &self.shared.config.log_dir;
+        let m = &self.pod.metadata;
+        let known = (m.namespace.as_deref(), m.name.as_deref());
+        let dirs = match known {
+            (Some(namespace), Some(name)) if !namespace.is_empty() && !name.is_empty() => {
+                vec![names::log_dir(dir, namespace, name, &self.uid)]
             }
-            let dir = entry.path();
-            match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(dir = %dir.display(), %error, "logs cannot be removed");
-                }
-                _ => {}
+            // An orphan's other names may be lost.
+            _ => files::logged(dir).remove(&self.uid).unwrap_or_default(),
+        };
+        for dir in dirs {
+            if let Err(error) = remove_dir(&dir) {
+                tracing::warn!(dir = %dir.display(), %error, "logs cannot be removed");
             }
         }
     }
@@ -432,15 +423,16 @@ impl Worker {
         name: &str,
         attempt: u32,
         id: &str,
-        result: Result<(), StartError>,
+        result: Result<Container, StartError>,
     ) {
         self.observed.busy.remove(name);
         let at = Timestamp::now();
         match result {
-            Ok(()) => {
+            Ok(container) => {
                 self.observed.failures.remove(name);
                 self.event(event::started(name));
                 self.post_start(name, attempt, id);
+                return self.note_running(container);
             }
             Err(StartError::Create { reason, message }) => {
                 self.event(event::failed(name, &message));
@@ -515,6 +507,14 @@ impl Worker {
         self.start_errors.remove(&id);
         self.hooks.remove(&id);
         self.reread(&id).await;
+    }
+}
+
+/// Removes a directory with all in it; one that is not there is fine.
+pub(crate) fn remove_dir(dir: &std::path::Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use keelson_agent_io::cni::Cni;
 use keelson_agent_io::volumes::Volumes;
 use keelson_runtime::{Container, Runtime};
 
@@ -21,14 +20,11 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
     {
         Ok(runtime) => {
             end_containers(&runtime, &mut logs, &mut errors).await;
-            let cni = Cni::load(
-                &config.cni_conf_dir,
-                config.cni_bin_dirs.clone(),
-                config.root_dir.join("cni"),
-            );
+            let cni = config.cni().swept();
             errors.extend(cni.gc(&[]).await.into_iter().map(Into::into));
             end_sandboxes(&runtime, &mut errors).await;
             errors.extend(runtime.cgroups_remove().err().map(Into::into));
+            errors.extend(runtime.leases_remove().await.err().map(Into::into));
             if images {
                 let left = runtime.images_remove().await;
                 errors.extend(left.into_iter().map(Into::into));
@@ -53,7 +49,7 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
 }
 
 /// containerd answers in milliseconds or does not run.
-const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
+pub(crate) const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Between two tries.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(300);

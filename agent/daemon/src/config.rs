@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
+use keelson_agent_io::cni::Cni;
 
 /// The serving side of port 10250.
 #[derive(Clone)]
@@ -120,6 +121,15 @@ impl Config {
             parallel_pulls: 3,
             version: concat!("v1.36.0+keelson-", env!("CARGO_PKG_VERSION")).into(),
         }
+    }
+
+    /// The node's pod network.
+    pub(crate) fn cni(&self) -> Cni {
+        Cni::load(
+            &self.cni_conf_dir,
+            self.cni_bin_dirs.clone(),
+            self.root_dir.join("cni"),
+        )
     }
 
     /// What the runtime is told.

@@ -13,8 +13,8 @@ use keelson_agent_plan::{
     Attempt, AttemptState, env, ephemeral, event, names, resources, static_pod,
 };
 use keelson_runtime::{
-    ContainerSpec, Image, Kind, Mount, Namespace, Namespaces, PodRef, Propagation, Resources,
-    Security,
+    Container as Running, ContainerSpec, Created, Image, Kind, Mount, Namespace, Namespaces,
+    PodRef, Propagation, Resources, Security,
 };
 
 use crate::apply::qos;
@@ -97,27 +97,23 @@ impl Job {
             .ok_or_else(|| create("container is not in the pod's spec"))
     }
 
-    /// Makes the container and returns its id.
-    pub(crate) async fn create(&self) -> Result<String, StartError> {
+    /// Makes the container.
+    pub(crate) async fn create(&self) -> Result<Created, StartError> {
         let (c, kind) = self.container()?;
         let image = self.image(&c).await?;
         let spec = self.spec(&c, kind, &image).await?;
-        let id = self
-            .shared
-            .runtime
-            .container_create(&spec)
-            .await
-            .map_err(|e| create(chain(&e)))?;
+        let made = self.shared.runtime.container_create(&spec, &image).await;
+        let created = made.map_err(|e| create(chain(&e)))?;
         self.shared
             .events
             .pod(&self.pod, event::created(&self.name));
-        Ok(id)
+        Ok(created)
     }
 
     /// Starts a container that was made.
-    pub(crate) async fn start(&self, shared: &Shared, id: &str) -> Result<(), StartError> {
-        let started = shared.runtime.container_start(id).await;
-        started.map(drop).map_err(|e| StartError::Start(chain(&e)))
+    pub(crate) async fn start(&self, created: Created) -> Result<Running, StartError> {
+        let started = self.shared.runtime.container_start(created).await;
+        started.map_err(|e| StartError::Start(chain(&e)))
     }
 
     async fn image(&self, c: &Container) -> Result<Image, StartError> {

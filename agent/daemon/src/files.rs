@@ -1,5 +1,6 @@
 //! The small files of a pod (hosts, resolv.conf, host name, termination messages) and its sandbox's options.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::IpAddr;
@@ -42,6 +43,18 @@ pub(crate) fn sandbox_created(shared: &Shared, uid: &str) -> Timestamp {
     let time = fs::metadata(dir).and_then(|m| m.modified()).ok();
     time.and_then(|t| Timestamp::try_from(t).ok())
         .unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// The log directories there are, by the UID of their pods. More than one is of one pod only by somebody's hand.
+pub(crate) fn logged(log_dir: &Path) -> BTreeMap<String, Vec<PathBuf>> {
+    let mut found: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for entry in fs::read_dir(log_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if let Some(uid) = name.to_str().and_then(names::log_dir_uid) {
+            found.entry(uid.to_owned()).or_default().push(entry.path());
+        }
+    }
+    found
 }
 
 /// A pod's directory of ours: `<root>/pods/<uid>`, which the teardown of its volumes removes.

@@ -15,6 +15,7 @@ mod attach;
 mod cleanup;
 mod config;
 mod container;
+mod doctor;
 mod endpoint;
 mod events;
 mod files;
@@ -43,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use cleanup::cleanup;
 pub use config::{Config, Serving};
+pub use doctor::Doctor;
 pub use node::announce;
 
 use shared::Shared;

@@ -33,32 +33,21 @@ impl Worker {
         if self.pod.metadata.deletion_timestamp.is_some() || self.observed.orphan {
             self.observed.terminating_since = Some(Timestamp::now());
         }
-        let has = |list: Result<Vec<String>, String>, uid: &str| match list {
-            Ok(uids) => uids.iter().any(|u| u == uid),
-            // Unknown: make or remove it again, both can be repeated.
-            Err(error) => {
-                tracing::warn!(uid, error, "state of a pod cannot be read back");
-                true
-            }
-        };
         let runtime = self.shared.runtime.clone();
-        let cgroups = runtime
-            .pod_cgroups()
-            .map(|l| l.into_iter().map(|(uid, _)| uid).collect());
-        if has(cgroups.map_err(|e| chain(&e)), &self.uid) {
+        if runtime.has_pod_cgroup(&self.uid) {
             self.observed.cgroup = whole_or_part(known);
             if let Some(spec) = self.pod.spec.as_ref().filter(|_| known) {
                 self.shared.burstable.add(&runtime, &self.uid, spec);
             }
         }
-        if has(self.shared.volumes.list().map_err(|e| chain(&e)), &self.uid) {
+        if self.shared.volumes.has(&self.uid) {
             self.observed.volumes = whole_or_part(known);
             if known && !self.observed.orphan {
                 self.shared.objects.add(&self.shared, &self.uid, &self.pod);
                 self.refresh_now();
             }
         }
-        if has(runtime.sandboxes().map_err(|e| chain(&e)), &self.uid) {
+        if runtime.has_sandbox(&self.uid) {
             self.observed.sandbox = self.recover_sandbox().await;
         }
         self.seed_probes();
@@ -154,12 +143,7 @@ impl Worker {
         match found {
             Some(c) => {
                 self.let_log_settle(&c).await;
-                let attempt = self.attempt(&c);
-                self.shared.owners().insert(c.id.clone(), self.uid.clone());
-                let list = self.observed.containers.entry(c.name).or_default();
-                list.retain(|a| a.id != attempt.id);
-                list.push(attempt);
-                list.sort_by_key(|a| a.attempt);
+                self.note(c);
             }
             None => {
                 self.observed
@@ -171,6 +155,24 @@ impl Worker {
         }
         self.observed.containers.retain(|_, l| !l.is_empty());
         self.note_ended();
+    }
+
+    /// Takes a container that was started a moment ago. One whose end was seen meanwhile has ended.
+    pub(crate) fn note_running(&mut self, c: Container) {
+        let runs = self.observed.containers.get(&c.name).into_iter().flatten();
+        let ended = |a: &Attempt| a.id == c.id && matches!(a.state, AttemptState::Exited { .. });
+        if !runs.into_iter().any(ended) {
+            self.note(c);
+        }
+    }
+
+    fn note(&mut self, c: Container) {
+        let attempt = self.attempt(&c);
+        self.shared.owners().insert(c.id, self.uid.clone());
+        let list = self.observed.containers.entry(c.name).or_default();
+        list.retain(|a| a.id != attempt.id);
+        list.push(attempt);
+        list.sort_by_key(|a| a.attempt);
     }
 
     /// The log's writer may be a moment behind the exit, and the log is what a failed container's message is taken from.

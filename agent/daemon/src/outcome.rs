@@ -52,7 +52,7 @@ pub(crate) enum Outcome {
         container: String,
         attempt: u32,
         id: String,
-        result: Result<(), StartError>,
+        result: Result<Container, StartError>,
     },
     PostStart {
         container: String,

@@ -79,11 +79,7 @@ impl Shared {
             std::fs::create_dir_all(dir)
                 .with_context(|| format!("create directory {}", dir.display()))?;
         }
-        let cni = Cni::load(
-            &config.cni_conf_dir,
-            config.cni_bin_dirs.clone(),
-            config.root_dir.join("cni"),
-        );
+        let cni = config.cni().swept();
         Ok(Arc::new(Self {
             events: Recorder::start(client.clone(), &config.node_name),
             mirrors: Mirrors::default(),

@@ -184,6 +184,14 @@ impl Statics {
     }
 }
 
+/// The pods of a directory's files; files that are none are passed over.
+pub(crate) fn pods(dir: &Path, node: &str) -> std::io::Result<Vec<Pod>> {
+    let files = read(dir)?.into_iter();
+    Ok(files
+        .filter_map(|(_, text)| parse(&text, digest(&text, node), node).ok())
+        .collect())
+}
+
 fn parse(text: &str, digest: u128, node: &str) -> Result<Pod, String> {
     let pod: Pod = serde_yaml_ng::from_str(text).map_err(|e| e.to_string())?;
     static_pod::complete(pod, digest, node)

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +9,12 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use keelson_agent_plan::{admit, event, names, resources, static_pod, status};
+use keelson_agent_plan::{admit, event, resources, static_pod, status};
 use keelson_runtime::{Container, RuntimeEvent};
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 
+use crate::files;
 use crate::outcome::Message;
 use crate::shared::{Shared, chain};
 use crate::statics::Statics;
@@ -343,7 +343,7 @@ impl Sync {
                 .unwrap_or_default(),
         );
         // Logs go last, after the API has forgotten the pod: of a pod that was just gone only they may be left.
-        uids.extend(logged(&shared.config.log_dir));
+        uids.extend(files::logged(&shared.config.log_dir).into_keys());
         let known: Vec<String> = shared.entries().keys().cloned().collect();
         for uid in uids.into_iter().filter(|u| !known.contains(u)) {
             let containers = self.found.remove(&uid).unwrap_or_default();
@@ -367,17 +367,6 @@ impl Sync {
             }
         });
     }
-}
-
-/// UIDs of pods that have a log directory, `<namespace>_<name>_<uid>`.
-fn logged(log_dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(log_dir).into_iter().flatten().flatten();
-    let names = entries.filter_map(|e| e.file_name().into_string().ok());
-    let uid = |name: String| match name.split('_').collect::<Vec<_>>()[..] {
-        [_, _, uid] if names::is_path_element(uid) => Some(uid.to_owned()),
-        _ => None,
-    };
-    names.filter_map(uid).collect()
 }
 
 /// A pod as far as its containers tell. It gets one second to end, as upstream gives.

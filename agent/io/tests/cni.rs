@@ -316,9 +316,12 @@ fn what_a_crash_left_half_written_goes_and_records_stay() {
     let whole = room.records();
     assert_eq!(whole.len(), 1);
     fs::write(room.path("state/results/.partial-n-u2-eth0"), "{").unwrap();
-    let cni = room.cni();
+    // Whom the machine's fall kept from writing anything.
+    fs::write(room.path("state/results/n-u3-eth0"), "").unwrap();
+    let cni = room.cni().swept();
+    assert_eq!(cni.attached().unwrap(), ["u1"]);
     assert_eq!(room.records(), whole);
-    run(cni.del(&pod("u1", Path::new("/x")))).unwrap();
+    assert!(run(cni.detach("u1")).is_empty());
     assert!(room.records().is_empty());
 }
 

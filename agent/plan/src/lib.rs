@@ -8,6 +8,7 @@ pub mod action;
 pub mod admit;
 pub mod backoff;
 pub mod dns;
+pub mod doctor;
 pub mod env;
 pub mod ephemeral;
 pub mod event;

@@ -12,8 +12,17 @@ pub fn pod_ref(pod: &Pod) -> String {
 }
 
 /// A pod's log directory: `<root>/<namespace>_<name>_<uid>`.
-fn log_dir(root: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
+pub fn log_dir(root: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
     root.join(format!("{namespace}_{name}_{uid}"))
+}
+
+/// The UID of the pod whose log directory has this name.
+pub fn log_dir_uid(dir: &str) -> Option<&str> {
+    // Names and namespaces have no underscores.
+    match dir.split('_').collect::<Vec<_>>()[..] {
+        [_, _, uid] if is_path_element(uid) => Some(uid),
+        _ => None,
+    }
 }
 
 /// A run's log file: `<pod's log directory>/<container>/<attempt>.log`.
@@ -118,6 +127,24 @@ pub(crate) fn waiting_reasons(status: &PodStatus) -> Vec<(&str, &str)> {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::PodSpec;
+
+    #[test]
+    fn log_directories_name_their_pods() {
+        let rows = [
+            ("default_web-0_0b4f9c1e", Some("0b4f9c1e")),
+            ("default_web-0", None),
+            ("a_b_c_d", None),
+            ("a_b_", None),
+            ("a_b_..", None),
+            ("", None),
+        ];
+        for (dir, want) in rows {
+            assert_eq!(log_dir_uid(dir), want, "{dir:?}");
+        }
+        let own = log_dir(Path::new("/l"), "ns", "web", "uid");
+        let name = own.file_name().and_then(|n| n.to_str());
+        assert_eq!(name.and_then(log_dir_uid), Some("uid"));
+    }
 
     #[test]
     fn hostnames() {

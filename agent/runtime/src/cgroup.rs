@@ -4,12 +4,14 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::hierarchies::{self, V1, V2};
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
-use cgroups_rs::fs::{Cgroup, MaxValue, hierarchies};
+use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -99,6 +101,13 @@ impl Runtime {
         remove(&self.qos_cgroup(Qos::Guaranteed))
     }
 
+    /// Whether a pod has a cgroup below our root, or a part of one.
+    pub fn has_pod_cgroup(&self, uid: &str) -> bool {
+        CLASSES
+            .iter()
+            .any(|qos| exists(&self.pod_cgroup(uid, *qos)))
+    }
+
     /// UIDs of all pods that have a cgroup below our root.
     pub fn pod_cgroups(&self) -> Result<Vec<(String, Qos)>, Error> {
         let mut pods = Vec::new();
@@ -150,7 +159,7 @@ fn apply(path: &str, resources: &PodResources) -> Result<(), Error> {
         let source = std::io::Error::other(chain(&error));
         Error::io("configure cgroup", path)(source)
     };
-    let group = Cgroup::load(hierarchies::auto(), path.trim_start_matches('/'));
+    let group = Cgroup::load(hierarchy(), path.trim_start_matches('/'));
     group.create().map_err(failed)?;
     let v2 = group.v2();
     if let Some(cpu) = group.controller_of::<CpuController>() {
@@ -192,9 +201,41 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
 }
 
+/// The machine's hierarchies. They stay as they are while the agent runs, and to look for them is to read every mount of
+/// the machine, of which each pod has several.
+struct Hierarchies {
+    /// `None` on the unified hierarchy.
+    v1: Option<V1>,
+    /// Where any kind of cgroup is mounted.
+    mounts: Vec<PathBuf>,
+}
+
+static HIERARCHIES: LazyLock<Hierarchies> = LazyLock::new(|| {
+    let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
+    let mounts = mounts.map(|all| all.0).unwrap_or_default();
+    let mut mounts: Vec<PathBuf> = mounts
+        .into_iter()
+        .filter(|mount| mount.fs_type.starts_with("cgroup"))
+        .map(|mount| mount.mount_point)
+        .collect();
+    mounts.sort();
+    mounts.dedup();
+    Hierarchies {
+        v1: (!hierarchies::is_cgroup2_unified_mode()).then(V1::new),
+        mounts,
+    }
+});
+
+fn hierarchy() -> Box<dyn Hierarchy> {
+    match &HIERARCHIES.v1 {
+        Some(v1) => Box::new(v1.clone()),
+        None => Box::new(V2::new()),
+    }
+}
+
 /// The directory of a cgroup in the hierarchy of one controller; the unified one on v2.
 pub(crate) fn controller_dir(controller: &str, path: &str) -> Option<PathBuf> {
-    let hierarchy = hierarchies::auto();
+    let hierarchy = hierarchy();
     let relative = path.trim_start_matches('/');
     if hierarchy.v2() {
         return Some(hierarchy.root().join(relative));
@@ -210,22 +251,15 @@ pub(crate) fn controller_dir(controller: &str, path: &str) -> Option<PathBuf> {
 
 /// Whether the hierarchy is the unified one.
 pub(crate) fn unified() -> bool {
-    hierarchies::auto().v2()
+    HIERARCHIES.v1.is_none()
 }
 
 /// The directories of a cgroup in every mounted hierarchy, whether they exist or not: runc makes
 /// some in hierarchies nobody asked for (`name=systemd`).
 fn everywhere(path: &str) -> Vec<PathBuf> {
-    let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
-    let mounts = mounts.map(|all| all.0).unwrap_or_default();
-    let mut dirs: Vec<PathBuf> = mounts
-        .into_iter()
-        .filter(|mount| mount.fs_type.starts_with("cgroup"))
-        .map(|mount| mount.mount_point.join(path.trim_start_matches('/')))
-        .collect();
-    dirs.sort();
-    dirs.dedup();
-    dirs
+    let relative = path.trim_start_matches('/');
+    let mounts = HIERARCHIES.mounts.iter();
+    mounts.map(|mount| mount.join(relative)).collect()
 }
 
 fn exists(path: &str) -> bool {

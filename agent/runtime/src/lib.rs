@@ -8,7 +8,7 @@
 //! container_start  -> task + keelson-logger (binary://)  -> events: Start, Exit
 //! ```
 //!
-//! Nothing is kept in memory only: every name is derived from pod UID, container name and attempt,
+//! Nothing that matters is kept in memory only: every name is derived from pod UID, container name and attempt,
 //! and every state is read back from containerd's labels and tasks, the cgroups and the mount table.
 //! A second [`Runtime`] over the same configuration sees what the first one saw.
 
@@ -22,6 +22,7 @@ mod error;
 mod events;
 mod exec;
 pub mod image;
+mod lease;
 mod model;
 mod runtime;
 mod sandbox;
@@ -32,7 +33,7 @@ mod sys;
 pub use auth::Auth;
 pub use cgroup::{PodResources, Qos};
 pub use config::Config;
-pub use container::{Attached, Container, State};
+pub use container::{Attached, Container, Created, State};
 pub use error::{Error, PullKind};
 pub use events::{Events, RuntimeEvent};
 pub use exec::{ExecOptions, ExecOutput, ExecProcess, ExecSession, Stdin};

@@ -9,7 +9,9 @@ use crate::client::{Client, QUICK, ask, ended, or_absent, or_exists};
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::{Events, Feed};
-use crate::{exec, sys};
+use crate::image::Known;
+use crate::lease::RunLease;
+use crate::{container, exec, sys};
 
 /// A connection to containerd with everything that is needed to run pods. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +23,10 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) client: Client,
     pub(crate) feed: Feed,
+    pub(crate) lease: RunLease,
+    /// The machine's life that this is, see [`crate::container`].
+    pub(crate) life: String,
+    pub(crate) known: Known,
     /// Lowest OOM score adjustment this process may give.
     pub(crate) oom_floor: i32,
     /// Capabilities there are to give, as a mask.
@@ -48,7 +54,22 @@ impl Runtime {
     /// Connects to containerd, waiting for its socket with back-off (50 ms to 2 s) for as long as
     /// the caller does, creates the namespace and follows its events.
     pub async fn connect(config: Config) -> Result<Runtime, Error> {
+        exec::sweep(&config.run_dir);
+        let runtime = Self::open(config).await?;
+        if runtime.inner.oom_floor > -1000 {
+            tracing::info!(
+                floor = runtime.inner.oom_floor,
+                "oom score adjustments are clamped: no CAP_SYS_RESOURCE"
+            );
+        }
+        Feed::follow(&runtime.inner).await;
+        Ok(runtime)
+    }
+
+    /// The same without following events, for one who looks in beside the agent.
+    pub async fn open(config: Config) -> Result<Runtime, Error> {
         let client = wait_for(&config).await?;
+        let life = container::life(&config.run_dir)?;
         let message = CreateNamespaceRequest {
             namespace: Some(Namespace {
                 name: config.namespace.clone(),
@@ -67,24 +88,18 @@ impl Runtime {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let capabilities = sys::capabilities();
         let oom_floor = sys::oom_score_floor(capabilities);
-        exec::sweep(&config.run_dir);
-        if oom_floor > -1000 {
-            tracing::info!(
-                floor = oom_floor,
-                "oom score adjustments are clamped: no CAP_SYS_RESOURCE"
-            );
-        }
-        let runtime = Runtime {
+        Ok(Runtime {
             inner: Arc::new(Inner {
                 config,
                 client,
                 feed: Feed::default(),
+                lease: RunLease::default(),
+                life,
+                known: Known::default(),
                 oom_floor,
                 capabilities,
             }),
-        };
-        Feed::follow(&runtime.inner).await;
-        Ok(runtime)
+        })
     }
 
     /// containerd's version.

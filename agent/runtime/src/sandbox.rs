@@ -145,6 +145,11 @@ impl Runtime {
         unpin(&self.namespaces_dir().join(uid))
     }
 
+    /// Whether a pod has a sandbox directory, complete or not.
+    pub fn has_sandbox(&self, uid: &str) -> bool {
+        self.namespaces_dir().join(uid).exists()
+    }
+
     /// UIDs of all pods with a sandbox directory, complete or not.
     pub fn sandboxes(&self) -> Result<Vec<String>, Error> {
         let dir = self.namespaces_dir();

@@ -6,7 +6,8 @@ mod support;
 use std::path::PathBuf;
 
 use keelson_runtime::{
-    ContainerSpec, Mount, PodResources, Qos, Resources, Runtime, RuntimeEvent, Security, State,
+    ContainerSpec, Created, Image, Mount, PodResources, Qos, Resources, Runtime, RuntimeEvent,
+    Security, State,
 };
 use support::{Node, config, uid};
 
@@ -16,8 +17,8 @@ fn futures_can_be_spawned(runtime: &Runtime, spec: &ContainerSpec, path: &std::p
     fn spawned<T: Send>(_: T) {}
     spawned(runtime.import(path));
     spawned(runtime.pull("", &[]));
-    spawned(runtime.container_create(spec));
-    spawned(runtime.container_start(""));
+    spawned(async { runtime.container_create(spec, &Image::default()).await });
+    spawned(runtime.container_start(Created::earlier("")));
     spawned(runtime.container_remove(""));
     spawned(runtime.containers());
     spawned(runtime.exec_sync("", &[], std::time::Duration::ZERO));
@@ -31,14 +32,11 @@ async fn a_container_lives_and_ends() {
     let spec = node
         .spec(&uid(), "app", "echo out; echo err >&2; hostname; exit 7")
         .await;
-    let id = node.runtime.container_create(&spec).await.unwrap();
-    assert_eq!(
-        node.runtime.container_create(&spec).await.unwrap(),
-        id,
-        "again: the same"
-    );
+    let created = node.create(&spec).await;
+    let id = created.id.clone();
+    assert_eq!(node.create(&spec).await.id, id, "again: the same");
     assert_eq!(node.get(&id).await.state, State::Created);
-    node.runtime.container_start(&id).await.unwrap();
+    node.runtime.container_start(created).await.unwrap();
 
     let mut seen = Vec::new();
     while let Some(event) = events.recv().await {
@@ -115,23 +113,74 @@ async fn a_container_that_cannot_start_says_why_and_leaves_nothing() {
     let node = Node::with_image().await;
     let mut spec = node.spec(&uid(), "app", "").await;
     spec.command = vec!["/no/such/program".into()];
-    let id = node.runtime.container_create(&spec).await.unwrap();
-    let error = node
-        .runtime
-        .container_start(&id)
-        .await
-        .unwrap_err()
-        .to_string();
+    let created = node.create(&spec).await;
+    let id = created.id.clone();
+    let error = node.runtime.container_start(created).await.unwrap_err();
+    let error = error.to_string();
     assert!(
         error.contains("/no/such/program") && error.contains("no such file"),
         "{error}"
     );
     assert_eq!(node.get(&id).await.state, State::Created);
 
-    spec.image = "absent:1".into();
+    let image = Image {
+        top_snapshot: "sha256:absent".into(),
+        ..Image::default()
+    };
     spec.attempt = 1;
-    let error = node.runtime.container_create(&spec).await.unwrap_err();
-    assert!(error.is_not_found(), "{error}");
+    let error = node.runtime.container_create(&spec, &image).await;
+    assert!(error.unwrap_err().is_not_found());
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_in_another_life_of_the_machine_has_ended() {
+    let node = Node::with_image().await;
+    let pod = uid();
+    let made = node.create(&node.spec(&pod, "made", "").await).await.id;
+    let ran = node.run(&node.spec(&pod, "ran", "exit 0").await).await;
+    node.exited(&ran).await;
+    std::fs::write(node.runtime.config().run_dir.join("life"), "another").unwrap();
+    let later = Runtime::connect(node.runtime.config().clone())
+        .await
+        .unwrap();
+    // Nobody knows how far it came.
+    let lost = later.container(&made).await.unwrap().unwrap().state;
+    assert!(
+        matches!(
+            lost,
+            State::Exited {
+                code: 255,
+                started: None,
+                ..
+            }
+        ),
+        "{lost:?}"
+    );
+    // This one has a task that knows.
+    let ended = later.container(&ran).await.unwrap().unwrap().state;
+    assert!(
+        matches!(
+            ended,
+            State::Exited {
+                code: 0,
+                started: Some(_),
+                ..
+            }
+        ),
+        "{ended:?}"
+    );
+    // The later one's first container makes its lease, and the earlier one's goes.
+    let mut spec = node.spec(&pod, "later", "").await;
+    let image = later.image(&spec.image).await.unwrap().unwrap();
+    later.container_create(&spec, &image).await.unwrap();
+    assert_eq!(later.leases().await.unwrap().len(), 1);
+    // The earlier one goes on with another.
+    spec.attempt = 1;
+    node.create(&spec).await;
+    assert_eq!(later.leases().await.unwrap().len(), 1);
+    later.leases_remove().await.unwrap();
+    assert!(later.leases().await.unwrap().is_empty());
     node.finish().await;
 }
 

@@ -95,10 +95,32 @@ impl fmt::Display for Aim {
     }
 }
 
+/// USER_HZ is 100 on every architecture that Debian has.
+const TICK_MS: f64 = 10.0;
+
+/// Milliseconds that this machine's processors have worked since it was started, whoever for.
+pub(crate) fn machine_ms() -> anyhow::Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let all = stat.lines().next().context("a line")?;
+    let ticks: Vec<f64> = all
+        .split_whitespace()
+        .skip(1)
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    // user nice system idle iowait irq softirq; proc_stat(5)
+    let [user, nice, system, _, _, irq, softirq, ..] = ticks[..] else {
+        anyhow::bail!("/proc/stat is short");
+    };
+    Ok((user + nice + system + irq + softirq) * TICK_MS)
+}
+
 /// What a process holds and has used.
 pub(crate) struct Usage {
     pss_kb: f64,
+    /// Its own time on the processors, in ticks.
     ticks: f64,
+    /// That of the processes it has started and waited for.
+    children: f64,
 }
 
 impl Usage {
@@ -109,10 +131,15 @@ impl Usage {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The name before may have spaces in it.
         let (_, fields) = stat.rsplit_once(") ").context("a process")?;
-        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<f64>);
+        let times = fields.split(' ').skip(11).take(4).map(str::parse::<f64>);
+        let [user, system, child_user, child_system] = times.collect::<Result<Vec<_>, _>>()?[..]
+        else {
+            anyhow::bail!("stat of process {pid} is short");
+        };
         Ok(Self {
             pss_kb: pss.context("a size")?.parse()?,
-            ticks: ticks.sum::<Result<f64, _>>()?,
+            ticks: user + system,
+            children: child_user + child_system,
         })
     }
 
@@ -121,9 +148,13 @@ impl Usage {
         self.pss_kb / 1024.0
     }
 
+    /// Milliseconds on the processors since an earlier look: its own, and of processes it has waited for.
+    pub(crate) fn ms_since(&self, earlier: &Self) -> [f64; 2] {
+        [self.ticks - earlier.ticks, self.children - earlier.children].map(|ticks| ticks * TICK_MS)
+    }
+
     /// Percent of one core since an earlier look.
     pub(crate) fn cpu_since(&self, earlier: &Self, elapsed: Duration) -> f64 {
-        // USER_HZ is 100 on every architecture that Debian has.
         (self.ticks - earlier.ticks) / elapsed.as_secs_f64()
     }
 }

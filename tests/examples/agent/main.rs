@@ -13,7 +13,7 @@ use keelson_tests::{Bed, Node};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use figures::{Aim, Samples, Usage};
+use figures::{Aim, Samples, Usage, machine_ms};
 use floor::Floor;
 use pods::Pods;
 
@@ -47,10 +47,14 @@ fn main() -> anyhow::Result<()> {
         aims.push(Aim::most("one-pod", whole.p50(), 200.0, "ms"));
 
         for n in BURSTS {
+            let work = Work::begin(&bed)?;
             let bare = burst_of_containers(&floor, n).await?;
+            work.print("floor (removal with it)", n)?;
+            let work = Work::begin(&bed)?;
             let begin = Instant::now();
             pods.create("burst", n).await?;
             let whole = begin.elapsed();
+            work.print("pods", n)?;
             let rate = |d: Duration| n as f64 / d.as_secs_f64();
             println!(
                 "{n} at once, a second: floor {:.1}, pods {:.1}",
@@ -89,6 +93,48 @@ fn main() -> anyhow::Result<()> {
         aims.iter().for_each(|aim| println!("{aim}"));
         anyhow::Ok(())
     })
+}
+
+/// Who works while pods are made.
+struct Work<'a> {
+    bed: &'a Bed,
+    machine: f64,
+    parts: Vec<Usage>,
+}
+
+impl<'a> Work<'a> {
+    fn pids(bed: &Bed) -> [(&'static str, u32); 3] {
+        let node = &bed.nodes[1];
+        [
+            ("server", bed.server().pid()),
+            ("agent", node.pid()),
+            ("containerd", node.containerd_pid()),
+        ]
+    }
+
+    fn begin(bed: &'a Bed) -> anyhow::Result<Self> {
+        let parts = Self::pids(bed).map(|(_, pid)| Usage::of(pid));
+        Ok(Self {
+            bed,
+            machine: machine_ms()?,
+            parts: parts.into_iter().collect::<anyhow::Result<_>>()?,
+        })
+    }
+
+    /// Milliseconds on the processors for each of `n`: a part's own and of its children, and all others'.
+    fn print(self, what: &str, n: usize) -> anyhow::Result<()> {
+        let each = |ms: f64| ms / n as f64;
+        let whole = machine_ms()? - self.machine;
+        let mut rest = whole;
+        print!("{n} {what}: CPU {:.1} ms each", each(whole));
+        for ((name, pid), before) in Self::pids(self.bed).into_iter().zip(&self.parts) {
+            let [own, children] = Usage::of(pid)?.ms_since(before);
+            rest -= own + children;
+            print!(", {name} {:.1} + children {:.1}", each(own), each(children));
+        }
+        println!(", all others {:.1}", each(rest));
+        Ok(())
+    }
 }
 
 /// Alternately, so that the machine's moods meet both.

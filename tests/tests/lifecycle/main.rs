@@ -34,6 +34,7 @@ fn restarts() {
     suite.step("killed at any moment of a pod's start and end", || {
         any_moment(&bed)
     });
+    suite.step("doctor finds what is left over", || doctor(&bed));
     suite.step("stopped and started", || stopped(&bed));
     suite.done();
 }
@@ -334,6 +335,52 @@ fn any_moment(bed: &Bed) {
         anyhow::ensure!(diff.is_empty(), "{diff}");
         Ok(())
     });
+}
+
+/// As of a pod that was forgotten half torn down, in every kind that there is. The agent goes on meanwhile.
+fn doctor(bed: &Bed) {
+    let node = bed.server();
+    let before = identity(bed);
+    let ask = |fix: &str| {
+        let keelson = program("keelson");
+        let keelson = keelson.display();
+        node.sh(&format!(
+            "{keelson} doctor {fix} --node-name {} --cgroup-root {} 2>&1 && echo well || echo found",
+            node.name, node.cgroup
+        ))
+    };
+    let snapshot = Snapshot::of(node);
+    let well = ask("");
+    assert!(well.trim().ends_with("well"), "{well}");
+    let uid = "7c9e6679-7425-40de-944b-e07fc1f90ae8";
+    node.sh(&format!(
+        r#"
+mkdir -p /var/log/pods/default_gone_{uid}/c /var/lib/keelson/agent/pods/{uid}/volumes/v /run/keelson/ns/{uid}
+mkdir -p /run/keelson/io/{uid}-c-0 /run/keelson/started; touch /run/keelson/started/{uid}-c-1
+mount -t tmpfs tmpfs /var/lib/keelson/agent/pods/{uid}/volumes/v
+touch /run/keelson/ns/{uid}/net; unshare -n mount --bind /proc/self/ns/net /run/keelson/ns/{uid}/net
+for top in /sys/fs/cgroup /sys/fs/cgroup/*; do [ -d "$top/{cgroup}" ] && mkdir "$top/{cgroup}/pod{uid}"; done
+ctr -n k8s.io c create --label keelson.io/kind=app --label io.kubernetes.pod.uid={uid} {ECHO} {uid}-c-2
+record=$(ls -d /var/lib/keelson/agent/cni/results/* | head -1)
+own=$(basename "$record" | sed -E 's/^[^-]+-(.*)-eth0$/\1/')
+sed "s/$own/{uid}/g" "$record" >/var/lib/keelson/agent/cni/results/keelson-{uid}-eth0
+"#,
+        cgroup = node.cgroup
+    ));
+    let found = ask("");
+    let kinds = "container network namespaces volumes cgroup logs streams start";
+    for kind in kinds.split(' ') {
+        let has = |l: &str| l.starts_with(&format!("{kind} ")) && l.contains(uid);
+        assert!(found.lines().any(has), "no {kind}: {found}");
+    }
+    assert!(found.trim().ends_with("found"), "{found}");
+    let fixed = ask("--fix");
+    assert_eq!(fixed.matches(": removed").count(), 8, "{fixed}");
+    assert!(fixed.trim().ends_with("well"), "{fixed}");
+    torn_down(bed, uid);
+    let diff = snapshot.diff(&Snapshot::of(node), &[]);
+    assert_eq!(diff, "");
+    assert_eq!(before, identity(bed), "pods that are needed are left alone");
 }
 
 fn stopped(bed: &Bed) {

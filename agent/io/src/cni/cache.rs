@@ -55,20 +55,22 @@ pub(super) struct Cache {
 const PARTIAL: &str = ".partial";
 
 impl Cache {
-    /// One process at a time has the cache: what is half written now was left by a crash, and goes.
-    pub(super) fn new(root: PathBuf) -> Self {
-        let dir = root.join("results");
-        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
-        for entry in entries.filter(|e| {
-            e.file_name()
-                .as_encoded_bytes()
-                .starts_with(PARTIAL.as_bytes())
-        }) {
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            dir: root.join("results"),
+        }
+    }
+
+    /// Removes what a crash left half written. Only for the process that writes here.
+    pub(super) fn sweep(&self) {
+        let partial =
+            |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(PARTIAL.as_bytes());
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|e| partial(&e.file_name())) {
             if let Err(error) = fs::remove_file(entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "half-written CNI result");
             }
         }
-        Self { dir }
     }
 
     pub(super) fn put(&self, record: &Record) -> Result<(), Error> {
@@ -82,8 +84,8 @@ impl Cache {
                 .truncate(true)
                 .mode(0o600)
                 .open(&partial)?;
+            // Not synced: every process that could be behind it is gone when the machine is.
             file.write_all(&serde_json::to_vec(record)?)?;
-            file.sync_data()?;
             fs::rename(&partial, &path)
         };
         write().map_err(io_error("write", &path))
@@ -125,6 +127,11 @@ impl Cache {
                 continue;
             }
             let text = fs::read(&path).map_err(io_error("read", &path))?;
+            // The machine went down before it was on the disk.
+            if text.is_empty() {
+                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+                continue;
+            }
             let record = serde_json::from_slice(&text).map_err(io::Error::from);
             records.push(record.map_err(io_error("parse", &path))?);
         }

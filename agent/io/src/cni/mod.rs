@@ -117,7 +117,7 @@ impl Cni {
         bin_dirs: Vec<PathBuf>,
         cache_dir: impl Into<PathBuf>,
     ) -> Self {
-        let cache = Cache::new(cache_dir.into());
+        let cache = Cache::new(&cache_dir.into());
         Self {
             conf_dir: conf_dir.into(),
             bin_dirs,
@@ -125,6 +125,13 @@ impl Cni {
             timeout: TIMEOUT,
             loaded: Mutex::new(None),
         }
+    }
+
+    /// Removes results that a crash left half written: for the one process that adds and deletes.
+    #[must_use]
+    pub fn swept(self) -> Self {
+        self.cache.sweep();
+        self
     }
 
     /// Another limit for one plugin.
@@ -261,6 +268,25 @@ impl Cni {
             self.run(&record, plugin, Verb::Status, &stdin).await?;
         }
         Ok(())
+    }
+
+    /// UIDs of the pods that have an attachment, or the rest of one.
+    pub fn attached(&self) -> Result<Vec<String>, Error> {
+        let records = self.cache.all()?;
+        Ok(records.into_iter().map(|r| r.attachment.uid).collect())
+    }
+
+    /// Undoes every attachment of one pod. All are tried, and the errors returned.
+    pub async fn detach(&self, uid: &str) -> Vec<Error> {
+        let records = match self.cache.all() {
+            Ok(records) => records,
+            Err(e) => return vec![e],
+        };
+        let mut errors = Vec::new();
+        for record in records.iter().filter(|r| r.attachment.uid == uid) {
+            errors.extend(self.del_record(record).await.err());
+        }
+        errors
     }
 
     /// Undoes every attachment whose pod UID is not in `valid`, then tells plugins which are (spec 1.1 GC;

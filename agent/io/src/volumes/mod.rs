@@ -285,6 +285,11 @@ impl Volumes {
         }
     }
 
+    /// Whether a pod has a directory here.
+    pub fn has(&self, uid: &str) -> bool {
+        self.pod_dir(uid).is_ok_and(|dir| dir.exists())
+    }
+
     /// The UIDs of pods that have a directory here, in order.
     pub fn list(&self) -> Result<Vec<String>, Error> {
         let dir = self.root.join("pods");

@@ -21,51 +21,83 @@ use crate::spec;
 const RUNC: &str = "io.containerd.runc.v2";
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
+/// A container object that is there, to be started.
+#[derive(Debug)]
+pub struct Created {
+    /// The container's id.
+    pub id: String,
+    /// What a start would have to ask for: known of a container that was made a moment ago.
+    pub(super) fresh: Option<Fresh>,
+}
+
+/// A new container, and how its snapshot is mounted.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    pub(super) object: Object,
+    pub(super) rootfs: Vec<Mount>,
+}
+
+impl Created {
+    /// One that was made before.
+    pub fn earlier(id: impl Into<String>) -> Self {
+        let (id, fresh) = (id.into(), None);
+        Self { id, fresh }
+    }
+}
+
 impl Runtime {
-    /// Makes snapshot and container object. A container that exists already, or whose creation
-    /// stopped half-way, is completed. Returns its id.
-    pub async fn container_create(&self, spec: &ContainerSpec) -> Result<String, Error> {
+    /// Makes snapshot and container object from an image that [`Runtime::image`] gave. A container that exists
+    /// already, or whose creation stopped half-way, is completed.
+    pub async fn container_create(
+        &self,
+        spec: &ContainerSpec,
+        image: &Image,
+    ) -> Result<Created, Error> {
         let id = id(&spec.pod.uid, &spec.name, spec.attempt);
-        if self.object(&id).await?.is_some() {
-            return Ok(id);
-        }
-        let image = self.image(&spec.image).await?;
-        let image = image.ok_or_else(|| Error::not_found("image", &spec.image))?;
-        self.client()
-            .with_lease("create", async |lease| {
-                let rootfs = self.prepare(lease, &id, &image.top_snapshot).await?;
-                let object = self.describe(&id, spec, &image, &rootfs)?;
-                let message = CreateContainerRequest {
-                    container: Some(object),
-                };
-                or_exists(ask!(
-                    lease => self.client(),
-                    containers.create(message),
-                    QUICK,
-                    "create container",
-                    &id
-                ))
-            })
-            .await?;
-        Ok(id)
+        let rootfs = self.prepare(&id, &image.top_snapshot).await?;
+        let object = self.describe(&id, spec, image, &rootfs)?;
+        let message = CreateContainerRequest {
+            container: Some(object),
+        };
+        let made = or_exists(ask!(
+            self.client(),
+            containers.create(message),
+            QUICK,
+            "create container",
+            &id
+        ))?;
+        let object = made.and_then(|answer| answer.container);
+        let fresh = object.map(|object| Fresh { object, rootfs });
+        Ok(Created { id, fresh })
     }
 
-    /// The writable snapshot of a container: new, or left by an earlier attempt.
-    async fn prepare(&self, lease: &Lease, key: &str, parent: &str) -> Result<Vec<Mount>, Error> {
-        let message = PrepareSnapshotRequest {
-            snapshotter: self.config().snapshotter().into(),
-            key: key.to_owned(),
-            parent: parent.to_owned(),
-            labels: HashMap::new(),
+    /// The writable snapshot of a container: new, or left by an earlier attempt. Until the container refers to it
+    /// a lease holds it.
+    async fn prepare(&self, key: &str, parent: &str) -> Result<Vec<Mount>, Error> {
+        let prepare = async |lease: &Lease| {
+            let message = PrepareSnapshotRequest {
+                snapshotter: self.config().snapshotter().into(),
+                key: key.to_owned(),
+                parent: parent.to_owned(),
+                labels: HashMap::new(),
+            };
+            or_exists(ask!(
+                lease => self.client(),
+                snapshots.prepare(message),
+                QUICK,
+                "prepare snapshot for container",
+                key
+            ))
         };
-        let prepared = or_exists(ask!(
-            lease => self.client(),
-            snapshots.prepare(message),
-            QUICK,
-            "prepare snapshot for container",
-            key
-        ))?;
-        match prepared {
+        let lease = self.inner.lease.held(self.client()).await?;
+        let prepared = match prepare(&lease).await {
+            // Somebody may have deleted the lease; without the image it fails again.
+            Err(error) if error.is_not_found() => {
+                prepare(&self.inner.lease.anew(self.client()).await?).await
+            }
+            settled => settled,
+        };
+        match prepared? {
             Some(answer) => Ok(answer.mounts),
             None => self.rootfs(key).await,
         }
@@ -100,7 +132,7 @@ impl Runtime {
             .map_err(|error| Error::invalid("oci spec", id, error.to_string()))?;
         Ok(Object {
             id: id.to_owned(),
-            labels: labels(id, spec, image),
+            labels: labels(id, spec, image, &self.inner.life),
             image: spec.image.clone(),
             runtime: Some(OciRuntime {
                 name: RUNC.into(),
@@ -130,7 +162,7 @@ impl Runtime {
     }
 }
 
-fn labels(id: &str, spec: &ContainerSpec, image: &Image) -> HashMap<String, String> {
+fn labels(id: &str, spec: &ContainerSpec, image: &Image, life: &str) -> HashMap<String, String> {
     let own = [
         (label::POD_UID, spec.pod.uid.clone()),
         (label::POD_NAME, spec.pod.name.clone()),
@@ -142,6 +174,7 @@ fn labels(id: &str, spec: &ContainerSpec, image: &Image) -> HashMap<String, Stri
         (label::IMAGE_ID, image.id.clone()),
         (label::LOG, spec.log_path.display().to_string()),
         (label::TTY, spec.tty.to_string()),
+        (label::LIFE, life.to_owned()),
         (
             label::STDIN,
             match (spec.stdin, spec.stdin_once) {

@@ -38,7 +38,7 @@ impl Runtime {
             .collect();
         let objects = objects.containers.into_iter();
         Ok(objects
-            .map(|object| read(&object, tasks.get(&object.id)))
+            .map(|object| self.read(&object, tasks.get(&object.id)))
             .collect())
     }
 
@@ -51,7 +51,7 @@ impl Runtime {
             return Ok(None);
         }
         let task = self.task(id).await?;
-        Ok(Some(read(&object, task.as_ref())))
+        Ok(Some(self.read(&object, task.as_ref())))
     }
 
     /// A container's task, if it has one.
@@ -78,61 +78,56 @@ impl Runtime {
         let object = object.ok_or_else(|| Error::not_found("container", id))?;
         Ok(object.labels)
     }
-}
 
-fn read(object: &Object, task: Option<&Task>) -> Container {
-    let text = |key: &str| object.labels.get(key).cloned().unwrap_or_default();
-    let created = timestamp(object.created_at.as_ref()).unwrap_or(Timestamp::UNIX_EPOCH);
-    let started = text(label::STARTED).parse().ok();
-    Container {
-        id: object.id.clone(),
-        pod: PodRef {
-            uid: text(label::POD_UID),
-            namespace: text(label::POD_NAMESPACE),
-            name: text(label::POD_NAME),
-        },
-        name: text(label::NAME),
-        attempt: text(label::ATTEMPT).parse().unwrap_or_default(),
-        kind: Kind::parse(&text(label::KIND)),
-        image: object.image.clone(),
-        image_id: text(label::IMAGE_ID),
-        created,
-        log_path: text(label::LOG).into(),
-        tty: text(label::TTY) == "true",
-        state: state(task, created, started, &text(label::CGROUP)),
-        labels: object
-            .labels
-            .clone()
-            .into_iter()
-            .collect::<BTreeMap<_, _>>(),
+    /// A container as its object and its task say.
+    pub(super) fn read(&self, object: &Object, task: Option<&Task>) -> Container {
+        let text = |key: &str| object.labels.get(key).cloned().unwrap_or_default();
+        let created = timestamp(object.created_at.as_ref()).unwrap_or(Timestamp::UNIX_EPOCH);
+        let started = self.noted_start(&object.id);
+        let state = match task {
+            Some(task) => state(task, created, started, &text(label::CGROUP)),
+            // Tasks are forgotten when the machine goes down, and when a shim is lost. What was started, or made in
+            // another life, has ended then, nobody saw how.
+            None if started.is_none() && text(label::LIFE) == self.inner.life => State::Created,
+            None => State::Exited {
+                code: LOST,
+                started,
+                at: started.unwrap_or(created),
+                oom: false,
+            },
+        };
+        Container {
+            id: object.id.clone(),
+            pod: PodRef {
+                uid: text(label::POD_UID),
+                namespace: text(label::POD_NAMESPACE),
+                name: text(label::POD_NAME),
+            },
+            name: text(label::NAME),
+            attempt: text(label::ATTEMPT).parse().unwrap_or_default(),
+            kind: Kind::parse(&text(label::KIND)),
+            image: object.image.clone(),
+            image_id: text(label::IMAGE_ID),
+            created,
+            log_path: text(label::LOG).into(),
+            tty: text(label::TTY) == "true",
+            state,
+            labels: object
+                .labels
+                .clone()
+                .into_iter()
+                .collect::<BTreeMap<_, _>>(),
+        }
     }
 }
 
 /// Exit code of a container that ended unseen, as runtimes with CRI give it.
 const LOST: i32 = 255;
 
-fn state(
-    task: Option<&Task>,
-    created: Timestamp,
-    started: Option<Timestamp>,
-    cgroup: &str,
-) -> State {
-    let Some(task) = task else {
-        // Tasks are forgotten when the machine goes down. What was started has ended then, nobody saw how.
-        return match started {
-            None => State::Created,
-            Some(at) => State::Exited {
-                code: LOST,
-                started,
-                at,
-                oom: false,
-            },
-        };
-    };
+fn state(task: &Task, created: Timestamp, started: Option<Timestamp>, cgroup: &str) -> State {
     match task.status() {
         Status::Running | Status::Paused | Status::Pausing => State::Running {
             pid: task.pid,
-            // Missing only when the agent ended between start and label.
             started: started.unwrap_or(created),
         },
         Status::Stopped => State::Exited {

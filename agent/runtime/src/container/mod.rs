@@ -3,9 +3,12 @@
 mod create;
 mod facts;
 mod list;
+mod started;
 mod streams;
 mod task;
 
+pub use create::Created;
+pub(crate) use started::life;
 pub use streams::Attached;
 pub(crate) use task::parse_signal;
 
@@ -31,7 +34,8 @@ pub(crate) mod label {
     pub(crate) const TTY: &str = "keelson.io/tty";
     /// `true`, or `once`: closed after the first client.
     pub(crate) const STDIN: &str = "keelson.io/stdin";
-    pub(crate) const STARTED: &str = "keelson.io/started";
+    /// In which life of the machine it was made.
+    pub(crate) const LIFE: &str = "keelson.io/life";
 }
 
 /// State of a container's first process.

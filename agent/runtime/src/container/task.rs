@@ -1,16 +1,16 @@
 //! The process side of a container: start, signal, remove.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use containerd_client::services::v1::{
     Container as Object, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest, KillRequest,
-    StartRequest, UpdateContainerRequest, WaitRequest,
+    StartRequest, WaitRequest,
 };
-use containerd_client::types::v1::Status;
+use containerd_client::types::Mount;
+use containerd_client::types::v1::{Process as Task, Status};
 use nix::sys::signal::Signal;
 
-use super::label;
+use super::{Container, Created};
 use crate::client::{QUICK, TASK, ask, call, ended, or_absent};
 use crate::error::{Error, Errors};
 use crate::runtime::Runtime;
@@ -19,15 +19,40 @@ use crate::runtime::Runtime;
 const DYING: Duration = Duration::from_secs(10);
 
 impl Runtime {
-    /// Starts the container's process and returns its pid. A running container stays as it is.
-    pub async fn container_start(&self, id: &str) -> Result<u32, Error> {
-        let object = self.object(id).await?;
-        let object = object.ok_or_else(|| Error::not_found("container", id))?;
-        match self.task(id).await? {
+    /// Starts the container's process and returns how it is then. A running container stays as it is.
+    pub async fn container_start(&self, created: Created) -> Result<Container, Error> {
+        let Created { id, fresh } = created;
+        let id = id.as_str();
+        let (object, task, rootfs) = match fresh {
+            Some(fresh) => (fresh.object, None, Some(fresh.rootfs)),
+            None => {
+                let object = self.object(id).await?;
+                let object = object.ok_or_else(|| Error::not_found("container", id))?;
+                (object, self.task(id).await?, None)
+            }
+        };
+        match task {
             Some(task) if task.status() == Status::Created => {}
-            Some(task) => return Ok(task.pid),
-            None => self.create_task(&object).await?,
+            Some(task) => return Ok(self.read(&object, Some(&task))),
+            None => {
+                let rootfs = match rootfs {
+                    Some(rootfs) => rootfs,
+                    None => self.rootfs(&object.snapshot_key).await?,
+                };
+                self.create_task(&object, rootfs).await?;
+            }
         }
+        self.note_start(id)?;
+        let pid = self.start_task(id).await?;
+        let mut task = Task {
+            pid,
+            ..Task::default()
+        };
+        task.set_status(Status::Running);
+        Ok(self.read(&object, Some(&task)))
+    }
+
+    async fn start_task(&self, id: &str) -> Result<u32, Error> {
         let message = StartRequest {
             container_id: id.to_owned(),
             exec_id: String::new(),
@@ -39,22 +64,21 @@ impl Runtime {
             "start container",
             id
         );
-        let pid = match started {
-            Ok(answer) => answer.pid,
+        match started {
+            Ok(answer) => Ok(answer.pid),
             Err(error) => {
                 // Without this the shim would stay.
                 self.delete_task(id).await?;
-                return Err(error);
+                self.forget_start(id)?;
+                Err(error)
             }
-        };
-        self.note_start(id).await?;
-        Ok(pid)
+        }
     }
 
-    async fn create_task(&self, object: &Object) -> Result<(), Error> {
+    async fn create_task(&self, object: &Object, rootfs: Vec<Mount>) -> Result<(), Error> {
         let mut message = CreateTaskRequest {
             container_id: object.id.clone(),
-            rootfs: self.rootfs(&object.snapshot_key).await?,
+            rootfs,
             ..CreateTaskRequest::default()
         };
         let reader = self.streams(object, &mut message)?;
@@ -70,29 +94,6 @@ impl Runtime {
             let _ = reader.start_kill();
         }
         made.map(drop)
-    }
-
-    /// The start time outlives the process only here.
-    async fn note_start(&self, id: &str) -> Result<(), Error> {
-        let now = jiff::Timestamp::now().to_string();
-        let message = UpdateContainerRequest {
-            container: Some(Object {
-                id: id.to_owned(),
-                labels: HashMap::from([(label::STARTED.to_owned(), now)]),
-                ..Object::default()
-            }),
-            update_mask: Some(prost_types::FieldMask {
-                paths: vec![format!("labels.{}", label::STARTED)],
-            }),
-        };
-        ask!(
-            self.client(),
-            containers.update(message),
-            QUICK,
-            "label container",
-            id
-        )?;
-        Ok(())
     }
 
     /// Sends a signal (`SIGTERM`, `TERM` or a number) to the first process, or to all. Success
@@ -141,7 +142,15 @@ impl Runtime {
         );
         errors.note(or_absent(deleted));
         errors.note(self.remove_snapshot(id).await);
+        errors.note(self.container_forget(id));
+        errors.finish()
+    }
+
+    /// Removes the files that stand for a container that is gone.
+    pub fn container_forget(&self, id: &str) -> Result<(), Error> {
+        let mut errors = Errors::default();
         errors.note(self.forget_streams(id));
+        errors.note(self.forget_start(id));
         errors.finish()
     }
 

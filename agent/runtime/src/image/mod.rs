@@ -8,6 +8,7 @@ mod pull;
 mod unpack;
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use containerd_client::services::v1::{
     DeleteImageRequest, GetImageRequest, Image as Record, ListImagesRequest,
@@ -51,6 +52,29 @@ pub struct Image {
     pub config: ImageConfig,
     /// Snapshot a container's root file system starts from; empty for an image without layers.
     pub top_snapshot: String,
+}
+
+/// What images that were read say, by digest: content never changes. Names are not among it.
+#[derive(Default)]
+pub(crate) struct Known(Mutex<BTreeMap<String, Image>>);
+
+impl Known {
+    fn images(&self) -> MutexGuard<'_, BTreeMap<String, Image>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, digest: &str) -> Option<Image> {
+        self.images().get(digest).cloned()
+    }
+
+    fn put(&self, image: &Image) {
+        self.images().insert(image.digest.clone(), image.clone());
+    }
+
+    /// Forgets the images that are not there any more.
+    fn retain(&self, there: impl Fn(&str) -> bool) {
+        self.images().retain(|digest, _| there(digest));
+    }
 }
 
 /// Completes a name as docker does: `busybox` becomes `docker.io/library/busybox:latest`.
@@ -101,6 +125,9 @@ impl Runtime {
             let names = by_digest.entry(target(&record)).or_default();
             names.push(record.name);
         }
+        self.inner
+            .known
+            .retain(|digest| by_digest.contains_key(digest));
         let mut images = Vec::new();
         for (digest, names) in by_digest {
             match self.read_image(&digest, names).await {
@@ -162,19 +189,24 @@ impl Runtime {
     }
 
     async fn read_image(&self, digest: &str, mut names: Vec<String>) -> Result<Image, Error> {
-        let resolved = self.resolve(digest).await?;
         names.sort();
+        if let Some(known) = self.inner.known.get(digest) {
+            return Ok(Image { names, ..known });
+        }
+        let resolved = self.resolve(digest).await?;
         let manifest = &resolved.manifest;
         let parts = manifest.config.iter().chain(&manifest.layers);
         let size = parts.map(|part| part.size).sum::<u64>() + resolved.manifest_size;
-        Ok(Image {
-            names,
+        let image = Image {
+            names: Vec::new(),
             digest: digest.to_owned(),
             id: resolved.config_digest,
             size,
             top_snapshot: resolved.config.chain_ids().pop().unwrap_or_default(),
             config: resolved.config.into(),
-        })
+        };
+        self.inner.known.put(&image);
+        Ok(Image { names, ..image })
     }
 }
 

@@ -223,13 +223,22 @@ impl Runtime {
             snapshotter: self.config().snapshotter().into(),
             key: key.to_owned(),
         };
-        let answer = ask!(
-            self.client(),
-            snapshots.remove(message),
-            QUICK,
-            "remove snapshot",
-            key
-        );
+        let answer = match self.inner.lease.peek().await {
+            Some(lease) => ask!(
+                &lease => self.client(),
+                snapshots.remove(message),
+                QUICK,
+                "remove snapshot",
+                key
+            ),
+            None => ask!(
+                self.client(),
+                snapshots.remove(message),
+                QUICK,
+                "remove snapshot",
+                key
+            ),
+        };
         or_absent(answer).map(|_| ())
     }
 

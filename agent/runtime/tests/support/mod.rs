@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use keelson_runtime::archive::{self, Entry};
 use keelson_runtime::{
-    Config, Container, ContainerSpec, ImageConfig, PodRef, PodResources, Qos, Runtime, Sandbox,
-    SandboxOptions, State,
+    Config, Container, ContainerSpec, Created, ImageConfig, PodRef, PodResources, Qos, Runtime,
+    Sandbox, SandboxOptions, State,
 };
 
 pub(crate) const IMAGE: &str = "busybox:test";
@@ -92,9 +92,17 @@ impl Node {
     }
 
     pub(crate) async fn run(&self, spec: &ContainerSpec) -> String {
-        let id = self.runtime.container_create(spec).await.expect("create");
-        self.runtime.container_start(&id).await.expect("start");
+        let created = self.create(spec).await;
+        let id = created.id.clone();
+        self.runtime.container_start(created).await.expect("start");
         id
+    }
+
+    pub(crate) async fn create(&self, spec: &ContainerSpec) -> Created {
+        let image = self.runtime.image(&spec.image).await.expect("image");
+        let image = image.expect("is there");
+        let created = self.runtime.container_create(spec, &image).await;
+        created.expect("create")
     }
 
     pub(crate) async fn get(&self, id: &str) -> Container {
