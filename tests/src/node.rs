@@ -189,7 +189,7 @@ impl Node {
 
     /// Waits until the file is there.
     pub fn wait_for(&self, path: &str) {
-        eventually(path, secs(60), || {
+        eventually(path, secs(120), || {
             self.alive()?;
             anyhow::ensure!(
                 self.outside(path).exists(),

@@ -349,6 +349,7 @@ fn doctor(bed: &Bed) {
             node.name, node.cgroup
         ))
     };
+    node.sh("mkdir -p /run/keelson/io");
     let snapshot = Snapshot::of(node);
     let well = ask("");
     assert!(well.trim().ends_with("well"), "{well}");
