@@ -162,6 +162,17 @@ pub(crate) fn places(options: &NodeOptions, name: &str, ips: Vec<IpAddr>) -> kee
     set(&mut config.insecure_registries, &options.insecure_registry);
     set(&mut config.max_pods, &options.max_pods);
     config.pod_pids_limit = options.pod_pids_limit;
+    let handlers = options.runtime_handlers.clone().unwrap_or_default();
+    config.runtime_handlers = handlers
+        .into_iter()
+        .map(|(name, h)| {
+            let handler = keelson_agent::Handler {
+                runtime_type: h.runtime_type,
+                binary: h.binary_name,
+            };
+            (name, handler)
+        })
+        .collect();
     config.static_pods = Some(
         options
             .static_pods

@@ -1,6 +1,7 @@
 //! Flags and configuration files. Both have the same names: a flag `--cluster-cidr` is `clusterCidr` in the file.
 //! A flag wins over the file, the file over the default.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,16 @@ pub(crate) enum LogFormat {
     Text,
     /// For programs: one JSON object a line.
     Json,
+}
+
+/// What the handler of a RuntimeClass means.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct RuntimeHandler {
+    /// containerd's runtime [default: io.containerd.runc.v2].
+    pub(crate) runtime_type: String,
+    /// The OCI runtime's program [default: runc].
+    pub(crate) binary_name: String,
 }
 
 /// What a server and an agent both need to run a node.
@@ -49,6 +60,9 @@ pub(crate) struct NodeOptions {
     /// Sysctls pods may set besides the safe ones; a prefix ends in *.
     #[arg(long, value_delimiter = ',')]
     pub(crate) allowed_unsafe_sysctls: Option<Vec<String>>,
+    /// Handlers of RuntimeClasses besides runc; only in the file: `{name: {runtimeType, binaryName}}`.
+    #[arg(skip)]
+    pub(crate) runtime_handlers: Option<BTreeMap<String, RuntimeHandler>>,
     /// Where the agent answers for logs and exec [default: [::]:10250].
     #[arg(long)]
     pub(crate) agent_bind: Option<SocketAddr>,

@@ -9,13 +9,13 @@ use keelson_agent_plan::resources::{self, Qos};
 use keelson_agent_plan::{
     Action, Failure, Hook, Image, Kill, Sandbox, Stage, backoff, event, names,
 };
-use keelson_runtime::{Container, Created, PodResources};
+use keelson_runtime::{Container, Created};
 
 use crate::outcome::{Message, Outcome, StartError};
 use crate::shared::chain;
 use crate::volumes::Job;
 use crate::worker::Worker;
-use crate::{container, files, hooks, images, kill, sources};
+use crate::{container, files, holder, hooks, images, kill, resize, sources};
 
 /// When a container that could not be made is tried again: what it lacks may appear at any time.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -46,6 +46,10 @@ impl Worker {
                 self.start(container, attempt, true);
             }
             Action::StartContainer { container, attempt } => self.start(container, attempt, false),
+            Action::UpdateCgroup(figures) => self.update_cgroup(figures),
+            Action::UpdateContainer { container, attempt } => {
+                self.update_container(container, attempt);
+            }
             Action::KillContainer(kill) => self.kill(kill),
             Action::RemoveContainer { container, attempt } => self.remove(container, attempt),
             Action::RemoveSandbox => self.remove_sandbox(),
@@ -64,7 +68,7 @@ impl Worker {
         }
     }
 
-    fn step(&self, step: impl Future<Output = Outcome> + Send + 'static) {
+    pub(crate) fn step(&self, step: impl Future<Output = Outcome> + Send + 'static) {
         let tx = self.tx.clone();
         tokio::spawn(async move {
             let outcome = step.await;
@@ -74,7 +78,7 @@ impl Worker {
     }
 
     /// A step that blocks its thread.
-    fn blocking(
+    pub(crate) fn blocking(
         &self,
         work: impl FnOnce() -> Outcome + Send + 'static,
         lost: fn(String) -> Outcome,
@@ -87,24 +91,10 @@ impl Worker {
 
     fn create_cgroup(&mut self) {
         self.observed.cgroup = Stage::Working;
-        let Some(spec) = self.pod.spec.clone() else {
-            return;
-        };
-        let (shared, uid) = (self.shared.clone(), self.uid.clone());
-        let pids = self.shared.config.pod_pids_limit;
+        let (shared, uid, spec) = (self.shared.clone(), self.uid.clone(), self.allocated_spec());
         let work = move || {
-            let figures = resources::pod(&spec, pids);
-            let limits = PodResources {
-                cpu_shares: figures.cpu_shares,
-                cpu_quota: figures.cpu_quota,
-                cpu_period: figures.cpu_period,
-                memory_limit: figures.memory_limit,
-                pids_limit: figures.pids_limit,
-            };
-            let runtime = &shared.runtime;
-            let made = runtime.pod_cgroup_create(&uid, qos(resources::qos(&spec)), &limits);
-            shared.burstable.add(runtime, &uid, &spec);
-            Outcome::Cgroup(made.map(drop).map_err(|e| chain(&e)))
+            let figures = resources::pod(&spec, None);
+            Outcome::Cgroup(resize::write_cgroup(&shared, &uid, &spec, figures))
         };
         self.blocking(work, |e| Outcome::Cgroup(Err(e)));
     }
@@ -112,23 +102,40 @@ impl Worker {
     fn create_sandbox(&mut self) {
         self.observed.sandbox = Stage::Working;
         let (shared, pod, uid) = (self.shared.clone(), self.pod.clone(), self.uid.clone());
+        let share = holder::is_wanted(&pod);
+        if share {
+            // Its end may come before the step's.
+            let id = keelson_runtime::container::holder_id(&uid);
+            self.shared.owners().insert(id, uid.clone());
+            self.holder = true;
+        }
         self.step(async move {
             let make = async {
-                sources::check_runtime_class(&shared, &pod).await?;
+                sources::handler(&shared, &pod).await?;
                 names::check_hostname(&pod, &shared.config.cluster_domain)?;
+                if share {
+                    holder::clear(&shared, &pod, &uid).await?;
+                }
                 let options = files::sandbox_options(&shared, &pod);
                 let made = shared
                     .runtime
                     .sandbox_create(&uid, &options)
                     .await
                     .map_err(|e| chain(&e))?;
-                let ips = match &made.netns {
-                    None => shared.config.node_ips.clone(),
-                    Some(netns) => {
-                        let added = shared.cni.add(&Attachment::from_pod(&pod, netns)).await;
-                        added.map_err(|e| chain(&e))?.ips
+                let network = async {
+                    let Some(netns) = &made.netns else {
+                        return Ok(shared.config.node_ips.clone());
+                    };
+                    let added = shared.cni.add(&Attachment::from_pod(&pod, netns)).await;
+                    added.map(|a| a.ips).map_err(|e| chain(&e))
+                };
+                let processes = async {
+                    match share {
+                        true => holder::start(&shared, &pod, &uid, &made.namespaces).await,
+                        false => Ok(()),
                     }
                 };
+                let (ips, ()) = tokio::try_join!(network, processes)?;
                 let created = files::sandbox_created(&shared, &uid);
                 Ok((Sandbox { created, ips }, made.netns))
             };
@@ -143,7 +150,12 @@ impl Worker {
             .netns
             .clone()
             .unwrap_or_else(|| shared.config.run_dir.join("ns").join(&uid).join("net"));
+        let has_holder = self.holder;
         self.step(async move {
+            let holder = match has_holder {
+                true => shared.runtime.holder_remove(&uid).await,
+                false => Ok(()),
+            };
             let network = shared
                 .cni
                 .del(&Attachment::from_pod(&pod, netns))
@@ -154,7 +166,7 @@ impl Worker {
                 .sandbox_remove(&uid)
                 .await
                 .map_err(|e| chain(&e));
-            Outcome::SandboxRemoved(network.and(namespaces))
+            Outcome::SandboxRemoved(network.and(namespaces).and(holder.map_err(|e| chain(&e))))
         });
     }
 
@@ -206,6 +218,10 @@ impl Worker {
 
     fn kill(&mut self, kill: Kill) {
         let key = (kill.container.clone(), kill.attempt);
+        if kill.anew {
+            let anew = &mut self.observed.anew;
+            anew.insert(kill.container.clone(), kill.attempt);
+        }
         self.observed
             .killing
             .insert(kill.container.clone(), kill.grace);
@@ -309,8 +325,22 @@ impl Worker {
     /// Takes the end of a step.
     pub(crate) async fn step_ended(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Cgroup(r) => self.observed.cgroup = self.stage("cgroup", r),
-            Outcome::CgroupRemoved(r) => self.observed.cgroup = self.removed("cgroup", r),
+            Outcome::Cgroup(r) => {
+                if let Ok(figures) = &r {
+                    self.observed.figures = Stage::Ready(figures.clone());
+                }
+                self.observed.cgroup = self.stage("cgroup", r.map(drop));
+            }
+            Outcome::Figures(r) => self.observed.figures = self.stage("cgroup limits", r),
+            Outcome::Updated {
+                container,
+                id,
+                result,
+            } => self.update_ended(&container, &id, result).await,
+            Outcome::CgroupRemoved(r) => {
+                self.observed.cgroup = self.removed("cgroup", r);
+                self.observed.figures = Stage::Absent;
+            }
             Outcome::VolumesRemoved(r) => self.observed.volumes = self.removed("volumes", r),
             Outcome::SandboxRemoved(r) => {
                 self.observed.sandbox = self.removed("sandbox", r);
@@ -324,6 +354,7 @@ impl Worker {
             Outcome::Sandbox(Ok((sandbox, netns))) => {
                 self.netns = netns;
                 self.observed.sandbox = self.stage("sandbox", Ok(sandbox));
+                self.look_at_holder().await;
             }
             Outcome::Sandbox(Err(message)) => {
                 self.event(event::sandbox_failed(&message));

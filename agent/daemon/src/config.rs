@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 use keelson_agent_io::cni::Cni;
+use keelson_runtime::Handler;
 
 /// The serving side of port 10250.
 #[derive(Clone)]
@@ -76,6 +77,8 @@ pub struct Config {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Most tasks of one pod; no limit when unset.
     pub pod_pids_limit: Option<i64>,
+    /// What the handlers of RuntimeClasses mean, besides `runc`.
+    pub runtime_handlers: BTreeMap<String, Handler>,
     /// Image archives imported at start.
     pub images_dir: Option<PathBuf>,
     /// Files of static pods.
@@ -116,6 +119,7 @@ impl Config {
             max_pods: 110,
             allowed_unsafe_sysctls: Vec::new(),
             pod_pids_limit: None,
+            runtime_handlers: BTreeMap::new(),
             images_dir: None,
             static_pods: None,
             parallel_pulls: 3,

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use keelson_agent_plan::quantity::value_of;
 use keelson_agent_plan::security::{self, Seccomp};
 use keelson_agent_plan::{
-    Attempt, AttemptState, env, ephemeral, event, names, resources, static_pod,
+    Attempt, AttemptState, env, ephemeral, event, names, resize, resources, static_pod,
 };
 use keelson_runtime::{
     Container as Running, ContainerSpec, Created, Image, Kind, Mount, Namespace, Namespaces,
@@ -20,9 +20,10 @@ use keelson_runtime::{
 use crate::apply::qos;
 use crate::observe::{IMAGE_LABEL, SPEC_IMAGE_LABEL};
 use crate::outcome::StartError;
+use crate::resize::{RESOURCES_LABEL, to_label as resize_label};
 use crate::shared::{Shared, chain};
 use crate::worker::Worker;
-use crate::{files, sources, volumes};
+use crate::{files, holder, sources, volumes};
 
 /// What is needed to make one container, taken from its worker.
 pub(crate) struct Job {
@@ -32,8 +33,7 @@ pub(crate) struct Job {
     name: String,
     attempt: u32,
     ips: Vec<IpAddr>,
-    /// Another running container of the pod, whose processes are joined: any with `shareProcessNamespace`, and the
-    /// one that an ephemeral container names.
+    /// The running container whose processes an ephemeral one joins.
     peer: Option<String>,
 }
 
@@ -57,12 +57,18 @@ impl Job {
         let running = |a: &&Attempt| matches!(a.state, AttemptState::Running { .. });
         let spec = worker.pod.spec.as_ref();
         let target = spec.and_then(|s| ephemeral::target(s, name));
-        let share = spec.and_then(|s| s.share_process_namespace) == Some(true);
-        let wanted = |n: &str| target.map_or(share, |t| t == n);
+        let wanted = |n: &str| target.is_some_and(|t| t == n);
         let peers = observed.containers.iter().filter(|(n, _)| wanted(n));
+        let admitted = spec.map(|s| resize::allocated_spec(s, observed));
         Self {
             shared: worker.shared.clone(),
-            pod: worker.pod.clone(),
+            pod: match admitted {
+                Some(Cow::Owned(spec)) => Arc::new(Pod {
+                    spec: Some(spec),
+                    ..Pod::clone(&worker.pod)
+                }),
+                _ => worker.pod.clone(),
+            },
             uid: worker.uid.clone(),
             name: name.to_owned(),
             attempt,
@@ -153,6 +159,8 @@ impl Job {
             .await;
         let made = made.map_err(|e| create(chain(&e)))?;
         let memory = self.node_memory();
+        let handler = sources::handler(&self.shared, &self.pod).await;
+        let handler = handler.map_err(create)?;
         Ok(ContainerSpec {
             pod: PodRef {
                 uid: self.uid.clone(),
@@ -186,7 +194,9 @@ impl Job {
                     SPEC_IMAGE_LABEL.to_owned(),
                     c.image.clone().unwrap_or_default(),
                 ),
+                (RESOURCES_LABEL.to_owned(), resize_label(c)),
             ]),
+            handler,
             shim_group: Some(self.uid.clone()),
             log_path: names::log_path(
                 &self.shared.config.log_dir,
@@ -313,20 +323,21 @@ impl Job {
         })
     }
 
-    /// With `shareProcessNamespace` the first container to run holds the processes; the others join it.
+    /// With `shareProcessNamespace` all join the holder's processes; an ephemeral container those of its target.
     async fn namespaces(&self, mut namespaces: Namespaces) -> Result<Namespaces, StartError> {
-        let private = namespaces.pid == Namespace::Private;
-        let Some(peer) = self.peer.as_ref().filter(|_| private) else {
-            return Ok(namespaces);
+        let runtime = &self.shared.runtime;
+        let share = holder::is_wanted(&self.pod);
+        let first = match &self.peer {
+            _ if share => runtime.holder(&self.uid).await,
+            Some(peer) if namespaces.pid == Namespace::Private => runtime.container(peer).await,
+            _ => return Ok(namespaces),
         };
-        let peer = self
-            .shared
-            .runtime
-            .container(peer)
-            .await
-            .map_err(|e| create(chain(&e)))?;
-        if let Some(keelson_runtime::State::Running { pid, .. }) = peer.map(|p| p.state) {
-            namespaces.pid = Namespace::Path(format!("/proc/{pid}/ns/pid").into());
+        match first.map_err(|e| create(chain(&e)))?.map(|c| c.state) {
+            Some(keelson_runtime::State::Running { pid, .. }) => {
+                namespaces.pid = Namespace::Path(format!("/proc/{pid}/ns/pid").into());
+            }
+            _ if share => return Err(create("the holder of the pod's processes has ended")),
+            _ => {}
         }
         Ok(namespaces)
     }
@@ -342,7 +353,8 @@ fn make_empty(path: &std::path::Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
 }
 
-fn resources_of(c: &Container) -> Resources {
+/// What a container's cgroup is given.
+pub(crate) fn resources_of(c: &Container) -> Resources {
     let figures = resources::container(c);
     Resources {
         cpu_shares: figures.cpu_shares,

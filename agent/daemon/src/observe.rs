@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerState;
 use keelson_agent_io::cni::Attachment;
 use keelson_agent_plan::{Attempt, AttemptState, Failure, ProbeVerdict, Sandbox, Stage};
-use keelson_runtime::{Container, State};
+use keelson_runtime::{Container, Kind, State};
 
-use crate::files;
 use crate::shared::chain;
 use crate::worker::Worker;
+use crate::{files, resize};
 
 /// Label that keeps a container's image reference: what the status shows as `imageID`.
 pub(crate) const IMAGE_LABEL: &str = "keelson.io/image-ref";
@@ -28,7 +28,7 @@ const START_ERROR: (i32, &str) = (128, "StartError");
 impl Worker {
     /// Reads back what is there of the pod when its worker starts.
     pub(crate) async fn recover(&mut self, containers: Vec<Container>) {
-        let known = !containers.is_empty();
+        let known = containers.iter().any(|c| c.kind != Kind::Holder);
         self.take_containers(containers);
         if self.pod.metadata.deletion_timestamp.is_some() || self.observed.orphan {
             self.observed.terminating_since = Some(Timestamp::now());
@@ -49,6 +49,9 @@ impl Worker {
         }
         if runtime.has_sandbox(&self.uid) {
             self.observed.sandbox = self.recover_sandbox().await;
+            self.look_at_holder().await;
+        } else if self.holder {
+            self.observed.sandbox = part();
         }
         self.seed_probes();
     }
@@ -112,6 +115,7 @@ impl Worker {
 
     /// Replaces all that is known of the pod's containers.
     pub(crate) fn take_containers(&mut self, all: Vec<Container>) {
+        let all = self.take_holder(all);
         let mut runs: BTreeMap<String, Vec<Attempt>> = BTreeMap::new();
         {
             let mut owners = self.shared.owners();
@@ -140,6 +144,9 @@ impl Worker {
                 return;
             }
         };
+        if id == keelson_runtime::container::holder_id(&self.uid) {
+            return self.note_holder(found);
+        }
         match found {
             Some(c) => {
                 self.let_log_settle(&c).await;
@@ -248,6 +255,7 @@ impl Worker {
             image: c.image.clone(),
             image_id: c.labels.get(IMAGE_LABEL).unwrap_or(&c.image_id).clone(),
             spec_image: c.labels.get(SPEC_IMAGE_LABEL).cloned(),
+            resources: resize::from_label(c.labels.get(resize::RESOURCES_LABEL)),
             created: c.created,
             state,
         }

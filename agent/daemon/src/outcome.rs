@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use keelson_agent_plan::probe::Kind;
+use keelson_agent_plan::resources::Figures;
 use keelson_agent_plan::{ImageFailure, Sandbox};
 use keelson_runtime::Container;
 
@@ -16,6 +17,8 @@ pub(crate) enum Message {
     Gone(Option<Arc<Pod>>),
     /// Its status is to be written again: what shows it in the API is new.
     Shown,
+    /// Another pod takes less room now.
+    Room,
     /// Something that its volumes are made of changed.
     Refresh,
     /// A container of the pod changed: read it again.
@@ -35,7 +38,15 @@ pub(crate) enum Message {
 
 /// How a step ended. Errors are texts for people.
 pub(crate) enum Outcome {
-    Cgroup(Result<(), String>),
+    Cgroup(Result<Figures, String>),
+    /// The pod's cgroup was written.
+    Figures(Result<Figures, String>),
+    /// A running container was given what is allocated to it.
+    Updated {
+        container: String,
+        id: String,
+        result: Result<(), String>,
+    },
     CgroupRemoved(Result<(), String>),
     /// The error names the volume.
     Volumes(Result<(), (String, String)>),

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Service};
 use keelson_agent_io::cni::Cni;
 use keelson_agent_io::node::Roots;
 use keelson_agent_io::probes::Prober;
 use keelson_agent_io::volumes::Volumes;
-use keelson_agent_plan::Attempt;
+use keelson_agent_plan::{Attempt, status};
 use keelson_runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,23 @@ pub(crate) struct Entry {
     pub(crate) containers: Arc<BTreeMap<String, Vec<Attempt>>>,
     /// Its network namespace; none on the host's network or before there is one.
     pub(crate) netns: Option<PathBuf>,
+    /// Its spec as far as it was admitted, when that is not all.
+    pub(crate) allocated: Option<Arc<PodSpec>>,
+    /// A resize of it waits for room.
+    pub(crate) waits: bool,
+}
+
+impl Entry {
+    /// What it takes of the node.
+    pub(crate) fn spec(&self) -> Option<&PodSpec> {
+        self.allocated.as_deref().or(self.pod.spec.as_ref())
+    }
+
+    /// Whether it takes room.
+    pub(crate) fn is_active(&self) -> bool {
+        let status = self.pod.status.as_ref();
+        !status::is_final(status.and_then(|s| s.phase.as_deref()))
+    }
 }
 
 /// Handles and figures that every task uses.

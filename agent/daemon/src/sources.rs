@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount, Volume}
 use k8s_openapi::api::node::v1::RuntimeClass;
 use keelson_agent_io::volumes::{Data, Want, wants};
 use keelson_agent_plan::env::{Reference, Sources};
+use keelson_runtime::Handler;
 use kube::Api;
 use kube::api::PostParams;
 
@@ -66,24 +67,33 @@ async fn secret(shared: &Shared, namespace: &str, name: &str) -> Result<Option<S
         .map_err(|e| format!("get secret {namespace}/{name}: {e}"))
 }
 
-/// Handlers that mean the one runtime this agent has.
+/// Handlers that need no entry in the configuration.
 const HANDLERS: [&str; 2] = ["", "runc"];
 
-/// Refuses a pod whose RuntimeClass does not exist, or asks for a runtime that is not here.
-pub(crate) async fn check_runtime_class(shared: &Shared, pod: &Pod) -> Result<(), String> {
+/// What runs a pod: what its RuntimeClass names.
+///
+/// # Errors
+/// When the class does not exist, or asks for a runtime that is not here.
+pub(crate) async fn handler(shared: &Shared, pod: &Pod) -> Result<Handler, String> {
     let name = pod
         .spec
         .as_ref()
         .and_then(|s| s.runtime_class_name.as_deref());
     let Some(name) = name.filter(|n| !n.is_empty()) else {
-        return Ok(());
+        return Ok(Handler::default());
     };
     let api: Api<RuntimeClass> = Api::all(shared.client.clone());
     let class = api.get(name).await;
     let class = class.map_err(|e| format!("failed to get RuntimeClass {name:?}: {e}"))?;
+    let known = shared.config.runtime_handlers.get(&class.handler);
     match HANDLERS.contains(&class.handler.as_str()) {
-        true => Ok(()),
-        false => Err(format!("no runtime for {:?} is configured", class.handler)),
+        true => Ok(known.cloned().unwrap_or_default()),
+        false => known.cloned().ok_or_else(|| {
+            format!(
+                "failed to get sandbox runtime: no runtime for {:?} is configured",
+                class.handler
+            )
+        }),
     }
 }
 

@@ -9,14 +9,14 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use keelson_agent_plan::{admit, event, resources, static_pod, status};
-use keelson_runtime::{Container, RuntimeEvent};
+use keelson_agent_plan::{admit, event, resources, static_pod};
+use keelson_runtime::{Container, Kind, RuntimeEvent};
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 
 use crate::files;
 use crate::outcome::Message;
-use crate::shared::{Shared, chain};
+use crate::shared::{Entry, Shared, chain};
 use crate::statics::Statics;
 use crate::worker::{self, Start};
 
@@ -265,18 +265,15 @@ impl Sync {
 
     /// The status a new pod starts with: as it is, or refused.
     fn admit(&self, pod: &Pod, status: PodStatus) -> PodStatus {
-        let active =
-            |p: &&Arc<Pod>| !status::is_final(p.status.as_ref().and_then(|s| s.phase.as_deref()));
-        let others: Vec<Arc<Pod>> = {
+        let others: Vec<Entry> = {
             let entries = self.shared.entries();
             entries
                 .values()
-                .map(|e| &e.pod)
-                .filter(active)
+                .filter(|e| e.is_active())
                 .cloned()
                 .collect()
         };
-        let specs: Vec<&PodSpec> = others.iter().filter_map(|p| p.spec.as_ref()).collect();
+        let specs: Vec<&PodSpec> = others.iter().filter_map(Entry::spec).collect();
         let api = self.shared.node.borrow().clone();
         let node = admit::Node {
             name: self.shared.config.node_name.clone(),
@@ -375,7 +372,8 @@ fn made_up(uid: &str, containers: &[Container]) -> Pod {
         .first()
         .map(|c| c.pod.clone())
         .unwrap_or_default();
-    let names: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+    let named = containers.iter().filter(|c| c.kind != Kind::Holder);
+    let names: BTreeSet<&str> = named.map(|c| c.name.as_str()).collect();
     let list = names.into_iter().map(|n| SpecContainer {
         name: n.to_owned(),
         ..SpecContainer::default()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodStatus};
 use keelson_agent_plan::backoff::{self, Backoff, Curve};
-use keelson_agent_plan::{Failure, Hook, Observed, Plan, ephemeral, plan};
+use keelson_agent_plan::{Failure, Hook, Observed, Plan, ephemeral, plan, resize, status};
 use keelson_runtime::Container;
 use tokio::sync::mpsc;
 
@@ -42,6 +42,8 @@ pub(crate) struct Worker {
     /// `postStart` hooks that run or failed, by container id.
     pub(crate) hooks: BTreeMap<String, Hook>,
     pub(crate) netns: Option<PathBuf>,
+    /// There is a holder of the pod's processes, or has been.
+    pub(crate) holder: bool,
     pub(crate) backoffs: BTreeMap<String, Backoff>,
     pub(crate) tokens: Arc<Tokens>,
     writer: Writer,
@@ -73,6 +75,8 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         pod: start.pod.clone(),
         containers: Arc::default(),
         netns: None,
+        allocated: None,
+        waits: false,
     };
     shared.entries().insert(uid.clone(), entry);
     let observed = Observed {
@@ -94,6 +98,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         start_errors: BTreeMap::new(),
         hooks: BTreeMap::new(),
         netns: None,
+        holder: false,
         backoffs: BTreeMap::new(),
         tokens: Arc::default(),
         stale: false,
@@ -130,6 +135,7 @@ impl Worker {
 
     /// Plans and applies once. `None` when nothing of the pod is left.
     async fn turn(&mut self) -> Option<Plan> {
+        self.ask_for_room();
         let mut plan = plan(&self.pod, &self.observed, Timestamp::now());
         for action in std::mem::take(&mut plan.actions) {
             self.apply(action);
@@ -149,6 +155,7 @@ impl Worker {
 
     fn end(&mut self) {
         self.shared.entries().remove(&self.uid);
+        self.shared.room();
         self.shared.objects.remove(&self.uid);
         let ids = self
             .observed
@@ -156,7 +163,9 @@ impl Worker {
             .values()
             .flatten()
             .map(|a| a.id.clone());
+        let holder = keelson_runtime::container::holder_id(&self.uid);
         let mut owners = self.shared.owners();
+        owners.remove(&holder);
         ids.for_each(|id| _ = owners.remove(&id));
         tracing::debug!(pod = self.pod.metadata.name, uid = self.uid, "pod is gone");
     }
@@ -167,6 +176,7 @@ impl Worker {
         let Some(entry) = entries.get_mut(&self.uid) else {
             return;
         };
+        let was_active = entry.is_active();
         if entry.pod.status.as_ref() != Some(&self.observed.status) {
             let mut pod = Pod::clone(&self.pod);
             pod.status = Some(self.observed.status.clone());
@@ -176,6 +186,11 @@ impl Worker {
             entry.containers = Arc::new(self.observed.containers.clone());
         }
         entry.netns.clone_from(&self.netns);
+        let ended = was_active && !entry.is_active();
+        drop(entries);
+        if ended {
+            self.shared.room();
+        }
     }
 
     async fn take(&mut self, message: Message) {
@@ -183,6 +198,8 @@ impl Worker {
             Message::Pod(pod) => self.take_pod(pod),
             Message::Refresh => self.refresh_now(),
             Message::Shown => self.writer.again(),
+            // Asked for again at the next turn.
+            Message::Room => {}
             Message::Gone(last) => {
                 self.pod = last.unwrap_or_else(|| self.pod.clone());
                 self.observed.orphan = true;
@@ -207,23 +224,16 @@ impl Worker {
 
     /// The agent owns its part of the status: only conditions of others are taken from the API.
     fn take_pod(&mut self, pod: Arc<Pod>) {
-        const OURS: [&str; 5] = [
-            "PodReadyToStartContainers",
-            "Initialized",
-            "Ready",
-            "ContainersReady",
-            "PodScheduled",
-        ];
         let theirs = pod
             .status
             .iter()
             .flat_map(|s| s.conditions.iter().flatten());
         let theirs: Vec<_> = theirs
-            .filter(|c| !OURS.contains(&c.type_.as_str()))
+            .filter(|c| !status::CONDITIONS.contains(&c.type_.as_str()))
             .cloned()
             .collect();
         let own = self.observed.status.conditions.get_or_insert_default();
-        own.retain(|c| OURS.contains(&c.type_.as_str()));
+        own.retain(|c| status::CONDITIONS.contains(&c.type_.as_str()));
         own.extend(theirs);
         if pod.metadata.deletion_timestamp.is_some() {
             self.observed
@@ -235,6 +245,9 @@ impl Worker {
         let changed = renamed || self.pod.spec != pod.spec;
         if renamed {
             self.refresh_now();
+        }
+        if let (Some(old), Some(new)) = (&self.pod.spec, &pod.spec) {
+            resize::remember(old, new, &mut self.observed);
         }
         if changed {
             // What a container lacked may be there now.

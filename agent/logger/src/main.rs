@@ -6,10 +6,13 @@
 //!
 //! `attach <socket>` lets others look on. `stdout <fifo> stderr <fifo>` reads those instead: the shim knows no
 //! standard input beside a logger without a terminal.
+//!
+//! `keelson-logger hold` is something else: process 1 of a PID namespace that a pod's containers share.
 
 mod attach;
 mod fds;
 mod file;
+mod hold;
 mod line;
 
 use std::collections::BTreeMap;
@@ -45,6 +48,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("hold") {
+        return hold::run();
+    }
     let options = options(std::env::args().skip(1));
     let path = options.get("log").ok_or_else(|| {
         io::Error::other("usage: keelson-logger log FILE [attach SOCKET] [stdout FIFO stderr FIFO] (started by containerd)")

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 
 use crate::event::Event;
+use crate::resources::Figures;
 
 /// One step. Each can be repeated: the daemon skips one that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,15 @@ pub enum Action {
     },
     /// `preStop`, the stop signal, and SIGKILL when the grace is over.
     KillContainer(Kill),
+    /// Write the pod's cgroup.
+    UpdateCgroup(Figures),
+    /// Give a running container what is allocated to it.
+    UpdateContainer {
+        /// The container.
+        container: String,
+        /// The attempt.
+        attempt: u32,
+    },
     /// Forget a run that is over.
     RemoveContainer {
         /// The container.
@@ -69,6 +79,8 @@ pub struct Kill {
     pub grace: i64,
     /// Why, for the event `Killing`.
     pub message: String,
+    /// It is started again whatever the policy says.
+    pub anew: bool,
 }
 
 /// What to do now, what to report, and when to look again if nothing happens.

@@ -68,41 +68,66 @@ fn refuse(reason: &str, message: String) -> Refusal {
 }
 
 fn fits(spec: &PodSpec, others: &[&PodSpec], node: &Node) -> Result<(), Refusal> {
-    let out = |name: &str, requested: i64, used: i64, capacity: i64| {
-        let message = format!(
-            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
-        );
-        refuse(&format!("OutOf{name}"), message)
-    };
     let pods = milli_of(&node.allocatable, "pods") / 1000;
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
-    if node.allocatable.contains_key("pods") && count >= pods {
-        return Err(out("pods", 1, count, pods));
+    let lack = match node.allocatable.contains_key("pods") && count >= pods {
+        true => Some(Lack::new("pods", 1, count, pods)),
+        false => lacks(spec, others, &node.allocatable),
+    };
+    lack.map_or(Ok(()), |l| {
+        Err(refuse(&format!("OutOf{}", l.resource), l.message))
+    })
+}
+
+/// What the node has too little of.
+pub(crate) struct Lack {
+    resource: String,
+    /// Upstream's sentence.
+    pub(crate) message: String,
+}
+
+impl Lack {
+    fn new(resource: &str, requested: i64, used: i64, capacity: i64) -> Self {
+        let message = format!(
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        );
+        Self {
+            resource: resource.to_owned(),
+            message,
+        }
     }
+}
+
+/// The first resource of which there is too little beside the others.
+pub(crate) fn lacks(
+    spec: &PodSpec,
+    others: &[&PodSpec],
+    allocatable: &BTreeMap<String, Quantity>,
+) -> Option<Lack> {
     // cpu is counted in thousandths, everything else in units.
-    let names = spec
+    let containers = spec
         .containers
         .iter()
-        .chain(spec.init_containers.iter().flatten());
-    let names = names
-        .filter_map(|c| c.resources.as_ref()?.requests.as_ref())
-        .flat_map(BTreeMap::keys);
-    let mut names: Vec<&str> = names.map(String::as_str).collect();
+        .chain(spec.init_containers.iter().flatten())
+        .map(|c| c.resources.as_ref());
+    let requests = containers
+        .chain([spec.resources.as_ref()])
+        .filter_map(|r| r?.requests.as_ref());
+    let lists = requests.chain(spec.overhead.as_ref());
+    let mut names: Vec<&str> = lists.flat_map(BTreeMap::keys).map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
-    for name in names {
+    names.into_iter().find_map(|name| {
         let unit = if name == "cpu" { 1 } else { 1000 };
         let requested = resources::request(spec, name) / unit;
         let used: i64 = others
             .iter()
             .map(|s| resources::request(s, name) / unit)
             .sum();
-        let capacity = milli_of(&node.allocatable, name) / unit;
-        if requested > 0 && used + requested > capacity {
-            return Err(out(name, requested, used, capacity));
-        }
-    }
-    Ok(())
+        let capacity = milli_of(allocatable, name) / unit;
+        let lacks = requested > 0 && used + requested > capacity;
+        lacks.then(|| Lack::new(name, requested, used, capacity))
+    })
 }
 
 fn selected(spec: &PodSpec, node: &Node) -> bool {

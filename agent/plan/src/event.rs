@@ -191,12 +191,32 @@ pub fn sandbox_failed(error: &str) -> Event {
     )
 }
 
+/// What is said of a sandbox that is gone.
+pub const SANDBOX_CHANGED: &str = "Pod sandbox changed, it will be killed and re-created.";
+
+/// A step of a resize: `Started`, `Completed`, or a warning that it is `Deferred`, `Infeasible` or failed.
+pub fn resize(step: &str, details: &str) -> Event {
+    let warning = !matches!(step, "Started" | "Completed");
+    let word = match step {
+        "Started" => "started",
+        "Completed" => "completed",
+        "Error" => "error",
+        other => other,
+    };
+    Event {
+        warning,
+        reason: format!("Resize{step}").into(),
+        message: format!("Pod resize {word}: {details}"),
+        container: None,
+    }
+}
+
 /// The sandbox is gone (a reboot): it is made again.
 pub fn sandbox_changed() -> Event {
     Event {
         warning: false,
         reason: "SandboxChanged".into(),
-        message: "Pod sandbox changed, it will be killed and re-created.".into(),
+        message: SANDBOX_CHANGED.into(),
         container: None,
     }
 }

@@ -19,6 +19,7 @@ pub mod observed;
 pub mod probe;
 pub mod pull;
 pub mod quantity;
+pub mod resize;
 pub mod resources;
 pub mod security;
 pub mod static_pod;
@@ -28,6 +29,6 @@ pub mod sysctl;
 pub use action::{Action, Kill, Plan};
 pub use lifecycle::plan;
 pub use observed::{
-    Attempt, AttemptState, Failure, Hook, Image, ImageFailure, Observed, ProbeVerdict, Sandbox,
-    Stage,
+    Attempt, AttemptState, Failure, Hook, Image, ImageFailure, Observed, Pending, ProbeVerdict,
+    Sandbox, Stage,
 };

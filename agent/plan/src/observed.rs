@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{PodStatus, ResourceRequirements};
 
 use crate::backoff::Backoff;
+use crate::resources::Figures;
 
 /// A step that failed and when it may be tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub struct Sandbox {
 }
 
 /// One run of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
     /// Counts from 0: the container's restart count.
     pub attempt: u32,
@@ -72,6 +73,8 @@ pub struct Attempt {
     pub image_id: String,
     /// The image the spec named when it was made, if that is known: another one since then restarts it.
     pub spec_image: Option<String>,
+    /// What its cgroup has, if that is known.
+    pub resources: Option<ResourceRequirements>,
     /// When it was made.
     pub created: Timestamp,
     /// How far it is.
@@ -174,6 +177,15 @@ pub struct ProbeVerdict {
     pub readiness: Option<bool>,
 }
 
+/// Why a resize waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// `Deferred` or `Infeasible`.
+    pub reason: &'static str,
+    /// Why.
+    pub message: String,
+}
+
 /// All that is known of a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
@@ -191,6 +203,18 @@ pub struct Observed {
     pub containers: BTreeMap<String, Vec<Attempt>>,
     /// Containers whose creation, start or removal is under way.
     pub busy: BTreeSet<String>,
+    /// Runs killed to come again whatever the policy says, by container name.
+    pub anew: BTreeMap<String, u32>,
+    /// What was admitted for containers whose spec has changed since, by name.
+    pub allocated: BTreeMap<String, ResourceRequirements>,
+    /// Why what the spec asks for is not allocated.
+    pub pending: Option<Pending>,
+    /// What stands in the pod's cgroup; absent: not known.
+    pub figures: Stage<Figures>,
+    /// Containers whose cgroup is being changed.
+    pub updating: BTreeSet<String>,
+    /// The last failure to change a container's cgroup, by container name.
+    pub resize_errors: BTreeMap<String, Failure>,
     /// Runs being killed: container name to the grace seconds granted.
     pub killing: BTreeMap<String, i64>,
     /// The last failure to make or start, by container name.
@@ -216,6 +240,11 @@ impl Observed {
     /// Any container's process runs.
     pub fn any_running(&self) -> bool {
         self.containers.values().flatten().any(Attempt::is_running)
+    }
+
+    /// A run that was killed to come again.
+    pub fn comes_again(&self, name: &str, run: &Attempt) -> bool {
+        self.anew.get(name) == Some(&run.attempt)
     }
 
     /// The newest run that belongs to the present sandbox.

@@ -45,6 +45,23 @@ pub struct Figures {
     pub pids_limit: Option<i64>,
 }
 
+impl Figures {
+    /// The larger of each figure; what is not limited is the largest.
+    pub fn larger(&self, other: &Self) -> Self {
+        fn of<T: Ord + Copy>(a: Option<T>, b: Option<T>) -> Option<T> {
+            a.zip(b).map(|(a, b)| a.max(b))
+        }
+        let cpu_quota = of(self.cpu_quota, other.cpu_quota);
+        Self {
+            cpu_shares: of(self.cpu_shares, other.cpu_shares),
+            cpu_quota,
+            cpu_period: cpu_quota.map(|_| PERIOD),
+            memory_limit: of(self.memory_limit, other.memory_limit),
+            pids_limit: of(self.pids_limit, other.pids_limit),
+        }
+    }
+}
+
 const PERIOD: u64 = 100_000;
 const MIN_QUOTA: i64 = 1000;
 const MIN_SHARES: u64 = 2;
@@ -146,34 +163,24 @@ pub fn container(c: &Container) -> Figures {
     }
 }
 
-/// The pod's cgroup, which holds all of its containers'. A limit counts only if every container has one.
+/// The pod's cgroup, which holds all of its containers' and the overhead of its runtime. Limits of the pod itself
+/// (KEP-2837) go first; without one, a limit counts only if every container has one.
 pub fn pod(spec: &PodSpec, pids_limit: Option<i64>) -> Figures {
-    let class = qos(spec);
-    let cpu_request = pod_figure(spec, |r| request_or_limit(r, "cpu"));
-    let limited = |name: &str| match spec
-        .resources
-        .as_ref()
-        .map(|r| milli_of(limits(Some(r)), name))
-    {
-        Some(n) if n > 0 => true,
-        _ => all_containers(spec).all(|c| milli_of(limits(c.resources.as_ref()), name) > 0),
-    };
-    let pod_level = |name: &str| milli_of(limits(spec.resources.as_ref()), name);
     let limit = |name: &str| {
-        if !limited(name) {
-            return 0;
-        }
-        match pod_level(name) {
-            0 => pod_figure(spec, |r| milli_of(limits(r), name)),
-            n => n,
-        }
+        let own = milli_of(limits(spec.resources.as_ref()), name);
+        let all = all_containers(spec).all(|c| milli_of(limits(c.resources.as_ref()), name) > 0);
+        let sum = match (own, all) {
+            (0, false) => return 0,
+            (0, true) => pod_figure(spec, |r| milli_of(limits(r), name)),
+            (own, _) => own,
+        };
+        sum + milli_of(spec.overhead.as_ref(), name)
     };
     let quota = quota(limit("cpu"));
     Figures {
-        cpu_shares: Some(if class == Qos::BestEffort {
-            MIN_SHARES
-        } else {
-            shares(cpu_request)
+        cpu_shares: Some(match qos(spec) {
+            Qos::BestEffort => MIN_SHARES,
+            _ => shares(request(spec, "cpu")),
         }),
         cpu_quota: quota,
         cpu_period: quota.map(|_| PERIOD),
@@ -186,10 +193,11 @@ pub fn pod(spec: &PodSpec, pids_limit: Option<i64>) -> Figures {
 /// init container needs more (with the sidecars before it), and the overhead.
 /// Source: "Resource sharing within containers", KEP-753.
 pub fn request(spec: &PodSpec, name: &str) -> i64 {
-    let own = requests(spec.resources.as_ref()).filter(|l| l.contains_key(name));
-    let sum = match own {
-        Some(l) => milli_of(l, name),
-        None => pod_figure(spec, |r| request_or_limit(r, name)),
+    let own = spec.resources.as_ref();
+    let has = |l: Option<&List>| l.is_some_and(|l| l.contains_key(name));
+    let sum = match has(requests(own)) || has(limits(own)) {
+        true => request_or_limit(own, name),
+        false => pod_figure(spec, |r| request_or_limit(r, name)),
     };
     sum + milli_of(spec.overhead.as_ref(), name)
 }
@@ -228,12 +236,21 @@ pub fn oom_score_adj(spec: &PodSpec, c: &Container, memory_capacity: i64) -> i32
         Qos::Guaranteed => GUARANTEED_OOM,
         Qos::BestEffort => BEST_EFFORT_OOM,
         Qos::Burstable => {
-            let request = request_or_limit(c.resources.as_ref(), "memory") / 1000;
+            let request = (request_or_limit(c.resources.as_ref(), "memory") + spare(spec)) / 1000;
             let part = 1000 * i128::from(request) / i128::from(memory_capacity.max(1));
             let adjust = 1000 - i32::try_from(part).unwrap_or(1000);
             adjust.clamp(1000 + GUARANTEED_OOM, BEST_EFFORT_OOM - 1)
         }
     }
+}
+
+/// A container's part of the memory that the pod asks for beyond what its containers do (KEP-2837).
+fn spare(spec: &PodSpec) -> i64 {
+    let own = requests(spec.resources.as_ref()).filter(|l| l.contains_key("memory"));
+    let Some(own) = own else { return 0 };
+    let asked = pod_figure(spec, |r| request_or_limit(r, "memory"));
+    let count = i64::try_from(all_containers(spec).count()).unwrap_or(i64::MAX);
+    (milli_of(own, "memory") - asked).max(0) / count.max(1)
 }
 
 #[cfg(test)]

@@ -39,8 +39,8 @@ pub use events::{Events, RuntimeEvent};
 pub use exec::{ExecOptions, ExecOutput, ExecProcess, ExecSession, Stdin};
 pub use image::{Image, ImageConfig};
 pub use model::{
-    ContainerSpec, Device, HugepageLimit, Kind, Mount, Namespace, Namespaces, PodRef, Propagation,
-    Resources, Seccomp, Security,
+    ContainerSpec, Device, Handler, HugepageLimit, Kind, Mount, Namespace, Namespaces, PodRef,
+    Propagation, Resources, Seccomp, Security,
 };
 pub use runtime::Runtime;
 pub use sandbox::{Sandbox, SandboxOptions};

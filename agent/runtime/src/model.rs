@@ -25,6 +25,8 @@ pub enum Kind {
     App,
     /// `spec.ephemeralContainers`.
     Ephemeral,
+    /// None: process 1 of a shared PID namespace.
+    Holder,
 }
 
 impl Kind {
@@ -34,6 +36,7 @@ impl Kind {
             Kind::Init => "init",
             Kind::App => "app",
             Kind::Ephemeral => "ephemeral",
+            Kind::Holder => "holder",
         }
     }
 
@@ -41,9 +44,19 @@ impl Kind {
         match text {
             "init" => Kind::Init,
             "ephemeral" => Kind::Ephemeral,
+            "holder" => Kind::Holder,
             _ => Kind::App,
         }
     }
+}
+
+/// A low-level runtime other than runc itself (what a RuntimeClass names).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handler {
+    /// containerd's runtime, such as `io.containerd.runc.v2`; that one when empty.
+    pub runtime_type: String,
+    /// The OCI runtime's program for `io.containerd.runc.v2`; `runc` when empty.
+    pub binary: String,
 }
 
 /// A container to create.
@@ -93,6 +106,8 @@ pub struct ContainerSpec {
     pub labels: BTreeMap<String, String>,
     /// OCI annotations.
     pub annotations: BTreeMap<String, String>,
+    /// What runs it.
+    pub handler: Handler,
     /// Containers with the same group share one shim process; own shim when unset.
     pub shim_group: Option<String>,
     /// CRI-format log file, absolute; no log when empty.

@@ -30,7 +30,10 @@ pub(super) fn steps(ctx: &Context<'_>, c: &Container, role: Role, plan: &mut Pla
         Role::Init | Role::App => ctx.observed.current(&c.name),
     };
     let Some(attempt) = known else {
-        return create(ctx, c, next_attempt(ctx, &c.name), plan);
+        if !is_over(ctx, c, role) {
+            create(ctx, c, next_attempt(ctx, &c.name), plan);
+        }
+        return;
     };
     match &attempt.state {
         AttemptState::Created => {
@@ -43,11 +46,11 @@ pub(super) fn steps(ctx: &Context<'_>, c: &Container, role: Role, plan: &mut Pla
         AttemptState::Running { post_start, .. } => {
             supervise(ctx, c, role, attempt, post_start, plan)
         }
-        AttemptState::Exited { code, finished, .. } => {
-            if !again(ctx, c, role, *code) {
+        AttemptState::Exited { finished, .. } => {
+            if !again(ctx, c, role, attempt) {
                 return;
             }
-            match restart_at(ctx, &c.name, *finished) {
+            match restart_at(ctx, attempt, &c.name, *finished) {
                 Some(at) => plan.wake(at),
                 None => create(ctx, c, attempt.attempt + 1, plan),
             }
@@ -55,13 +58,29 @@ pub(super) fn steps(ctx: &Context<'_>, c: &Container, role: Role, plan: &mut Pla
     }
 }
 
-/// Whether it is started again after ending with `code`.
-pub(crate) fn again(ctx: &Context<'_>, c: &Container, role: Role, code: i32) -> bool {
-    role != Role::Ephemeral && should_restart(ctx.spec, c, role == Role::Init, code)
+/// Whether it is started again after this run, if that is over.
+pub(crate) fn again(ctx: &Context<'_>, c: &Container, role: Role, run: &Attempt) -> bool {
+    let by_policy = |code| should_restart(ctx.spec, c, role == Role::Init, code);
+    role != Role::Ephemeral
+        && (ctx.observed.comes_again(&c.name, run) || run.exit_code().is_some_and(by_policy))
 }
 
-/// When a container that ended may start again; `None`: now.
-pub(crate) fn restart_at(ctx: &Context<'_>, name: &str, finished: Timestamp) -> Option<Timestamp> {
+/// Whether an app container's last run, in a sandbox that is gone, was its last.
+pub(crate) fn is_over(ctx: &Context<'_>, c: &Container, role: Role) -> bool {
+    let last = ctx.observed.latest(&c.name).filter(|_| role == Role::App);
+    last.is_some_and(|run| run.exit_code().is_some() && !again(ctx, c, role, run))
+}
+
+/// When a container that ended may start again; `None`: now. What the agent itself ended does not wait.
+pub(crate) fn restart_at(
+    ctx: &Context<'_>,
+    run: &Attempt,
+    name: &str,
+    finished: Timestamp,
+) -> Option<Timestamp> {
+    if ctx.observed.comes_again(name, run) {
+        return None;
+    }
     let entry = ctx.observed.backoffs.get(name)?;
     entry
         .until(backoff::CONTAINER, finished)
@@ -143,11 +162,10 @@ fn supervise(
     } else {
         return;
     };
-    // 137 is the code of a killed process: whether the policy would start it again.
-    let again = again(ctx, c, role, 137);
-    if changed && !again {
-        return;
-    }
+    // 137 is the code of a killed process: whether the policy would start it again. A new image does so by itself.
+    let anew = changed && role != Role::Ephemeral;
+    let again =
+        anew || role != Role::Ephemeral && should_restart(ctx.spec, c, role == Role::Init, 137);
     let message = match why {
         "FailedPostStartHook" => why.to_owned(),
         why => format!(
@@ -156,6 +174,9 @@ fn supervise(
             if again { ", will be restarted" } else { "" }
         ),
     };
+    if anew {
+        return teardown::kill_anew(ctx, &c.name, attempt, message, plan);
+    }
     let grace = probe.and_then(|p| p.termination_grace_period_seconds);
     let grace = grace.unwrap_or_else(|| teardown::grace(ctx));
     teardown::kill(ctx, &c.name, attempt, grace, message, plan);

@@ -12,6 +12,7 @@
 
 pub(crate) mod container;
 mod init;
+pub(crate) mod resize;
 mod restart;
 mod teardown;
 
@@ -110,7 +111,7 @@ fn deadline(ctx: &Context<'_>) -> Option<Timestamp> {
 fn run(ctx: &Context<'_>, plan: &mut Plan) {
     let observed = ctx.observed;
     if observed.sandbox.is_gone() && observed.any_running() {
-        let message = "Pod sandbox changed, it will be killed and re-created.";
+        let message = event::SANDBOX_CHANGED;
         teardown::kill_all(ctx, message, plan);
         return;
     }
@@ -127,12 +128,9 @@ fn run(ctx: &Context<'_>, plan: &mut Plan) {
     if initialized {
         for c in &ctx.spec.containers {
             container::steps(ctx, c, container::Role::App, plan);
-            // The first holds the processes that the others join.
-            if ctx.spec.share_process_namespace == Some(true) && !observed.any_running() {
-                break;
-            }
         }
     }
+    resize::steps(ctx, plan);
     for (name, attempts) in &observed.containers {
         container::prune(ctx, name, attempts, plan);
     }

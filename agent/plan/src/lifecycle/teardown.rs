@@ -109,6 +109,23 @@ pub(super) fn kill_all(ctx: &Context<'_>, message: &str, plan: &mut Plan) {
     }
 }
 
+/// Kills a run that comes again whatever the policy says.
+pub(super) fn kill_anew(
+    ctx: &Context<'_>,
+    name: &str,
+    attempt: &Attempt,
+    message: String,
+    plan: &mut Plan,
+) {
+    let before = plan.actions.len();
+    kill(ctx, name, attempt, grace(ctx), message, plan);
+    for action in plan.actions.iter_mut().skip(before) {
+        if let Action::KillContainer(kill) = action {
+            kill.anew = true;
+        }
+    }
+}
+
 /// Kills a run, unless that is under way with as little grace or less.
 pub(super) fn kill(
     ctx: &Context<'_>,
@@ -131,6 +148,7 @@ pub(super) fn kill(
         attempt: attempt.attempt,
         grace,
         message,
+        anew: false,
     };
     plan.actions.push(Action::KillContainer(kill));
 }

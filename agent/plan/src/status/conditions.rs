@@ -30,6 +30,47 @@ impl Value {
     }
 }
 
+/// The conditions this agent writes.
+pub const OURS: [&str; 7] = [
+    PENDING,
+    IN_PROGRESS,
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+];
+pub(super) const PENDING: &str = "PodResizePending";
+pub(super) const IN_PROGRESS: &str = "PodResizeInProgress";
+
+/// A resize that waits, and one that is under way (KEP-1287); nothing is said when there is none.
+fn resize(ctx: &Context<'_>, phase: Option<&str>) -> Vec<(&'static str, Value)> {
+    let mut all = Vec::new();
+    let over = super::is_final(phase) || ctx.pod.metadata.deletion_timestamp.is_some();
+    if over || ctx.observed.orphan {
+        return all;
+    }
+    if let Some(pending) = &ctx.observed.pending {
+        let value = Value {
+            holds: true,
+            reason: Some(pending.reason),
+            message: Some(pending.message.clone()),
+        };
+        all.push((PENDING, value));
+    }
+    if crate::lifecycle::resize::in_progress(ctx) {
+        let mut errors = ctx.observed.resize_errors.values();
+        let error = errors.next().map(|f| f.message.clone());
+        let value = Value {
+            holds: true,
+            reason: error.is_some().then_some("Error"),
+            message: error,
+        };
+        all.push((IN_PROGRESS, value));
+    }
+    all
+}
+
 /// Brings the agent's own conditions up to date; those of others stay as they are.
 pub(super) fn update(ctx: &Context<'_>, status: &mut PodStatus, refused: bool) {
     if refused {
@@ -45,12 +86,15 @@ pub(super) fn update(ctx: &Context<'_>, status: &mut PodStatus, refused: bool) {
         ("PodScheduled", Value::yes()),
     ];
     let old = status.conditions.take().unwrap_or_default();
-    let mut all: Vec<PodCondition> = wanted
+    let mut all: Vec<PodCondition> = resize(ctx, status.phase.as_deref())
         .into_iter()
+        .chain(wanted)
         .map(|(name, v)| condition(ctx, name, v, &old))
         .collect();
-    let ours: Vec<String> = all.iter().map(|c| c.type_.clone()).collect();
-    all.extend(old.into_iter().filter(|c| !ours.contains(&c.type_)));
+    all.extend(
+        old.into_iter()
+            .filter(|c| !OURS.contains(&c.type_.as_str())),
+    );
     status.conditions = Some(all);
 }
 

@@ -1,9 +1,12 @@
 //! Container statuses, in upstream's words.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus,
+    ContainerStateWaiting, ContainerStatus, ResourceRequirements,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::time;
 use crate::ephemeral;
@@ -12,6 +15,7 @@ use crate::lifecycle::container::{FRESH, Role, again, has_started, restart_at, v
 use crate::lifecycle::{Context, Goal, is_sidecar};
 use crate::names;
 use crate::observed::{Attempt, AttemptState, Image};
+use crate::resize;
 
 /// The exit code shown for a container that cannot be found.
 const UNKNOWN_CODE: i32 = 137;
@@ -75,8 +79,11 @@ impl Builder<'_> {
         };
         let started = matches!(latest.state, AttemptState::Running { .. })
             && has_started(self.ctx, self.c, latest);
+        let (allocated_resources, resources) = self.resources(latest);
         ContainerStatus {
             name: self.c.name.clone(),
+            allocated_resources,
+            resources,
             image: if latest.image.is_empty() {
                 self.image()
             } else {
@@ -93,6 +100,23 @@ impl Builder<'_> {
         }
     }
 
+    /// What is allocated, and what a run has or will have (KEP-1287).
+    fn resources(
+        &self,
+        latest: &Attempt,
+    ) -> (
+        Option<BTreeMap<String, Quantity>>,
+        Option<ResourceRequirements>,
+    ) {
+        if self.role == Role::Ephemeral {
+            return (None, None);
+        }
+        let allocated = resize::allocated(self.ctx.observed, self.c);
+        let has = latest.resources.as_ref().filter(|_| latest.is_running());
+        let has = has.or(allocated).cloned().unwrap_or_default();
+        (allocated.and_then(|r| r.requests.clone()), Some(has))
+    }
+
     fn image(&self) -> String {
         self.c.image.clone().unwrap_or_default()
     }
@@ -103,19 +127,15 @@ impl Builder<'_> {
         latest: &Attempt,
         last: Option<ContainerStateTerminated>,
     ) -> (ContainerState, Option<ContainerStateTerminated>) {
-        let (
-            AttemptState::Exited {
-                code, finished: at, ..
-            },
-            Some(end),
-        ) = (&latest.state, terminated(latest))
+        let (AttemptState::Exited { finished: at, .. }, Some(end)) =
+            (&latest.state, terminated(latest))
         else {
             return (self.waiting(), last);
         };
-        if self.goal != Goal::Run || !again(self.ctx, self.c, self.role, *code) {
+        if self.goal != Goal::Run || !again(self.ctx, self.c, self.role, latest) {
             return (finished(end), last);
         }
-        if let Some(until) = restart_at(self.ctx, &self.c.name, *at) {
+        if let Some(until) = restart_at(self.ctx, latest, &self.c.name, *at) {
             let delay = until.duration_since(*at);
             let message =
                 event::crash_loop_message(delay, &self.c.name, &names::pod_ref(self.ctx.pod));

@@ -12,8 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::event::{self, Event};
 use crate::lifecycle::{Context, Final, Goal};
 use crate::names;
+use crate::resize;
 use crate::resources;
 
+pub use conditions::OURS as CONDITIONS;
 pub use phase::is_final;
 pub(crate) use phase::wanted as wanted_phase;
 
@@ -82,7 +84,7 @@ pub(crate) fn transitions(ctx: &Context<'_>, status: &PodStatus) -> Vec<Event> {
             .unwrap_or_default()
     };
     let pod = names::pod_ref(ctx.pod);
-    let mut events = Vec::new();
+    let mut events = resize_events(ctx, status);
     for (name, reason) in names::waiting_reasons(status) {
         if old.contains(&(name, reason)) {
             continue;
@@ -95,6 +97,42 @@ pub(crate) fn transitions(ctx: &Context<'_>, status: &PodStatus) -> Vec<Event> {
             }
             _ => {}
         }
+    }
+    events
+}
+
+fn resize_events(ctx: &Context<'_>, status: &PodStatus) -> Vec<Event> {
+    let find = |status: &PodStatus, kind: &str| {
+        let all = status.conditions.iter().flatten();
+        all.into_iter()
+            .find(|c| c.type_ == kind)
+            .map(|c| (c.reason.clone(), c.message.clone()))
+    };
+    let tell = |step: &str, error: Option<&String>| {
+        let error = error.map(String::as_str).unwrap_or_default();
+        let details = resize::details(ctx.spec, ctx.pod.metadata.generation, error);
+        event::resize(step, &details)
+    };
+    let [pending, progress] = [conditions::PENDING, conditions::IN_PROGRESS]
+        .map(|kind| (find(&ctx.observed.status, kind), find(status, kind)));
+    let mut events = Vec::new();
+    if let (before, Some((reason, message))) = &pending
+        && before.as_ref().map(|b| &b.0) != Some(reason)
+    {
+        events.push(tell(
+            reason.as_deref().unwrap_or_default(),
+            message.as_ref(),
+        ));
+    }
+    match &progress {
+        (None, Some((None, _))) => events.push(tell("Started", None)),
+        (before, Some((Some(_), message))) if before != &progress.1 => {
+            events.push(tell("Error", message.as_ref()));
+        }
+        (Some(_), None) if !is_final(status.phase.as_deref()) => {
+            events.push(tell("Completed", None));
+        }
+        _ => {}
     }
     events
 }

@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Container, PodStatus};
 
-use crate::lifecycle::{Context, Final, Goal, app_was_made, is_sidecar, should_restart};
+use crate::lifecycle::container::{Role, again, is_over};
+use crate::lifecycle::{Context, Final, Goal, app_was_made, is_sidecar};
 use crate::observed::AttemptState;
 
 /// `Succeeded` and `Failed` never change again.
@@ -69,8 +70,10 @@ fn init_containers<'a>(ctx: &'a Context<'_>) -> impl Iterator<Item = &'a Contain
 fn init_failed(ctx: &Context<'_>) -> bool {
     let mut plain = init_containers(ctx).filter(|c| !is_sidecar(c));
     plain.any(|c| {
-        let code = ctx.observed.current(&c.name).and_then(|a| a.exit_code());
-        code.is_some_and(|code| code != 0 && !should_restart(ctx.spec, c, true, code))
+        let run = ctx.observed.current(&c.name);
+        run.is_some_and(|run| {
+            run.exit_code().is_some_and(|code| code != 0) && !again(ctx, c, Role::Init, run)
+        })
     })
 }
 
@@ -83,22 +86,27 @@ fn init_pending(ctx: &Context<'_>) -> bool {
 }
 
 fn apps(ctx: &Context<'_>) -> &'static str {
-    let (mut running, mut waiting, mut stopped, mut succeeded, mut again) = (0, 0, 0, 0, 0);
+    let (mut running, mut waiting, mut stopped, mut succeeded, mut to_come) = (0, 0, 0, 0, 0);
     for c in &ctx.spec.containers {
-        match ctx.observed.current(&c.name).map(|a| &a.state) {
+        let run = match ctx.observed.current(&c.name) {
+            // What ended for good in a sandbox that is gone has ended.
+            None if is_over(ctx, c, Role::App) => ctx.observed.latest(&c.name),
+            run => run,
+        };
+        match run.map(|a| (a, &a.state)) {
             None if ctx.observed.latest(&c.name).is_some() => {
-                (stopped, again) = (stopped + 1, again + 1)
+                (stopped, to_come) = (stopped + 1, to_come + 1)
             }
             None => waiting += 1,
-            Some(AttemptState::Created) if was_restarted(ctx, &c.name) => {
-                (stopped, again) = (stopped + 1, again + 1)
+            Some((_, AttemptState::Created)) if was_restarted(ctx, &c.name) => {
+                (stopped, to_come) = (stopped + 1, to_come + 1)
             }
-            Some(AttemptState::Created) => waiting += 1,
-            Some(AttemptState::Running { .. }) => running += 1,
-            Some(AttemptState::Exited { code, .. }) => {
+            Some((_, AttemptState::Created)) => waiting += 1,
+            Some((_, AttemptState::Running { .. })) => running += 1,
+            Some((run, AttemptState::Exited { code, .. })) => {
                 stopped += 1;
                 succeeded += u32::from(*code == 0);
-                again += u32::from(should_restart(ctx.spec, c, false, *code));
+                to_come += u32::from(again(ctx, c, Role::App, run));
             }
         }
     }
@@ -106,7 +114,7 @@ fn apps(ctx: &Context<'_>) -> &'static str {
         (_, w, _) if w > 0 => "Pending",
         (r, _, _) if r > 0 => "Running",
         (_, _, 0) => "Pending",
-        _ if again > 0 => "Running",
+        _ if to_come > 0 => "Running",
         (_, _, s) if s == succeeded => "Succeeded",
         _ => "Failed",
     }

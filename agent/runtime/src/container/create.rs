@@ -14,11 +14,14 @@ use super::{id, label};
 use crate::client::{Lease, QUICK, ask, or_absent, or_exists};
 use crate::error::Error;
 use crate::image::Image;
-use crate::model::ContainerSpec;
+use crate::model::{ContainerSpec, Handler};
 use crate::runtime::Runtime;
 use crate::spec;
 
 const RUNC: &str = "io.containerd.runc.v2";
+/// What `io.containerd.runc.v2` takes as options, and the number of the field with the program's name.
+const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
+const BINARY_NAME: u32 = 6;
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /// A container object that is there, to be started.
@@ -128,22 +131,32 @@ impl Runtime {
     ) -> Result<Object, Error> {
         let facts = self.facts(spec, &image.config.user, rootfs)?;
         let oci = spec::build(id, spec, &image.config, &facts)?;
-        let json = serde_json::to_vec(&oci)
+        Ok(Object {
+            image: spec.image.clone(),
+            snapshotter: self.config().snapshotter().into(),
+            snapshot_key: id.to_owned(),
+            ..self.describe_bare(id, spec, &image.id, &oci)?
+        })
+    }
+
+    /// containerd's object of a container without an image.
+    pub(super) fn describe_bare(
+        &self,
+        id: &str,
+        spec: &ContainerSpec,
+        image_id: &str,
+        oci: &oci_spec::runtime::Spec,
+    ) -> Result<Object, Error> {
+        let json = serde_json::to_vec(oci)
             .map_err(|error| Error::invalid("oci spec", id, error.to_string()))?;
         Ok(Object {
             id: id.to_owned(),
-            labels: labels(id, spec, image, &self.inner.life),
-            image: spec.image.clone(),
-            runtime: Some(OciRuntime {
-                name: RUNC.into(),
-                options: None,
-            }),
+            labels: labels(id, spec, image_id, &self.inner.life),
+            runtime: Some(runtime(&spec.handler)),
             spec: Some(Any {
                 type_url: SPEC_TYPE.into(),
                 value: json,
             }),
-            snapshotter: self.config().snapshotter().into(),
-            snapshot_key: id.to_owned(),
             ..Object::default()
         })
     }
@@ -162,7 +175,26 @@ impl Runtime {
     }
 }
 
-fn labels(id: &str, spec: &ContainerSpec, image: &Image, life: &str) -> HashMap<String, String> {
+fn runtime(handler: &Handler) -> OciRuntime {
+    let kind = match handler.runtime_type.as_str() {
+        "" => RUNC,
+        other => other,
+    };
+    let options = (!handler.binary.is_empty()).then(|| {
+        let mut value = Vec::new();
+        prost::encoding::string::encode(BINARY_NAME, &handler.binary, &mut value);
+        Any {
+            type_url: RUNC_OPTIONS.into(),
+            value,
+        }
+    });
+    OciRuntime {
+        name: kind.into(),
+        options,
+    }
+}
+
+fn labels(id: &str, spec: &ContainerSpec, image_id: &str, life: &str) -> HashMap<String, String> {
     let own = [
         (label::POD_UID, spec.pod.uid.clone()),
         (label::POD_NAME, spec.pod.name.clone()),
@@ -171,7 +203,7 @@ fn labels(id: &str, spec: &ContainerSpec, image: &Image, life: &str) -> HashMap<
         (label::KIND, spec.kind.as_str().to_owned()),
         (label::ATTEMPT, spec.attempt.to_string()),
         (label::CGROUP, spec::cgroup_path(id, spec)),
-        (label::IMAGE_ID, image.id.clone()),
+        (label::IMAGE_ID, image_id.to_owned()),
         (label::LOG, spec.log_path.display().to_string()),
         (label::TTY, spec.tty.to_string()),
         (label::LIFE, life.to_owned()),

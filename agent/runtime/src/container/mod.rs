@@ -2,12 +2,15 @@
 
 mod create;
 mod facts;
+mod holder;
 mod list;
 mod started;
 mod streams;
 mod task;
+mod update;
 
 pub use create::Created;
+pub use holder::holder_id;
 pub(crate) use started::life;
 pub use streams::Attached;
 pub(crate) use task::parse_signal;
@@ -74,7 +77,7 @@ pub struct Container {
     pub name: String,
     /// Restart count.
     pub attempt: u32,
-    /// Init, app or ephemeral.
+    /// Init, app, ephemeral, or the holder of the pod's processes.
     pub kind: Kind,
     /// Image as it was asked for.
     pub image: String,

@@ -1,10 +1,11 @@
 //! The process side of a container: start, signal, remove.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use containerd_client::services::v1::{
     Container as Object, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest, KillRequest,
-    StartRequest, WaitRequest,
+    StartRequest, UpdateContainerRequest, WaitRequest,
 };
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process as Task, Status};
@@ -35,9 +36,11 @@ impl Runtime {
             Some(task) if task.status() == Status::Created => {}
             Some(task) => return Ok(self.read(&object, Some(&task))),
             None => {
-                let rootfs = match rootfs {
-                    Some(rootfs) => rootfs,
-                    None => self.rootfs(&object.snapshot_key).await?,
+                let rootfs = match (rootfs, object.snapshot_key.as_str()) {
+                    (Some(rootfs), _) => rootfs,
+                    // A holder has a directory as its root.
+                    (None, "") => Vec::new(),
+                    (None, key) => self.rootfs(key).await?,
                 };
                 self.create_task(&object, rootfs).await?;
             }
@@ -94,6 +97,28 @@ impl Runtime {
             let _ = reader.start_kill();
         }
         made.map(drop)
+    }
+
+    /// Sets one label of a container.
+    pub async fn container_label(&self, id: &str, key: &str, value: String) -> Result<(), Error> {
+        let message = UpdateContainerRequest {
+            container: Some(Object {
+                id: id.to_owned(),
+                labels: HashMap::from([(key.to_owned(), value)]),
+                ..Object::default()
+            }),
+            update_mask: Some(prost_types::FieldMask {
+                paths: vec![format!("labels.{key}")],
+            }),
+        };
+        ask!(
+            self.client(),
+            containers.update(message),
+            QUICK,
+            "label container",
+            id
+        )?;
+        Ok(())
     }
 
     /// Sends a signal (`SIGTERM`, `TERM` or a number) to the first process, or to all. Success

@@ -35,20 +35,3 @@ fn ephemeral_containers_stand_beside() {
     w.die();
     assert!(w.log.contains(&"Remove e/0".to_owned()), "{:?}", w.log);
 }
-
-#[test]
-fn shared_processes_need_one_to_be_first() {
-    let mut w = World::new(spec("Always", &[], &[("a", json!({})), ("b", json!({}))]));
-    let pod = w.pod.spec.as_mut().expect("a spec");
-    pod.share_process_namespace = Some(true);
-    w.settle();
-    assert_eq!(
-        w.took()[3..],
-        ["Image a/0", "Create a/0", "Image b/0", "Create b/0"]
-    );
-    // It took the others with it: it comes back first.
-    w.end("a", 1);
-    w.end("b", 137);
-    w.settle();
-    assert_eq!(w.took()[..2], ["Image a/1", "Create a/1"]);
-}

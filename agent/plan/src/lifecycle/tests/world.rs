@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::backoff::{self, Backoff};
 use crate::observed::{Hook, Image, ImageFailure, ProbeVerdict};
 use crate::{Action, Attempt, AttemptState, Failure, Observed, Plan, Sandbox, Stage, plan};
+use crate::{resize, resources};
 
 pub(super) struct World {
     pub(super) pod: Pod,
@@ -193,7 +194,11 @@ impl World {
         }
         let o = &mut self.observed;
         match action {
-            Action::CreateCgroup => o.cgroup = Stage::Ready(()),
+            Action::CreateCgroup => {
+                let spec = self.pod.spec.as_ref().expect("a spec");
+                o.figures = Stage::Ready(resources::pod(&resize::allocated_spec(spec, o), None));
+                o.cgroup = Stage::Ready(());
+            }
             Action::MaterializeVolumes => o.volumes = Stage::Ready(()),
             Action::CreateSandbox => {
                 o.sandbox = Stage::Ready(Sandbox {
@@ -214,7 +219,17 @@ impl World {
             }
             Action::CreateContainer { container, attempt } => self.create(&container, attempt),
             Action::StartContainer { container, .. } => self.start(&container),
-            Action::KillContainer(k) => _ = o.killing.insert(k.container, k.grace),
+            Action::UpdateCgroup(figures) => o.figures = Stage::Ready(figures),
+            Action::UpdateContainer { container, .. } => {
+                let has = self.allocated(&container);
+                self.run(&container).resources = has;
+            }
+            Action::KillContainer(k) => {
+                if k.anew {
+                    o.anew.insert(k.container.clone(), k.attempt);
+                }
+                o.killing.insert(k.container, k.grace);
+            }
             Action::RemoveContainer { container, attempt } => {
                 let list = o.containers.get_mut(&container).expect("a container");
                 let running = |a: &Attempt| a.attempt == attempt && a.is_running();
@@ -264,6 +279,7 @@ impl World {
             image: "img:1".into(),
             image_id: "sha256:1".into(),
             spec_image: self.spec_image(name),
+            resources: self.allocated(name),
             created: self.now,
             state: AttemptState::Created,
         };
@@ -273,6 +289,14 @@ impl World {
             .or_default()
             .push(run);
         self.start(name);
+    }
+
+    fn allocated(&self, name: &str) -> Option<k8s_openapi::api::core::v1::ResourceRequirements> {
+        let spec = self.pod.spec.as_ref().expect("a spec");
+        let init = spec.init_containers.iter().flatten();
+        let c = init.chain(&spec.containers).find(|c| c.name == name)?;
+        let own = resize::allocated(&self.observed, c).cloned();
+        Some(own.unwrap_or_default())
     }
 
     fn spec_image(&self, name: &str) -> Option<String> {
@@ -315,6 +339,8 @@ fn short(action: &Action) -> String {
         Action::CreateContainer { container, attempt } => format!("Create {container}/{attempt}"),
         Action::StartContainer { container, attempt } => format!("Start {container}/{attempt}"),
         Action::RemoveContainer { container, attempt } => format!("Remove {container}/{attempt}"),
+        Action::UpdateContainer { container, .. } => format!("Update {container}"),
+        Action::UpdateCgroup(f) => format!("UpdateCgroup {}", f.cpu_shares.unwrap_or_default()),
         Action::KillContainer(k) => format!("Kill {}/{} {}s", k.container, k.attempt, k.grace),
         other => format!("{other:?}"),
     }
