@@ -117,7 +117,11 @@ fn run(ctx: &Context<'_>, plan: &mut Plan) {
     }
     let cgroup = need(&observed.cgroup, Action::CreateCgroup, ctx.now, plan);
     let volumes = need(&observed.volumes, Action::MaterializeVolumes, ctx.now, plan);
+    let before = plan.actions.len();
     let sandbox = need(&observed.sandbox, Action::CreateSandbox, ctx.now, plan);
+    if plan.actions.len() > before && !observed.containers.is_empty() {
+        plan.actions.push(Action::Event(event::sandbox_changed()));
+    }
     if !(cgroup && volumes && sandbox) {
         return;
     }

@@ -42,6 +42,8 @@ pub(crate) fn compute(ctx: &Context<'_>, goal: Goal) -> PodStatus {
             status.reason = Some("DeadlineExceeded".into());
             status.message = Some(event::DEADLINE_MESSAGE.into());
         }
+        // A pod that ran too long has failed, whoever ends it then.
+        _ if before.reason.as_deref() == Some("DeadlineExceeded") => {}
         _ if !is_final(before.phase.as_deref()) => (status.reason, status.message) = (None, None),
         _ => {}
     }

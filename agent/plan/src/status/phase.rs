@@ -31,8 +31,10 @@ pub(crate) fn reported(ctx: &Context<'_>, goal: Goal, status: &PodStatus) -> &'s
         _ => {}
     }
     let stopped = !ctx.observed.any_running() && ctx.observed.busy.is_empty();
+    let late = ctx.observed.status.reason.as_deref() == Some("DeadlineExceeded");
     let phase = match goal {
         Goal::Finish(Final::Deadline) => "Failed",
+        Goal::Terminate if late && stopped => "Failed",
         Goal::Terminate if stopped => ended(status),
         Goal::Run | Goal::Finish(Final::Phase) | Goal::Terminate => wanted(ctx),
     };

@@ -43,7 +43,8 @@ impl Plugin for LimitRanger {
         lookup: &dyn Lookup,
     ) -> Result<(), Status> {
         let claim = creates(req, "", "persistentvolumeclaims");
-        if !makes_pod(req) && !claim {
+        let resize = req.is("", "pods") && req.subresource == "resize";
+        if !makes_pod(req) && !claim && !resize {
             return Ok(());
         }
         let limits = limits(req, lookup).await?;

@@ -98,6 +98,14 @@ pub fn add(mut sum: Usage, more: Usage) -> Usage {
     sum
 }
 
+fn larger(mut one: Usage, other: Usage) -> Usage {
+    for (name, amount) in other {
+        let most = one.entry(name).or_default();
+        *most = amount.max(*most);
+    }
+    one
+}
+
 /// What an object uses of every quota there may be.
 pub fn usage(group: &str, plural: &str, object: &Value) -> Usage {
     let mut usage = Usage::new();
@@ -136,21 +144,25 @@ fn pod_usage(pod: &Value, usage: &mut Usage) {
     }
     usage.insert("pods".to_owned(), ONE);
     for kind in ["requests", "limits"] {
-        let of = |path: &str| -> Vec<Usage> {
-            let containers = items(pod, path).iter();
-            containers
-                .map(|c| {
-                    entries(c, &format!("/resources/{kind}"))
-                        .filter_map(|(k, v)| Some((k.to_owned(), nanos(v)?)))
-                        .collect()
-                })
+        let of = |c: &Value, path: &str| -> Usage {
+            entries(c, &format!("{path}/{kind}"))
+                .filter_map(|(k, v)| Some((k.to_owned(), nanos(v)?)))
                 .collect()
         };
-        let mut total = of("/spec/containers").into_iter().fold(Usage::new(), add);
-        for (name, amount) in of("/spec/initContainers").into_iter().flatten() {
-            let sum = total.entry(name).or_default();
-            *sum = amount.max(*sum);
+        // Sidecars run beside whatever comes after them (KEP-753).
+        let (mut sidecars, mut peak) = (Usage::new(), Usage::new());
+        for c in items(pod, "/spec/initContainers") {
+            let with = add(sidecars.clone(), of(c, "/resources"));
+            if text(c, "/restartPolicy") == "Always" {
+                sidecars.clone_from(&with);
+            }
+            peak = larger(peak, with);
         }
+        let containers = items(pod, "/spec/containers").iter();
+        let sum = containers.fold(sidecars, |sum, c| add(sum, of(c, "/resources")));
+        let mut total = larger(peak, sum);
+        // What the pod itself says wins (KEP-2837).
+        total.extend(of(pod, "/spec/resources"));
         let overhead =
             entries(pod, "/spec/overhead").filter_map(|(k, v)| Some((k.to_owned(), nanos(v)?)));
         for (name, amount) in add(total, overhead.collect()) {

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{quantities, tcp, volume};
-use crate::json::{at, each, fill, fill_int, fill_text, flag, int, object, object_at, set, text};
+use crate::json::{
+    at, each, fill, fill_int, fill_text, flag, int, items, object, object_at, set, text,
+};
+use crate::validate::aggregate;
 
 /// A pod: what templates get, and what only pods get.
 pub(crate) fn pod(v: &mut Value) {
@@ -16,10 +19,52 @@ pub(crate) fn pod(v: &mut Value) {
     for list in ["/containers", "/initContainers"] {
         each(spec, list, |c| {
             requests_from_limits(c);
+            if list == "/containers" || text(c, "/restartPolicy") == "Always" {
+                resize_policy(c);
+            }
             if host_network {
                 each(c, "/ports", host_port);
             }
         });
+    }
+    own_requests(spec);
+}
+
+/// A container is resized in place unless it says otherwise (KEP-1287).
+fn resize_policy(c: &mut Value) {
+    for name in ["cpu", "memory"] {
+        let figures = ["requests", "limits"];
+        let has = |list: &&str| !at(c, &format!("/resources/{list}/{name}")).is_null();
+        let said = items(c, "/resizePolicy");
+        let said = said.iter().any(|p| text(p, "/resourceName") == name);
+        if said || !figures.iter().any(|list| has(list)) {
+            continue;
+        }
+        let policy = json!({"resourceName": name, "restartPolicy": "NotRequired"});
+        if let Some(c) = c.as_object_mut() {
+            let all = c.entry("resizePolicy").or_insert_with(|| json!([]));
+            all.as_array_mut().into_iter().for_each(|all| all.push(policy.clone()));
+        }
+    }
+}
+
+/// What a pod with limits of its own asks for: what its containers do, else its limits (KEP-2837).
+fn own_requests(spec: &mut Value) {
+    let Some(limits) = at(spec, "/resources/limits").as_object().cloned() else {
+        return;
+    };
+    let mut asked: Vec<(String, Value)> = Vec::new();
+    for name in ["cpu", "memory"] {
+        let sum = aggregate(spec, name);
+        if sum.signum() > 0 {
+            asked.push((name.to_owned(), sum.to_string().into()));
+        }
+    }
+    asked.extend(limits);
+    let requests = object(spec, "resources").and_then(|r| object(r, "requests"));
+    let Some(requests) = requests else { return };
+    for (name, value) in asked {
+        fill(requests, &name, value);
     }
 }
 
@@ -38,6 +83,8 @@ fn pod_spec(spec: &mut Value) {
     fill(spec, "terminationGracePeriodSeconds", 30);
     mirror_service_account(spec);
     quantities(spec, "/overhead");
+    quantities(spec, "/resources/limits");
+    quantities(spec, "/resources/requests");
     for list in ["/containers", "/initContainers", "/ephemeralContainers"] {
         each(spec, list, container);
     }

@@ -14,6 +14,8 @@ mod pod;
 mod selectable;
 mod service;
 
+pub(crate) use pod::qos;
+
 /// A kind whose `metadata.generation` counts changes of `spec`.
 pub(crate) const GENERIC: Strategy = Strategy {
     default: None,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::defaults::mirror_service_account;
-use crate::json::{entries, int, items, keep, object, object_at, set, text};
+use crate::json::{at, entries, int, items, keep, object, object_at, set, text};
 use crate::quantity::Quantity;
 
 pub(super) fn prepare_create(v: &mut Value) {
@@ -42,12 +42,19 @@ pub(super) fn grace(pod: &Value, asked: Option<i64>) -> i64 {
     }
 }
 
-/// `Guaranteed`, `Burstable` or `BestEffort`, by CPU and memory of all containers.
-fn qos(pod: &Value) -> &'static str {
-    let containers = || {
-        items(pod, "/spec/containers")
+/// `Guaranteed`, `Burstable` or `BestEffort`, by CPU and memory of all containers, or of the pod itself where it says
+/// any (KEP-2837).
+pub(crate) fn qos(pod: &Value) -> &'static str {
+    let own = at(pod, "/spec");
+    let parts: Vec<&Value> = match ["/resources/requests", "/resources/limits"]
+        .iter()
+        .any(|list| entries(own, list).next().is_some())
+    {
+        true => vec![own],
+        false => items(pod, "/spec/containers")
             .iter()
             .chain(items(pod, "/spec/initContainers"))
+            .collect(),
     };
     let positive = |c: &Value, pointer: &str| -> Vec<(String, Quantity)> {
         entries(c, pointer)
@@ -58,7 +65,7 @@ fn qos(pod: &Value) -> &'static str {
     };
     let mut any = false;
     let mut guaranteed = true;
-    for c in containers() {
+    for c in parts {
         let (requests, limits) = (
             positive(c, "/resources/requests"),
             positive(c, "/resources/limits"),

@@ -1,13 +1,14 @@
 //! Validation of containers: names, images, ports, environment, mounts, resources, security.
 
 use super::field::{At, Errors};
-use super::{Seen, handler, names, pod, port, quantity};
+use super::{Seen, handler, names, pod, port, quantity, resize};
 use crate::quantity::Quantity;
 
 /// The containers of a pod's `spec`; `volumes` are the names that mounts may refer to.
 pub(super) fn containers(spec: &At<'_>, volumes: &Seen, errs: &mut Errors) {
     let mut seen = Seen::default();
     let host_network = spec.child("hostNetwork").flag();
+    let never = spec.child("restartPolicy").text() == "Never";
     if spec.items("containers").next().is_none() {
         errs.required(&spec.child("containers"), "");
     }
@@ -16,11 +17,14 @@ pub(super) fn containers(spec: &At<'_>, volumes: &Seen, errs: &mut Errors) {
         container(&c, volumes, &mut seen, errs);
         ports(&c, host_network, Some(&mut host_ports), errs);
         handler::probes(&c, errs);
+        resize::restart(&c, errs);
+        resize::policies(&c, never, errs);
     }
     for c in spec.items("initContainers") {
         container(&c, volumes, &mut seen, errs);
         ports(&c, host_network, None, errs);
         init(&c, errs);
+        resize::policies(&c, never && c.child("restartPolicy").text() != "Always", errs);
     }
     for c in spec.items("ephemeralContainers") {
         container(&c, volumes, &mut seen, errs);
@@ -30,6 +34,9 @@ pub(super) fn containers(spec: &At<'_>, volumes: &Seen, errs: &mut Errors) {
             "readinessProbe",
             "startupProbe",
             "lifecycle",
+            "restartPolicy",
+            "restartPolicyRules",
+            "resizePolicy",
         ] {
             if !c.child(field).is_zero() {
                 errs.forbidden(
@@ -44,7 +51,7 @@ pub(super) fn containers(spec: &At<'_>, volumes: &Seen, errs: &mut Errors) {
 /// Init containers run to their end, unless they are sidecars (`restartPolicy: Always`, KEP-753).
 fn init(c: &At<'_>, errs: &mut Errors) {
     let policy = c.child("restartPolicy");
-    errs.one_of(&policy, &["Always", "Never", "OnFailure"]);
+    resize::restart(c, errs);
     if policy.text() == "Always" {
         handler::probes(c, errs);
         return;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::field::{At, Errors};
-use super::{Seen, check, container, meta, names, quantity, scheduling, volume};
+use super::{Seen, check, container, meta, names, quantity, resize, scheduling, volume};
 use crate::status::Cause;
 
 /// A pod.
@@ -41,6 +41,8 @@ pub(super) fn pod_spec(spec: &At<'_>, errs: &mut Errors) {
     scheduling::affinity(&spec.child("affinity"), errs);
     scheduling::spread(spec, errs);
     gates(spec, errs);
+    resize::pod_level(spec, errs);
+    resize::host_users(spec, errs);
     let deadline = spec.child("activeDeadlineSeconds");
     if deadline
         .int()

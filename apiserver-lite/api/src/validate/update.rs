@@ -38,6 +38,7 @@ fn fixed(spec: &Value, gated: bool) -> Value {
     for list in ["/containers", "/initContainers"] {
         json::each(&mut spec, list, |c| {
             json::remove(c, "image");
+            defaultless(c);
         });
     }
     for field in [
@@ -57,6 +58,18 @@ fn fixed(spec: &Value, gated: bool) -> Value {
         json::remove(&mut spec, "affinity");
     }
     spec
+}
+
+/// Objects written by an earlier version may lack the default.
+fn defaultless(container: &mut Value) {
+    let policies = container.get_mut("resizePolicy");
+    let Some(policies) = policies.and_then(Value::as_array_mut) else {
+        return;
+    };
+    policies.retain(|p| json::text(p, "/restartPolicy") != "NotRequired");
+    if policies.is_empty() {
+        json::remove(container, "resizePolicy");
+    }
 }
 
 fn deadline(new: &At<'_>, old: &At<'_>, errs: &mut Errors) {

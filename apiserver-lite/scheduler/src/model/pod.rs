@@ -187,8 +187,8 @@ impl Pod {
                 .map(|gate| gate.name.clone())
                 .collect(),
             refusal: status.and_then(refusal),
-            requests: requests(spec),
-            weight: weight(spec),
+            requests: requests(spec, status),
+            weight: weight(spec, status),
             ports: ports(spec),
             images: spec
                 .containers
@@ -322,14 +322,8 @@ fn is_sidecar(container: &api::Container) -> bool {
 /// What a pod asks for: its containers and sidecars together, or at its start the largest init container beside the
 /// sidecars that run already, whichever is more (KEP-753); pod-level requests instead of those (KEP-2837); the
 /// runtime class's overhead on top.
-fn requests(spec: &api::PodSpec) -> Resources {
-    let of = |c: &api::Container| {
-        Resources::parse(
-            c.resources
-                .as_ref()
-                .and_then(|resources| resources.requests.as_ref()),
-        )
-    };
+fn requests(spec: &api::PodSpec, status: Option<&api::PodStatus>) -> Resources {
+    let of = |c: &api::Container| container_requests(c, status);
     let (mut sidecars, mut start) = (Resources::default(), Resources::default());
     for container in spec.init_containers.iter().flatten() {
         if is_sidecar(container) {
@@ -356,8 +350,34 @@ fn requests(spec: &api::PodSpec) -> Resources {
     total
 }
 
-fn weight(spec: &api::PodSpec) -> (i64, i64) {
-    let asked = requests(spec);
+/// What is asked for, what the node has promised and what the container has now: a resize takes the largest until it is
+/// done (KEP-1287). One that can never be done counts no more.
+fn container_requests(c: &api::Container, status: Option<&api::PodStatus>) -> Resources {
+    let wanted = c.resources.as_ref().and_then(|r| r.requests.as_ref());
+    let known = status.and_then(|s| {
+        let lists = [&s.container_statuses, &s.init_container_statuses];
+        let mut all = lists.into_iter().flatten().flatten();
+        all.find(|s| s.name == c.name && s.resources.is_some())
+    });
+    let Some(known) = known else {
+        return Resources::parse(wanted);
+    };
+    let has = known.resources.as_ref().and_then(|r| r.requests.as_ref());
+    let mut asked = Resources::parse(known.allocated_resources.as_ref());
+    asked.max(&Resources::parse(has));
+    if !status.is_some_and(is_infeasible) {
+        asked.max(&Resources::parse(wanted));
+    }
+    asked
+}
+
+fn is_infeasible(status: &api::PodStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|c| c.type_ == "PodResizePending" && c.reason.as_deref() == Some("Infeasible"))
+}
+
+fn weight(spec: &api::PodSpec, status: Option<&api::PodStatus>) -> (i64, i64) {
+    let asked = requests(spec, status);
     let resting = |name: &str| {
         let containers = spec.containers.iter();
         containers

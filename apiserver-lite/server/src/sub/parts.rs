@@ -41,7 +41,7 @@ pub(crate) async fn write_pod(ctx: &Ctx, body: Body, sub: Sub) -> Result<Respons
         };
         ctx.conform(&mut wanted)?;
         match sub {
-            Sub::Resize => resized(old, &wanted),
+            Sub::Resize => resized(ctx, old, &wanted),
             _ => with_ephemeral(ctx, old, &wanted),
         }
     })
@@ -82,7 +82,8 @@ fn with_ephemeral(ctx: &Ctx, old: &Value, wanted: &Value) -> Result<Value, Statu
     Ok(new)
 }
 
-fn resized(old: &Value, wanted: &Value) -> Result<Value, Status> {
+/// Resources and resize policies of containers and sidecars; all else stays as it is.
+fn resized(ctx: &Ctx, old: &Value, wanted: &Value) -> Result<Value, Status> {
     let mut new = based_on(old, wanted);
     for list in ["containers", "initContainers"] {
         let asked = object::items(wanted, &format!("/spec/{list}")).to_vec();
@@ -93,6 +94,9 @@ fn resized(old: &Value, wanted: &Value) -> Result<Value, Status> {
             continue;
         };
         for container in mine.iter_mut() {
+            if list == "initContainers" && object::text(container, "/restartPolicy") != "Always" {
+                continue;
+            }
             let Some(with) = asked
                 .iter()
                 .find(|a| a.get("name") == container.get("name"))
@@ -106,7 +110,10 @@ fn resized(old: &Value, wanted: &Value) -> Result<Value, Status> {
             }
         }
     }
-    Ok(new)
+    match keelson_api::validate::pod_resize(&new, old).as_slice() {
+        [] => Ok(new),
+        causes => Err(Status::invalid("", "Pod", &ctx.info.name, causes.to_vec())),
+    }
 }
 
 /// `namespaces/finalize`: only `spec.finalizers`; the last one removed lets a deleted namespace go.

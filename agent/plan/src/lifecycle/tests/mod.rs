@@ -3,4 +3,5 @@
 mod beside;
 mod invariants;
 mod stories;
+mod table;
 mod world;

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use crate::backoff::{self, Backoff};
 use crate::observed::{Hook, Image, ImageFailure, ProbeVerdict};
 use crate::{Action, Attempt, AttemptState, Failure, Observed, Plan, Sandbox, Stage, plan};
+use crate::resize::Decision;
 use crate::{resize, resources};
 
 pub(super) struct World {
@@ -22,6 +23,10 @@ pub(super) struct World {
     pub(super) events: Vec<String>,
     /// Images that cannot be pulled.
     pub(super) bad_images: Vec<&'static str>,
+    /// Containers whose limits the runtime does not take.
+    pub(super) bad_resizes: Vec<&'static str>,
+    /// What the node says to a resize.
+    pub(super) room: fn(&PodSpec) -> Decision,
     pub(super) finished: bool,
 }
 
@@ -40,12 +45,19 @@ impl World {
             log: Vec::new(),
             events: Vec::new(),
             bad_images: Vec::new(),
+            bad_resizes: Vec::new(),
+            room: |_| Decision::Fits,
             finished: false,
         }
     }
 
     /// One look and what follows from it.
     pub(super) fn turn(&mut self) -> Plan {
+        let spec = self.pod.spec.as_ref().expect("a spec");
+        match resize::wanted(spec, &self.observed) {
+            true => resize::take((self.room)(spec), spec, &mut self.observed),
+            false => self.observed.pending = None,
+        }
         let mut plan = plan(&self.pod, &self.observed, self.now);
         for action in std::mem::take(&mut plan.actions) {
             self.apply(action);
@@ -71,11 +83,13 @@ impl World {
     }
 
     pub(super) fn wait(&mut self, seconds: i64) -> Plan {
-        self.now = self
-            .now
-            .checked_add(SignedDuration::from_secs(seconds))
-            .expect("time");
+        self.pass(seconds);
         self.settle()
+    }
+
+    pub(super) fn pass(&mut self, seconds: i64) {
+        let later = self.now.checked_add(SignedDuration::from_secs(seconds));
+        self.now = later.expect("time");
     }
 
     /// The newest run of a container ends.
@@ -220,7 +234,14 @@ impl World {
             Action::CreateContainer { container, attempt } => self.create(&container, attempt),
             Action::StartContainer { container, .. } => self.start(&container),
             Action::UpdateCgroup(figures) => o.figures = Stage::Ready(figures),
+            Action::UpdateContainer { container, .. }
+                if self.bad_resizes.contains(&container.as_str()) =>
+            {
+                let failure = self.failure("Error");
+                self.observed.resize_errors.insert(container, failure);
+            }
             Action::UpdateContainer { container, .. } => {
+                self.observed.resize_errors.remove(&container);
                 let has = self.allocated(&container);
                 self.run(&container).resources = has;
             }
@@ -317,18 +338,32 @@ impl World {
         };
     }
 
+    /// Changes a container of the spec, as the agent takes it.
+    pub(super) fn change(&mut self, name: &str, f: impl FnOnce(&mut Container)) {
+        let mut new = self.pod.spec.clone().expect("a spec");
+        let init = new.init_containers.iter_mut().flatten();
+        let c = init.chain(&mut new.containers).find(|c| c.name == name);
+        f(c.expect("a container"));
+        let old = self.pod.spec.replace(new.clone()).expect("a spec");
+        resize::remember(&old, &new, &mut self.observed);
+    }
+
     pub(super) fn fail(&mut self, name: &str, reason: &str) {
+        let failure = self.failure(reason);
+        self.observed.failures.insert(name.into(), failure);
+    }
+
+    fn failure(&self, reason: &str) -> Failure {
         let retry_at = self
             .now
             .checked_add(SignedDuration::from_secs(10))
             .expect("time");
-        let failure = Failure {
+        Failure {
             reason: reason.into(),
             message: "why".into(),
             at: self.now,
             retry_at,
-        };
-        self.observed.failures.insert(name.into(), failure);
+        }
     }
 }
 
