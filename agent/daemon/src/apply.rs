@@ -113,6 +113,7 @@ impl Worker {
             let make = async {
                 sources::handler(&shared, &pod).await?;
                 names::check_hostname(&pod, &shared.config.cluster_domain)?;
+                names::check_users(&pod)?;
                 if share {
                     holder::clear(&shared, &pod, &uid).await?;
                 }

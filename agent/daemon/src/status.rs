@@ -16,6 +16,8 @@ use crate::shared::Shared;
 struct Wanted {
     status: Option<PodStatus>,
     delete: bool,
+    /// What somebody else wrote, and how often that was.
+    theirs: (u64, Option<Arc<PodStatus>>),
 }
 
 /// A pod's writer. Its task ends with it.
@@ -53,6 +55,13 @@ impl Writer {
     /// Wants the last status written once more.
     pub(crate) fn again(&self) {
         self.0.send_modify(|_| {});
+    }
+
+    /// The API has another status than was written: the difference is written again.
+    pub(crate) fn correct(&self, theirs: &PodStatus) {
+        let theirs = Arc::new(theirs.clone());
+        self.0
+            .send_modify(|w| w.theirs = (w.theirs.0 + 1, Some(theirs)));
     }
 
     /// Wants the pod deleted, after its status.
@@ -102,9 +111,16 @@ struct Task {
 impl Task {
     async fn run(mut self, mut known: Value) {
         let mut wait = RETRY.0;
+        let mut corrected = 0;
         while self.rx.changed().await.is_ok() {
             loop {
                 let wanted = self.rx.borrow_and_update().clone();
+                if let (count, Some(theirs)) = &wanted.theirs
+                    && *count > corrected
+                {
+                    corrected = *count;
+                    known = value(theirs);
+                }
                 match self.bring(&wanted, &mut known).await {
                     Done::Written => break,
                     Done::Gone => return,

@@ -246,6 +246,10 @@ impl Worker {
         if renamed {
             self.refresh_now();
         }
+        let says = pod.status.as_ref();
+        if let Some(says) = says.filter(|s| status::is_disowned(s, &self.observed.status)) {
+            self.writer.correct(says);
+        }
         if let (Some(old), Some(new)) = (&self.pod.spec, &pod.spec) {
             resize::remember(old, new, &mut self.observed);
         }

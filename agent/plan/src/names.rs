@@ -98,6 +98,16 @@ pub fn check_hostname(pod: &Pod, cluster_domain: &str) -> Result<(), String> {
     }
 }
 
+/// Refuses a pod that wants users of its own (`hostUsers: false`, KEP-127): its volumes would need mounts with mapped
+/// owners, which runc makes from 1.2 on.
+pub fn check_users(pod: &Pod) -> Result<(), String> {
+    let spec = pod.spec.as_ref();
+    match spec.is_some_and(|s| s.host_users == Some(false)) {
+        true => Err("RuntimeClass handler \"runc\" does not support user namespaces".to_owned()),
+        false => Ok(()),
+    }
+}
+
 fn cut(name: &str) -> String {
     let end = name
         .char_indices()

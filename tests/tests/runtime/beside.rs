@@ -214,6 +214,37 @@ pub(crate) fn shared_processes(bed: &Bed) {
     for c in ["a", "b"] {
         let seen = bed.kubectl(&format!("exec shares -c {c} -- {all}"));
         assert!(seen.contains(":7003") && seen.contains(":7004"), "{seen:?}");
+        let first = bed.kubectl(&format!("exec shares -c {c} -- cat /proc/1/cmdline"));
+        assert!(first.contains("hold"), "{first:?}");
     }
+    // The first process reaps what others leave behind.
+    let orphan = "sh -c '(sleep 0.2 &) ; sleep 1; /bin/busybox grep -h State: /proc/[0-9]*/status'";
+    let states = bed.kubectl(&format!("exec shares -c a -- {orphan}"));
+    assert!(!states.contains('Z'), "{states}");
+    // A new agent finds it again; nothing is restarted.
+    bed.server().kill();
+    bed.server().start_again();
+    bed.wait_ready();
+    let uid = bed.kubectl("get pod shares -o jsonpath={.metadata.uid}");
+    let holder = || {
+        let list = "ctr -n k8s.io task ls | awk '/holder/ {print $1, $2}'";
+        let all = bed.server().sh(list);
+        let line = all.lines().find(|l| l.starts_with(&uid)).map(str::to_owned);
+        line.and_then(|l| l.split(' ').nth(1).map(str::to_owned))
+    };
+    let pid = holder().expect("a holder");
+    bed.wait_node_ready(bed.server());
+    assert_eq!(status(bed, "shares", "containerStatuses[0].restartCount"), "0");
+    // When it dies all die, and come again in a new sandbox.
+    let ip = status(bed, "shares", "podIP");
+    bed.server().sh(&format!("kill -9 {pid}"));
+    until(bed, "shares", "containerStatuses[*].restartCount", |n| n == "1 1");
+    bed.kubectl("wait pod shares --for=condition=Ready --timeout=60s");
+    assert_ne!(status(bed, "shares", "podIP"), ip);
+    assert_ne!(holder().expect("a holder"), pid);
+    bed.wait_contains("describe pod shares", "Pod sandbox changed");
     bed.kubectl("delete pod shares");
+    assert_eq!(holder(), None);
+    let shims = bed.server().sh(&format!("grep -l {uid} /proc/[0-9]*/cmdline || true"));
+    assert_eq!(shims.trim(), "", "a shim is left");
 }

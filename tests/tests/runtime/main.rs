@@ -6,6 +6,8 @@ mod beside;
 mod conform;
 mod images;
 mod life;
+mod resize;
+mod rules;
 mod volumes;
 mod workloads;
 
@@ -31,6 +33,11 @@ fn pods() {
     suite.step("sidecars and readiness gates", || beside::sidecars(&bed));
     suite.step("ephemeral containers", || beside::debug(&bed));
     suite.step("shared processes", || beside::shared_processes(&bed));
+    suite.step("restart rules", || rules::restart_rules(&bed));
+    suite.step("resize in place", || resize::in_place(&bed));
+    suite.step("resize by a restart", || resize::restarted(&bed));
+    suite.step("resources of pods", || resize::of_pods(&bed));
+    suite.step("runtime handlers", || rules::handlers(&bed));
     suite.step("static pods", || beside::statics(&bed));
     suite.step("sockets of logs and exec", || beside::sockets(&bed));
     suite.step("attach: input and terminal", || beside::attach(&bed));

@@ -51,6 +51,17 @@ pub(crate) fn compute(ctx: &Context<'_>, goal: Goal) -> PodStatus {
     status
 }
 
+/// Whether the API says something of a pod that only its node can know, while the node was away: that it is not ready
+/// as its node was lost.
+pub fn is_disowned(api: &PodStatus, own: &PodStatus) -> bool {
+    let ready = |s: &PodStatus| {
+        let all = s.conditions.iter().flatten();
+        all.into_iter().find(|c| c.type_ == "Ready").cloned()
+    };
+    let lost = ready(api).filter(|c| c.reason.as_deref() == Some("NodeLost"));
+    lost.is_some() && lost != ready(own)
+}
+
 fn addresses(ctx: &Context<'_>, status: &mut PodStatus) {
     let hosts: Vec<String> = ctx
         .observed

@@ -1,0 +1,106 @@
+//! Restart rules, runtime handlers, and what this node cannot do.
+
+use keelson_tests::Bed;
+use keelson_tests::images::ECHO;
+
+use crate::life::{pod, status, until};
+
+pub(crate) fn restart_rules(bed: &Bed) {
+    // It ends with 42 once, then with 3.
+    let script = "if [ -e /v/again ]; then exit 3; fi; echo >/v/again; exit 42";
+    let rule = "restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]";
+    pod(
+        bed,
+        "rules",
+        &format!(
+            "restartPolicy: Never, volumes: [{{name: v, emptyDir: {{}}}}], containers: [{{name: c, image: '{ECHO}', command: [/bin/sh, -c, '{script}'], volumeMounts: [{{name: v, mountPath: /v}}], {rule}}}]"
+        ),
+    );
+    until(bed, "rules", "phase", |p| p == "Failed");
+    assert_eq!(
+        status(bed, "rules", "containerStatuses[0].restartCount"),
+        "1"
+    );
+    assert_eq!(
+        status(
+            bed,
+            "rules",
+            "containerStatuses[0].state.terminated.exitCode"
+        ),
+        "3"
+    );
+    let wrong = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: wrong}}\nspec: {{containers: [{{name: c, image: '{ECHO}', restartPolicyRules: [{{action: Restart, exitCodes: {{operator: In, values: [1]}}}}]}}]}}\n"
+    );
+    let error = bed.refused("apply -f -", &wrong);
+    assert!(
+        error.contains("must specify restartPolicy when restart rules are used"),
+        "{error}"
+    );
+    // Another image restarts a container whatever the policy says.
+    pod(
+        bed,
+        "renewed",
+        &format!("restartPolicy: Never, containers: [{{name: c, image: '{ECHO}'}}]"),
+    );
+    bed.kubectl("wait pod renewed --for=condition=Ready --timeout=60s");
+    bed.kubectl("set image pod/renewed c=docker.io/library/none:1");
+    until(
+        bed,
+        "renewed",
+        "containerStatuses[0].state.waiting.reason",
+        |r| !r.is_empty(),
+    );
+    assert_eq!(status(bed, "renewed", "phase"), "Running");
+    bed.kubectl(&format!("set image pod/renewed c={ECHO}"));
+    until(bed, "renewed", "containerStatuses[0].restartCount", |n| {
+        n == "1"
+    });
+    bed.kubectl("delete pod rules renewed");
+}
+
+const WRAPPER: &str = r#"
+mkdir -p /var/lib/wrapped
+cat >/var/lib/wrapped/runc <<'END'
+#!/bin/sh
+echo "$@" >>/var/lib/wrapped/log
+exec runc "$@"
+END
+chmod +x /var/lib/wrapped/runc
+mkdir -p /etc/keelson
+cat >/etc/keelson/handlers.yaml <<'END'
+runtimeHandlers: {wrapped: {runtimeType: io.containerd.runc.v2, binaryName: /var/lib/wrapped/runc}}
+END
+"#;
+
+pub(crate) fn handlers(bed: &Bed) {
+    let node = bed.server();
+    node.sh(WRAPPER);
+    node.stop();
+    node.start_keelson(&["server", "--config", "/etc/keelson/handlers.yaml"]);
+    bed.wait_ready();
+    bed.wait_node_ready(node);
+    bed.apply("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: wrapped}\nhandler: wrapped\noverhead: {podFixed: {cpu: 100m, memory: 16Mi}}\n");
+    let limits = "resources: {limits: {cpu: 100m, memory: 48Mi}}";
+    pod(
+        bed,
+        "wrapped",
+        &format!("runtimeClassName: wrapped, containers: [{{name: c, image: '{ECHO}', {limits}}}]"),
+    );
+    bed.kubectl("wait pod wrapped --for=condition=Ready --timeout=60s");
+    let log = node.sh("cat /var/lib/wrapped/log");
+    let uid = bed.kubectl("get pod wrapped -o jsonpath={.metadata.uid}");
+    assert!(log.contains("create") && log.contains(&uid), "{log}");
+    // The overhead is the pod's, not the container's.
+    let found = node.sh(&format!(
+        "find /sys/fs/cgroup -path '*pod{uid}*' '(' -name memory.limit_in_bytes -o -name memory.max ')' -exec cat {{}} +"
+    ));
+    for limit in ["67108864", "50331648"] {
+        assert_eq!(found.lines().filter(|l| *l == limit).count(), 1, "{found}");
+    }
+    bed.kubectl("delete pod wrapped");
+    node.stop();
+    node.start_keelson(&["server"]);
+    bed.wait_ready();
+    bed.wait_node_ready(node);
+}
