@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::eviction::{self, Condition};
 use crate::quantity::milli_of;
 use crate::resources;
 use crate::sysctl;
@@ -21,6 +22,8 @@ pub struct Node {
     pub allocatable: BTreeMap<String, Quantity>,
     /// Sysctls allowed besides the safe ones: names, or prefixes that end in `*`.
     pub unsafe_sysctls: Vec<String>,
+    /// What it is short of, in order.
+    pub pressure: Vec<Condition>,
 }
 
 /// Why a pod is refused: it fails with this reason and message.
@@ -34,6 +37,7 @@ pub struct Refusal {
 
 /// Admits a pod beside the active ones already here.
 pub fn admit(pod: &Pod, others: &[&PodSpec], node: &Node) -> Result<(), Refusal> {
+    eviction::admit(pod, &node.pressure)?;
     let Some(spec) = &pod.spec else { return Ok(()) };
     if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
         let message = format!("Pod's OS field {} doesn't match node's OS linux", os.name);
@@ -220,6 +224,7 @@ mod tests {
     fn refusals() {
         let node = Node {
             unsafe_sysctls: Vec::new(),
+            pressure: Vec::new(),
             name: "n1".into(),
             labels: [
                 ("disk".to_owned(), "ssd".to_owned()),

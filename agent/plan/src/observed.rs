@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PodStatus, ResourceRequirements};
 
 use crate::backoff::Backoff;
+use crate::eviction::Eviction;
 use crate::resources::Figures;
 
 /// A step that failed and when it may be tried again.
@@ -193,6 +194,10 @@ pub struct Observed {
     pub orphan: bool,
     /// When the agent first saw that the pod is to end.
     pub terminating_since: Option<Timestamp>,
+    /// The node cannot keep it, or it has more on disk than it may.
+    pub evicted: Option<Eviction>,
+    /// The disk is too full to keep dead containers for people to look at.
+    pub reclaim: bool,
     /// The pod's cgroup.
     pub cgroup: Stage<()>,
     /// The pod's volumes.

@@ -202,6 +202,15 @@ pub fn request(spec: &PodSpec, name: &str) -> i64 {
     sum + milli_of(spec.overhead.as_ref(), name)
 }
 
+/// What a pod's containers may have of a resource together, in thousandths; none if no container is limited.
+pub fn limit(spec: &PodSpec, name: &str) -> Option<i64> {
+    let limited =
+        |c: &Container| limits(c.resources.as_ref()).is_some_and(|l| l.contains_key(name));
+    all_containers(spec)
+        .any(limited)
+        .then(|| pod_figure(spec, |r| milli_of(limits(r), name)))
+}
+
 fn pod_figure(spec: &PodSpec, of: impl Fn(Option<&ResourceRequirements>) -> i64) -> i64 {
     let (mut sidecars, mut peak) = (0, 0);
     for c in spec.init_containers.iter().flatten() {

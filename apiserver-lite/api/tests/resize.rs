@@ -47,7 +47,9 @@ fn restart_rules() {
         (
             "no codes",
             json!({"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart"}]}),
-            &["spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified"],
+            &[
+                "spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified",
+            ],
         ),
         (
             "too many rules",
@@ -66,7 +68,10 @@ fn resize_policies() {
     let rows: &[(&str, Value, &[&str])] = &[
         (
             "both",
-            json!([policy("cpu", "NotRequired"), policy("memory", "RestartContainer")]),
+            json!([
+                policy("cpu", "NotRequired"),
+                policy("memory", "RestartContainer")
+            ]),
             &[],
         ),
         (
@@ -109,26 +114,38 @@ fn pod_level_resources() {
     let rows: &[(&str, Value, &[&str])] = &[
         (
             "enough",
-            with(json!({"requests": {"cpu": "1"}}), json!({"requests": {"cpu": "1"}})),
+            with(
+                json!({"requests": {"cpu": "1"}}),
+                json!({"requests": {"cpu": "1"}}),
+            ),
             &[],
         ),
         (
             "too little",
-            with(json!({"requests": {"cpu": "1"}}), json!({"requests": {"cpu": "1500m"}})),
+            with(
+                json!({"requests": {"cpu": "1"}}),
+                json!({"requests": {"cpu": "1500m"}}),
+            ),
             &[
                 "spec.resources.requests[cpu]: Invalid value: \"1\": must be greater than or equal to aggregate container requests of 1500m",
             ],
         ),
         (
             "more than its limit",
-            with(json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}), json!({})),
+            with(
+                json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}),
+                json!({}),
+            ),
             &[
                 "spec.resources.requests[cpu]: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
             ],
         ),
         (
             "a container's limit above",
-            with(json!({"limits": {"memory": "1Gi"}}), json!({"limits": {"memory": "2Gi"}, "requests": {"memory": "1Gi"}})),
+            with(
+                json!({"limits": {"memory": "1Gi"}}),
+                json!({"limits": {"memory": "2Gi"}, "requests": {"memory": "1Gi"}}),
+            ),
             &[
                 "spec.resources.containers[0][memory].limits: Invalid value: \"2Gi\": must be less than or equal to pod limits of 1Gi",
             ],
@@ -160,8 +177,18 @@ fn filled_in() {
     let own = |own: Value, c: Value| json!({"resources": own, "containers": [{"name": "c", "image": "i:1", "resources": c}]});
     let rows = [
         ("no figures, no policy", c(json!({})), policy, Value::Null),
-        ("a request", c(json!({"requests": {"cpu": "1"}})), policy, json!([default("cpu")])),
-        ("a limit", c(json!({"limits": {"memory": "1Gi"}})), policy, json!([default("memory")])),
+        (
+            "a request",
+            c(json!({"requests": {"cpu": "1"}})),
+            policy,
+            json!([default("cpu")]),
+        ),
+        (
+            "a limit",
+            c(json!({"limits": {"memory": "1Gi"}})),
+            policy,
+            json!([default("memory")]),
+        ),
         (
             "both",
             c(json!({"limits": {"memory": "1Gi"}, "requests": {"cpu": "1"}})),
@@ -176,7 +203,10 @@ fn filled_in() {
         ),
         (
             "the pod's request is its containers'",
-            own(json!({"limits": {"cpu": "2"}}), json!({"requests": {"cpu": "1", "memory": "1Mi"}})),
+            own(
+                json!({"limits": {"cpu": "2"}}),
+                json!({"requests": {"cpu": "1", "memory": "1Mi"}}),
+            ),
             "/spec/resources/requests",
             json!({"cpu": "1", "memory": "1Mi"}),
         ),
@@ -189,7 +219,11 @@ fn filled_in() {
     ];
     for (name, spec, pointer, want) in rows {
         let got = pod(spec);
-        assert_eq!(got.pointer(pointer).unwrap_or(&Value::Null), &want, "{name}");
+        assert_eq!(
+            got.pointer(pointer).unwrap_or(&Value::Null),
+            &want,
+            "{name}"
+        );
     }
 }
 
@@ -225,13 +259,17 @@ fn resizes() {
             "a request goes",
             burstable.clone(),
             json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}),
-            &["spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed"],
+            &[
+                "spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed",
+            ],
         ),
         (
             "another class",
             json!({}),
             json!({"requests": {"cpu": "1"}}),
-            &["spec: Invalid value: \"BestEffort\": Pod QOS Class may not change as a result of resizing"],
+            &[
+                "spec: Invalid value: \"BestEffort\": Pod QOS Class may not change as a result of resizing",
+            ],
         ),
         (
             "something else",
@@ -253,7 +291,10 @@ fn resizes() {
     let old = of(json!({"requests": {"cpu": "1"}}));
     let mut mirror = old.clone();
     mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
-    assert_eq!(says(&mirror, &mirror), [": Forbidden: static pods cannot be resized"]);
+    assert_eq!(
+        says(&mirror, &mirror),
+        [": Forbidden: static pods cannot be resized"]
+    );
     let mut deaf = old.clone();
     deaf["status"] = json!({"containerStatuses": [{"name": "c", "state": {"running": {}}}]});
     assert_eq!(

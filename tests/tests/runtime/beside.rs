@@ -234,17 +234,24 @@ pub(crate) fn shared_processes(bed: &Bed) {
     };
     let pid = holder().expect("a holder");
     bed.wait_node_ready(bed.server());
-    assert_eq!(status(bed, "shares", "containerStatuses[0].restartCount"), "0");
+    assert_eq!(
+        status(bed, "shares", "containerStatuses[0].restartCount"),
+        "0"
+    );
     // When it dies all die, and come again in a new sandbox.
     let ip = status(bed, "shares", "podIP");
     bed.server().sh(&format!("kill -9 {pid}"));
-    until(bed, "shares", "containerStatuses[*].restartCount", |n| n == "1 1");
+    until(bed, "shares", "containerStatuses[*].restartCount", |n| {
+        n == "1 1"
+    });
     bed.kubectl("wait pod shares --for=condition=Ready --timeout=60s");
     assert_ne!(status(bed, "shares", "podIP"), ip);
     assert_ne!(holder().expect("a holder"), pid);
     bed.wait_contains("describe pod shares", "Pod sandbox changed");
     bed.kubectl("delete pod shares");
     assert_eq!(holder(), None);
-    let shims = bed.server().sh(&format!("grep -l {uid} /proc/[0-9]*/cmdline || true"));
+    let shims = bed
+        .server()
+        .sh(&format!("grep -l {uid} /proc/[0-9]*/cmdline || true"));
     assert_eq!(shims.trim(), "", "a shim is left");
 }

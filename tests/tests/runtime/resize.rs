@@ -100,7 +100,10 @@ pub(crate) fn in_place(bed: &Bed) {
         )
     };
     let error = refused("{\"limits\":{\"memory\":null}}");
-    assert!(error.contains("resource limits cannot be removed"), "{error}");
+    assert!(
+        error.contains("resource limits cannot be removed"),
+        "{error}"
+    );
     let error = refused("{\"requests\":{\"cpu\":\"200m\",\"memory\":\"64Mi\"}}");
     assert!(
         error.contains("Pod QOS Class may not change as a result of resizing"),
@@ -108,8 +111,15 @@ pub(crate) fn in_place(bed: &Bed) {
     );
     let body = patch("{\"requests\":{\"cpu\":\"110m\"}}");
     let error = bed.refused(&format!("patch pod grows --patch '{body}'"), "");
-    assert!(error.contains("pod updates may not change fields"), "{error}");
-    resize(bed, "grows", "{\"requests\":{\"cpu\":\"500\"},\"limits\":{\"cpu\":\"500\"}}");
+    assert!(
+        error.contains("pod updates may not change fields"),
+        "{error}"
+    );
+    resize(
+        bed,
+        "grows",
+        "{\"requests\":{\"cpu\":\"500\"},\"limits\":{\"cpu\":\"500\"}}",
+    );
     let pending = "conditions[?(@.type==\"PodResizePending\")].reason";
     until(bed, "grows", pending, |r| r == "Infeasible");
     assert_eq!(
@@ -120,7 +130,11 @@ pub(crate) fn in_place(bed: &Bed) {
     bed.server().kill();
     bed.server().start_again();
     bed.wait_ready();
-    resize(bed, "grows", "{\"requests\":{\"cpu\":\"120m\"},\"limits\":{\"cpu\":\"200m\"}}");
+    resize(
+        bed,
+        "grows",
+        "{\"requests\":{\"cpu\":\"120m\"},\"limits\":{\"cpu\":\"200m\"}}",
+    );
     until(
         bed,
         "grows",
@@ -144,7 +158,9 @@ pub(crate) fn restarted(bed: &Bed) {
     );
     bed.kubectl("wait pod anew --for=condition=Ready --timeout=60s");
     resize(bed, "anew", "{\"limits\":{\"memory\":\"80Mi\"}}");
-    until(bed, "anew", "containerStatuses[0].restartCount", |n| n == "1");
+    until(bed, "anew", "containerStatuses[0].restartCount", |n| {
+        n == "1"
+    });
     bed.kubectl("wait pod anew --for=condition=Ready --timeout=60s");
     let limits = memory(bed, "anew");
     assert!(limits.iter().all(|l| l == "83886080"), "{limits:?}");

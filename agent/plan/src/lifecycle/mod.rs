@@ -22,6 +22,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use crate::action::{Action, Plan};
 use crate::ephemeral;
 use crate::event;
+use crate::eviction::{self, Eviction};
 use crate::observed::{Observed, Stage};
 use crate::status;
 
@@ -45,6 +46,8 @@ pub enum Final {
     Phase,
     /// `activeDeadlineSeconds` has passed.
     Deadline,
+    /// The node evicts it.
+    Evicted,
 }
 
 /// What every step looks at.
@@ -86,6 +89,9 @@ fn goal(ctx: &Context<'_>, plan: &mut Plan) -> Goal {
     if status::is_final(ctx.observed.status.phase.as_deref()) {
         return Goal::Finish(Final::Phase);
     }
+    if eviction(ctx).is_some() {
+        return Goal::Finish(Final::Evicted);
+    }
     match (deadline(ctx), ctx.observed.status.reason.as_deref()) {
         (_, Some("DeadlineExceeded")) => return Goal::Finish(Final::Deadline),
         (Some(end), _) if end <= ctx.now => {
@@ -100,6 +106,20 @@ fn goal(ctx: &Context<'_>, plan: &mut Plan) -> Goal {
     } else {
         Goal::Run
     }
+}
+
+/// The eviction under way. One that an earlier agent began shows in the status, and gets no more time.
+pub(crate) fn eviction(ctx: &Context<'_>) -> Option<Eviction> {
+    let status = &ctx.observed.status;
+    let begun = || {
+        let ends = status.reason.as_deref() == Some(eviction::REASON);
+        (ends && !status::is_final(status.phase.as_deref())).then(|| Eviction {
+            message: status.message.clone().unwrap_or_default(),
+            grace: eviction::AT_ONCE,
+            disruption: status::is_disrupted(status),
+        })
+    };
+    ctx.observed.evicted.clone().or_else(begun)
 }
 
 fn deadline(ctx: &Context<'_>) -> Option<Timestamp> {

@@ -1,6 +1,6 @@
 //! Ending a pod: containers, then what they stood on.
 
-use super::{Context, Goal, is_sidecar};
+use super::{Context, Goal, eviction, is_sidecar};
 use crate::action::{Action, Kill, Plan};
 use crate::observed::{Attempt, AttemptState, Observed, Stage};
 
@@ -15,7 +15,7 @@ pub(super) fn steps(ctx: &Context<'_>, goal: Goal, plan: &mut Plan) {
         return;
     }
     let terminate = goal == Goal::Terminate;
-    remove_containers(observed, terminate, plan);
+    remove_containers(observed, terminate || observed.reclaim, plan);
     away(&observed.sandbox, Action::RemoveSandbox, ctx, plan);
     let containers_gone = observed.containers.values().all(Vec::is_empty);
     if terminate && !containers_gone {
@@ -157,7 +157,9 @@ pub(super) fn kill(
 pub(super) fn grace(ctx: &Context<'_>) -> i64 {
     let deletion = ctx.pod.metadata.deletion_grace_period_seconds;
     let grace = deletion.or(ctx.spec.termination_grace_period_seconds);
-    grace.unwrap_or(DEFAULT_GRACE).max(1)
+    let own = grace.unwrap_or(DEFAULT_GRACE);
+    let evicted = eviction(ctx).map_or(own, |e| e.grace);
+    own.min(evicted).max(1)
 }
 
 /// What is left of the grace since the end began. A kill that runs keeps its own clock, so the figure only

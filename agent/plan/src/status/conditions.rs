@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodCondition, PodStatus};
 
 use super::time;
-use crate::lifecycle::{Context, app_was_made, is_sidecar};
+use crate::lifecycle::{Context, app_was_made, eviction, is_sidecar};
 
 /// A condition's value, reason and message.
 struct Value {
@@ -91,11 +91,32 @@ pub(super) fn update(ctx: &Context<'_>, status: &mut PodStatus, refused: bool) {
         .chain(wanted)
         .map(|(name, v)| condition(ctx, name, v, &old))
         .collect();
-    all.extend(
-        old.into_iter()
-            .filter(|c| !OURS.contains(&c.type_.as_str())),
-    );
+    all.extend(disruption(ctx, &old));
+    let known = |c: &PodCondition| {
+        OURS.contains(&c.type_.as_str()) || all.iter().any(|o| o.type_ == c.type_)
+    };
+    let theirs: Vec<PodCondition> = old.iter().filter(|c| !known(c)).cloned().collect();
+    all.extend(theirs);
     status.conditions = Some(all);
+}
+
+/// The node ends the pod for its own need, which is no failure of the pod's (KEP-3329).
+const DISRUPTION: (&str, &str) = ("DisruptionTarget", "TerminationByKubelet");
+
+fn disruption(ctx: &Context<'_>, old: &[PodCondition]) -> Option<PodCondition> {
+    let message = eviction(ctx).filter(|e| e.disruption)?.message;
+    let value = Value {
+        holds: true,
+        reason: Some(DISRUPTION.1),
+        message: Some(message),
+    };
+    Some(condition(ctx, DISRUPTION.0, value, old))
+}
+
+/// Whether the status says so.
+pub(crate) fn is_disrupted(status: &PodStatus) -> bool {
+    let mut all = status.conditions.iter().flatten();
+    all.any(|c| c.type_ == DISRUPTION.0 && c.reason.as_deref() == Some(DISRUPTION.1))
 }
 
 fn condition(ctx: &Context<'_>, name: &str, value: Value, old: &[PodCondition]) -> PodCondition {

@@ -10,12 +10,14 @@ use k8s_openapi::api::core::v1::{HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::event::{self, Event};
-use crate::lifecycle::{Context, Final, Goal};
+use crate::eviction;
+use crate::lifecycle::{self, Context, Final, Goal};
 use crate::names;
 use crate::resize;
 use crate::resources;
 
 pub use conditions::OURS as CONDITIONS;
+pub(crate) use conditions::is_disrupted;
 pub use phase::is_final;
 pub(crate) use phase::wanted as wanted_phase;
 
@@ -37,14 +39,20 @@ pub(crate) fn compute(ctx: &Context<'_>, goal: Goal) -> PodStatus {
     }
     let phase = phase::reported(ctx, goal, &status);
     status.phase = Some(phase.into());
-    match goal {
-        Goal::Finish(Final::Deadline) => {
+    let ended = is_final(before.phase.as_deref());
+    match (goal, lifecycle::eviction(ctx).filter(|_| !ended)) {
+        // Said before it is over: an agent that starts meanwhile goes on with it.
+        (_, Some(e)) => {
+            status.reason = Some(eviction::REASON.into());
+            status.message = Some(e.message);
+        }
+        (Goal::Finish(Final::Deadline), None) => {
             status.reason = Some("DeadlineExceeded".into());
             status.message = Some(event::DEADLINE_MESSAGE.into());
         }
         // A pod that ran too long has failed, whoever ends it then.
         _ if before.reason.as_deref() == Some("DeadlineExceeded") => {}
-        _ if !is_final(before.phase.as_deref()) => (status.reason, status.message) = (None, None),
+        _ if !ended => (status.reason, status.message) = (None, None),
         _ => {}
     }
     conditions::update(ctx, &mut status, refused);

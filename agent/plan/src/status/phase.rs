@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, PodStatus};
 
 use crate::lifecycle::container::{Role, again, is_over};
-use crate::lifecycle::{Context, Final, Goal, app_was_made, is_sidecar};
+use crate::lifecycle::{Context, Final, Goal, app_was_made, eviction, is_sidecar};
 use crate::observed::AttemptState;
 
 /// `Succeeded` and `Failed` never change again.
@@ -33,8 +33,8 @@ pub(crate) fn reported(ctx: &Context<'_>, goal: Goal, status: &PodStatus) -> &'s
     let stopped = !ctx.observed.any_running() && ctx.observed.busy.is_empty();
     let late = ctx.observed.status.reason.as_deref() == Some("DeadlineExceeded");
     let phase = match goal {
-        Goal::Finish(Final::Deadline) => "Failed",
-        Goal::Terminate if late && stopped => "Failed",
+        Goal::Finish(Final::Deadline | Final::Evicted) => "Failed",
+        Goal::Terminate if stopped && (late || eviction(ctx).is_some()) => "Failed",
         Goal::Terminate if stopped => ended(status),
         Goal::Run | Goal::Finish(Final::Phase) | Goal::Terminate => wanted(ctx),
     };

@@ -43,7 +43,9 @@ fn resize_policy(c: &mut Value) {
         let policy = json!({"resourceName": name, "restartPolicy": "NotRequired"});
         if let Some(c) = c.as_object_mut() {
             let all = c.entry("resizePolicy").or_insert_with(|| json!([]));
-            all.as_array_mut().into_iter().for_each(|all| all.push(policy.clone()));
+            all.as_array_mut()
+                .into_iter()
+                .for_each(|all| all.push(policy.clone()));
         }
     }
 }

@@ -24,7 +24,11 @@ pub(super) fn containers(spec: &At<'_>, volumes: &Seen, errs: &mut Errors) {
         container(&c, volumes, &mut seen, errs);
         ports(&c, host_network, None, errs);
         init(&c, errs);
-        resize::policies(&c, never && c.child("restartPolicy").text() != "Always", errs);
+        resize::policies(
+            &c,
+            never && c.child("restartPolicy").text() != "Always",
+            errs,
+        );
     }
     for c in spec.items("ephemeralContainers") {
         container(&c, volumes, &mut seen, errs);

@@ -27,7 +27,11 @@ fn container(word: &str) -> (char, Value) {
     if role == Some('*') {
         c["restartPolicy"] = json!("Always");
     }
-    for flag in more.trim_end_matches('}').split('+').filter(|f| !f.is_empty()) {
+    for flag in more
+        .trim_end_matches('}')
+        .split('+')
+        .filter(|f| !f.is_empty())
+    {
         let (key, value) = flag
             .split_once(['=', ':'])
             .map_or((flag, ""), |(k, v)| (k, v));
@@ -76,7 +80,11 @@ fn pod(text: &str) -> Value {
             continue;
         }
         let (role, c) = container(word);
-        let list = if role == ' ' { "containers" } else { "initContainers" };
+        let list = if role == ' ' {
+            "containers"
+        } else {
+            "initContainers"
+        };
         match spec[list].as_array_mut() {
             Some(all) => all.push(c),
             None => spec[list] = json!([c]),
@@ -251,7 +259,9 @@ fn seen(w: &mut World, key: &str) -> String {
         "restarts" => s.restart_count.to_string(),
         "ready" => s.ready.to_string(),
         "started" => (s.started == Some(true)).to_string(),
-        "last" => or_none(last.map(|t| format!("{}/{}", t.reason.unwrap_or_default(), t.exit_code))),
+        "last" => {
+            or_none(last.map(|t| format!("{}/{}", t.reason.unwrap_or_default(), t.exit_code)))
+        }
         "exit" => {
             let end = s.state.and_then(|s| s.terminated);
             or_none(end.map(|t| t.exit_code.to_string()))
@@ -260,7 +270,12 @@ fn seen(w: &mut World, key: &str) -> String {
             let message = s.state.and_then(|s| s.waiting).and_then(|s| s.message);
             or_none(message).replace(' ', "_")
         }
-        "runs" => w.observed.containers.get(name).map_or(0, Vec::len).to_string(),
+        "runs" => w
+            .observed
+            .containers
+            .get(name)
+            .map_or(0, Vec::len)
+            .to_string(),
         "allocated" => figure(s.allocated_resources.as_ref()),
         "cpu" => figure(s.resources.as_ref().and_then(|r| r.requests.as_ref())),
         "limit" => figure(s.resources.as_ref().and_then(|r| r.limits.as_ref())),
@@ -293,10 +308,18 @@ fn lives() {
                 let (key, value) = fact.split_once('=').expect("key=value");
                 let is = seen(&mut w, key);
                 if is.replace(' ', "~") != value {
-                    wrong.push(format!("{file}:{} {name}: {key} is {is}, not {value}", number + 1));
+                    wrong.push(format!(
+                        "{file}:{} {name}: {key} is {is}, not {value}",
+                        number + 1
+                    ));
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::backoff::{self, Backoff};
 use crate::observed::{Hook, Image, ImageFailure, ProbeVerdict};
-use crate::{Action, Attempt, AttemptState, Failure, Observed, Plan, Sandbox, Stage, plan};
 use crate::resize::Decision;
+use crate::{Action, Attempt, AttemptState, Failure, Observed, Plan, Sandbox, Stage, plan};
 use crate::{resize, resources};
 
 pub(super) struct World {
