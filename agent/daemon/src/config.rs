@@ -5,8 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Taint;
 use keelson_agent_io::cni::Cni;
+use keelson_agent_plan::eviction::{self, Settings, Threshold};
+use keelson_agent_plan::image_gc::Policy;
+use keelson_agent_plan::reserve::Reserved;
 use keelson_runtime::Handler;
 
 /// The serving side of port 10250.
@@ -20,6 +24,35 @@ pub struct Serving {
     pub key_pem: String,
     /// Who signs client certificates, PEM.
     pub client_ca_pem: String,
+}
+
+/// When pods must go so that the node lives.
+#[derive(Clone)]
+pub struct Eviction {
+    /// From which on.
+    pub thresholds: Vec<Threshold>,
+    /// How long a condition outlasts its cause.
+    pub transition: SignedDuration,
+    /// The most seconds a pod gets that a soft threshold evicts.
+    pub max_grace: i64,
+    /// Between two looks.
+    pub period: std::time::Duration,
+}
+
+impl Default for Eviction {
+    /// Upstream's.
+    fn default() -> Self {
+        let settings = Settings {
+            enforce_pods: true,
+            ..Settings::default()
+        };
+        Self {
+            thresholds: eviction::parse(&settings).unwrap_or_default(),
+            transition: SignedDuration::from_mins(5),
+            max_grace: 0,
+            period: std::time::Duration::from_secs(10),
+        }
+    }
 }
 
 /// Everything the agent needs to know. Directories can differ per node, so that several nodes on one
@@ -79,7 +112,17 @@ pub struct Config {
     pub pod_pids_limit: Option<i64>,
     /// What the handlers of RuntimeClasses mean, besides `runc`.
     pub runtime_handlers: BTreeMap<String, Handler>,
-    /// Image archives imported at start.
+    /// When pods must go.
+    pub eviction: Eviction,
+    /// When images go.
+    pub image_gc: Policy,
+    /// Between two looks at images.
+    pub image_gc_period: std::time::Duration,
+    /// Kept from pods.
+    pub reserved: Reserved,
+    /// All pods together are held to what is not reserved.
+    pub enforce_pods: bool,
+    /// Image archives imported at start; their images are not collected.
     pub images_dir: Option<PathBuf>,
     /// Files of static pods.
     pub static_pods: Option<PathBuf>,
@@ -120,6 +163,11 @@ impl Config {
             allowed_unsafe_sysctls: Vec::new(),
             pod_pids_limit: None,
             runtime_handlers: BTreeMap::new(),
+            eviction: Eviction::default(),
+            image_gc: Policy::default(),
+            image_gc_period: std::time::Duration::from_secs(300),
+            reserved: Reserved::default(),
+            enforce_pods: true,
             images_dir: None,
             static_pods: None,
             parallel_pulls: 3,

@@ -28,6 +28,7 @@ pub(crate) async fn import_all(shared: Arc<Shared>) {
                 Ok(names) => {
                     let ms = began.elapsed().as_millis();
                     tracing::info!(archive = %archive.display(), ?names, ms, "images imported");
+                    shared.preloaded().extend(names);
                 }
                 Err(error) => {
                     tracing::error!(archive = %archive.display(), error = %chain(&error), "import failed")

@@ -28,6 +28,7 @@ mod node;
 mod objects;
 mod observe;
 mod outcome;
+mod pressure;
 mod probes;
 mod qos;
 mod resize;
@@ -45,7 +46,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 pub use cleanup::cleanup;
-pub use config::{Config, Serving};
+pub use config::{Config, Eviction, Serving};
 pub use doctor::Doctor;
 pub use keelson_runtime::Handler;
 pub use node::announce;
@@ -71,6 +72,7 @@ pub async fn run(
     }
     tasks.spawn(images::import_all(shared.clone()));
     tasks.spawn(node::run(shared.clone()));
+    tasks.spawn(pressure::run(shared.clone()));
     tasks.spawn(network::run(shared.clone()));
     tasks.spawn(sync::services(shared.clone()));
     tasks.spawn(sync::runtime_events(shared.clone()));

@@ -1,13 +1,16 @@
 //! This node in the API: registration, lease, status.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeStatus};
-use keelson_agent_io::node::{self as io, Inputs};
+use keelson_agent_io::node::{self as io, Facts, Inputs, Pressure};
 use keelson_agent_plan::event::Event;
+use keelson_agent_plan::eviction::Condition;
+use keelson_agent_plan::reserve::Reserved;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -54,10 +57,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         leases: Api::namespaced(shared.client.clone(), "kube-node-lease"),
         shared: shared.clone(),
         images: (None, Vec::new()),
+        images_changed: false,
         written: None,
         lease: None,
     };
+    let mut pressure = shared.pressure.subscribe();
     loop {
+        pressure.mark_unchanged();
         let wait = match keeper.turn().await {
             Ok(true) => PERIOD,
             Ok(false) => SOON,
@@ -73,6 +79,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.shutdown.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
+            _ = pressure.changed() => {}
         }
     }
 }
@@ -82,6 +89,8 @@ struct Keeper {
     nodes: Api<Node>,
     leases: Api<Lease>,
     images: (Option<Instant>, Vec<ContainerImage>),
+    /// They are others than those that were written.
+    images_changed: bool,
     /// What was written last, without its heartbeat times, and when.
     written: Option<(Value, Instant)>,
     lease: Option<Lease>,
@@ -126,12 +135,18 @@ impl Keeper {
         if let Err(error) = self.shared.cni.status().await {
             problems.push(Inputs::network_down(&chain(&error)));
         }
-        let due = self.images.0.is_none_or(|at| at.elapsed() > REPORT);
+        let stale = self.shared.images_stale.load(Ordering::Relaxed);
+        let due = stale || self.images.0.is_none_or(|at| at.elapsed() > REPORT);
         if problems.is_empty() && due && *self.shared.imported.borrow() {
-            self.images = (Some(Instant::now()), images(&self.shared).await);
+            self.shared.images_stale.store(false, Ordering::Relaxed);
+            let found = images(&self.shared).await;
+            self.images_changed |= found != self.images.1;
+            self.images = (Some(Instant::now()), found);
         }
         let roots = self.shared.roots.clone();
         let facts = tokio::task::spawn_blocking(move || io::read(&roots)).await??;
+        let reserved = reserved(config, &facts);
+        let short = self.shared.pressure.borrow().clone();
         let inputs = Inputs {
             addresses: config.node_ips.clone(),
             hostname: config.node_name.clone(),
@@ -142,7 +157,14 @@ impl Keeper {
             images: self.images.1.clone(),
             problems,
             previous,
-            ..Inputs::default()
+            reserved_cpu: reserved.cpu,
+            reserved_memory: reserved.memory,
+            reserved_storage: reserved.storage,
+            pressure: Pressure {
+                memory: short.contains(&Condition::Memory),
+                disk: short.contains(&Condition::Disk),
+                pids: short.contains(&Condition::Pid),
+            },
         };
         Ok(io::status(&facts, &inputs, Timestamp::now()))
     }
@@ -230,7 +252,7 @@ impl Keeper {
             .written
             .as_ref()
             .is_some_and(|(w, at)| *w == content && at.elapsed() < REPORT);
-        if same && without_heartbeats(previous) == content {
+        if same && !self.images_changed && without_heartbeats(previous) == content {
             return Ok(());
         }
         let patch = json!({"status": status});
@@ -252,6 +274,7 @@ impl Keeper {
             self.shared.node.send_replace(Some(Arc::new(slim(written))));
         }
         self.written = Some((content, Instant::now()));
+        self.images_changed = false;
         Ok(())
     }
 }
@@ -263,6 +286,14 @@ pub(crate) fn slim(mut node: Node) -> Node {
         status.images = status.images.take().map(|_| Vec::new());
     }
     node
+}
+
+/// What is kept from pods: what was asked for, and what the hard thresholds defend.
+fn reserved(config: &Config, facts: &Facts) -> Reserved {
+    let thresholds = &config.eviction.thresholds;
+    config
+        .reserved
+        .with_thresholds(thresholds, facts.memory, facts.disk)
 }
 
 fn is_ready(status: &NodeStatus) -> bool {

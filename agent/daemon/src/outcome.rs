@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use keelson_agent_plan::eviction::Eviction;
 use keelson_agent_plan::probe::Kind;
 use keelson_agent_plan::resources::Figures;
 use keelson_agent_plan::{ImageFailure, Sandbox};
 use keelson_runtime::Container;
+use tokio::sync::oneshot;
 
 /// Something a worker should know.
 pub(crate) enum Message {
@@ -25,6 +27,10 @@ pub(crate) enum Message {
     Container(String),
     /// All of the pod's containers, after events may have been missed.
     Containers(Vec<Container>),
+    /// The node ends it; the sender goes when what it held is free.
+    Evict(Eviction, oneshot::Sender<()>),
+    /// Dead containers are not to be kept any longer.
+    Reclaim,
     /// A step ended.
     Step(Outcome),
     /// A probe has a new verdict.

@@ -1,7 +1,8 @@
 //! What all tasks of the agent have in common.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Service};
@@ -9,7 +10,9 @@ use keelson_agent_io::cni::Cni;
 use keelson_agent_io::node::Roots;
 use keelson_agent_io::probes::Prober;
 use keelson_agent_io::volumes::Volumes;
-use keelson_agent_plan::{Attempt, status};
+use keelson_agent_plan::Attempt;
+use keelson_agent_plan::eviction::{self, Condition};
+use keelson_agent_plan::status;
 use keelson_runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -74,6 +77,12 @@ pub(crate) struct Shared {
     pub(crate) writes: Semaphore,
     /// Images of `images_dir` are in.
     pub(crate) imported: watch::Sender<bool>,
+    /// Their names.
+    preloaded: Mutex<BTreeSet<String>>,
+    /// Images were removed: what the node shows is to be read again.
+    pub(crate) images_stale: AtomicBool,
+    /// What the node is short of.
+    pub(crate) pressure: watch::Sender<Vec<Condition>>,
     /// Whether services are known yet: containers' environments need them.
     pub(crate) services_known: watch::Sender<bool>,
     /// This node as it is in the API.
@@ -108,6 +117,9 @@ impl Shared {
             pulls: Semaphore::new(config.parallel_pulls.max(1)),
             writes: Semaphore::new(8),
             imported: watch::Sender::new(config.images_dir.is_none()),
+            preloaded: Mutex::default(),
+            images_stale: AtomicBool::new(false),
+            pressure: watch::Sender::new(Vec::new()),
             services_known: watch::Sender::new(false),
             node: watch::Sender::new(None),
             entries: Mutex::default(),
@@ -136,12 +148,31 @@ impl Shared {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Names of images that were imported at start.
+    pub(crate) fn preloaded(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.preloaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sends to a pod's worker, if it has one.
     pub(crate) fn tell(&self, uid: &str, message: Message) {
         if let Some(entry) = self.entries().get(uid) {
             // A worker that has just ended needs no message.
             let _ = entry.tx.send(message);
         }
+    }
+
+    /// Pods that hold something of the node: not over, and not being evicted.
+    pub(crate) fn active(&self) -> Vec<Entry> {
+        let entries = self.entries();
+        let active = |e: &&Entry| {
+            let status = e.pod.status.as_ref();
+            let ended = status::is_final(status.and_then(|s| s.phase.as_deref()));
+            let evicted = status.and_then(|s| s.reason.as_deref()) == Some(eviction::REASON);
+            !ended && !evicted
+        };
+        entries.values().filter(active).cloned().collect()
     }
 
     /// What pods may use of this node.

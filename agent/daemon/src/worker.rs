@@ -8,9 +8,9 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodStatus};
 use keelson_agent_plan::backoff::{self, Backoff, Curve};
-use keelson_agent_plan::{Failure, Hook, Observed, Plan, ephemeral, plan, resize, status};
+use keelson_agent_plan::{Failure, Hook, Observed, Plan, Stage, ephemeral, plan, resize, status};
 use keelson_runtime::Container;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::kill;
 use crate::outcome::Message;
@@ -47,6 +47,8 @@ pub(crate) struct Worker {
     pub(crate) backoffs: BTreeMap<String, Backoff>,
     pub(crate) tokens: Arc<Tokens>,
     writer: Writer,
+    /// Who waits for the end of an evicted pod.
+    evicting: Option<oneshot::Sender<()>>,
     /// Volumes are older than what they are made of.
     stale: bool,
     refresh_at: Timestamp,
@@ -101,6 +103,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         holder: false,
         backoffs: BTreeMap::new(),
         tokens: Arc::default(),
+        evicting: None,
         stale: false,
         refresh_at: Timestamp::now() + REFRESH,
         refreshing: Arc::default(),
@@ -148,9 +151,21 @@ impl Worker {
         if plan.finished {
             return None;
         }
+        if self.is_down() {
+            self.evicting = None;
+        }
         self.probes
             .sync(&self.shared, &self.pod, &mut self.observed);
         Some(plan)
+    }
+
+    /// Nothing runs, and nothing is left of what it stood on.
+    fn is_down(&self) -> bool {
+        let o = &self.observed;
+        let gone = matches!(o.sandbox, Stage::Absent)
+            && matches!(o.volumes, Stage::Absent)
+            && matches!(o.cgroup, Stage::Absent);
+        gone && !o.any_running() && o.busy.is_empty()
     }
 
     fn end(&mut self) {
@@ -207,6 +222,14 @@ impl Worker {
                     .terminating_since
                     .get_or_insert_with(Timestamp::now);
             }
+            Message::Evict(eviction, done) => {
+                self.observed.evicted = Some(eviction);
+                self.evicting = Some(done);
+                self.observed
+                    .terminating_since
+                    .get_or_insert_with(Timestamp::now);
+            }
+            Message::Reclaim => self.observed.reclaim = true,
             Message::Container(id) => self.reread(&id).await,
             Message::Containers(all) => self.take_containers(all),
             Message::Step(outcome) => self.step_ended(outcome).await,

@@ -9,4 +9,5 @@ pub mod endpoint;
 mod netns;
 pub mod node;
 pub mod probes;
+pub mod usage;
 pub mod volumes;

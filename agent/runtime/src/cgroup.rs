@@ -139,6 +139,16 @@ impl Runtime {
         apply(&self.qos_cgroup(qos), &resources)
     }
 
+    /// Makes the cgroup of all pods and writes its limits; again: updates them.
+    pub fn pods_cgroup_update(&self, resources: &PodResources) -> Result<(), Error> {
+        apply(&self.pods_cgroup(), resources)
+    }
+
+    /// The cgroup of all pods.
+    pub(crate) fn pods_cgroup(&self) -> String {
+        self.qos_cgroup(Qos::Guaranteed)
+    }
+
     fn qos_cgroup(&self, qos: Qos) -> String {
         let root = self.config().cgroup_root.trim_matches('/');
         match qos.dir() {

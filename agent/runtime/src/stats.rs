@@ -31,6 +31,11 @@ impl Runtime {
         read(path)
     }
 
+    /// Usage of all pods together.
+    pub fn pods_stats(&self) -> Result<Stats, Error> {
+        read(&self.pods_cgroup())
+    }
+
     /// Usage of a pod's cgroup, with all containers.
     pub fn pod_stats(&self, uid: &str) -> Result<Stats, Error> {
         let pods = self.pod_cgroups()?;

@@ -119,6 +119,47 @@ pub fn read(roots: &Roots) -> Result<Facts, Error> {
     Ok(facts)
 }
 
+/// Reads only what changes quickly: memory, disk and tasks.
+pub fn read_figures(roots: &Roots) -> Result<Facts, Error> {
+    let mut facts = Facts::default();
+    memory(roots, &mut facts)?;
+    disk(roots, &mut facts)?;
+    tasks(roots, &mut facts)?;
+    Ok(facts)
+}
+
+/// A file system's figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Its device number: two directories of one number share it.
+    pub device: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes for root.
+    pub available: u64,
+    /// Inodes; 0 where it has no such limit.
+    pub inodes: u64,
+    /// Free ones.
+    pub inodes_free: u64,
+}
+
+/// Reads the file system that holds `path`.
+pub fn file_system(path: &Path) -> Result<FileSystem, Error> {
+    let failed = |source: io::Error| Error::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let s = rustix::fs::statvfs(path).map_err(|e| failed(e.into()))?;
+    let stat = rustix::fs::stat(path).map_err(|e| failed(e.into()))?;
+    Ok(FileSystem {
+        device: stat.st_dev,
+        size: s.f_blocks * s.f_frsize,
+        available: s.f_bavail * s.f_frsize,
+        inodes: s.f_files,
+        inodes_free: s.f_ffree,
+    })
+}
+
 fn processors(roots: &Roots, facts: &mut Facts) -> Result<(), Error> {
     let path = roots.sys.join("devices/system/cpu/online");
     let list = text(&path)?;
@@ -161,13 +202,9 @@ fn memory(roots: &Roots, facts: &mut Facts) -> Result<(), Error> {
 }
 
 fn disk(roots: &Roots, facts: &mut Facts) -> Result<(), Error> {
-    let s = rustix::fs::statvfs(&roots.data);
-    let s = s.map_err(|e| Error::Read {
-        path: roots.data.clone(),
-        source: e.into(),
-    })?;
-    (facts.disk, facts.disk_available) = (s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize);
-    (facts.inodes, facts.inodes_free) = (s.f_files, s.f_ffree);
+    let s = file_system(&roots.data)?;
+    (facts.disk, facts.disk_available) = (s.size, s.available);
+    (facts.inodes, facts.inodes_free) = (s.inodes, s.inodes_free);
     Ok(())
 }
 

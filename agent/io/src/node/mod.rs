@@ -4,6 +4,6 @@ mod facts;
 mod object;
 mod status;
 
-pub use facts::{Error, Facts, HugePages, Roots, read};
+pub use facts::{Error, Facts, FileSystem, HugePages, Roots, file_system, read, read_figures};
 pub use object::{lease, node};
-pub use status::{Inputs, Thresholds, addresses, status};
+pub use status::{Inputs, Pressure, addresses, status};

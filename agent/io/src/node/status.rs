@@ -13,39 +13,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Facts;
 
-/// When a figure counts as pressure. The defaults are the kubelet's hard eviction thresholds, for tasks a
-/// reserve of 5 %, and for disks at most 5 GiB: a tenth of a big disk is no emergency.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Thresholds {
-    /// Bytes of memory that must stay available.
-    pub memory_available: u64,
-    /// Percent of the disk that must stay available.
-    pub disk_percent: u64,
-    /// Bytes of the disk that suffice, whatever the percentage says.
-    pub disk_enough: u64,
-    /// Percent of the inodes that must stay free.
-    pub inodes_percent: u64,
-    /// Percent of the tasks that must stay free.
-    pub pids_percent: u64,
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self {
-            memory_available: 100 << 20,
-            disk_percent: 10,
-            disk_enough: 5 << 30,
-            inodes_percent: 5,
-            pids_percent: 5,
-        }
-    }
-}
-
-impl Thresholds {
-    /// Bytes of the disk that must stay available.
-    fn disk(&self, facts: &Facts) -> u64 {
-        percent(facts.disk, self.disk_percent).min(self.disk_enough)
-    }
+/// What the node is short of, as the eviction's thresholds say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Memory.
+    pub memory: bool,
+    /// Space or inodes of a disk.
+    pub disk: bool,
+    /// Process ids.
+    pub pids: bool,
 }
 
 /// What the machine cannot say about itself.
@@ -71,8 +47,10 @@ pub struct Inputs {
     pub reserved_cpu: u64,
     /// Kept from pods: memory in bytes.
     pub reserved_memory: u64,
-    /// When there is pressure.
-    pub thresholds: Thresholds,
+    /// Kept from pods: bytes of the disk.
+    pub reserved_storage: u64,
+    /// What it is short of.
+    pub pressure: Pressure,
     /// The conditions as they stand in the API, for the times of their last change.
     pub previous: Vec<NodeCondition>,
 }
@@ -99,7 +77,7 @@ pub fn status(facts: &Facts, inputs: &Inputs, now: Timestamp) -> NodeStatus {
         addresses: Some(addresses(&inputs.addresses, &inputs.hostname)),
         allocatable: Some(allocatable(facts, inputs)),
         capacity: Some(capacity(facts, inputs)),
-        conditions: Some(conditions(facts, inputs, now)),
+        conditions: Some(conditions(inputs, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint {
                 port: i32::from(inputs.port),
@@ -134,11 +112,8 @@ fn capacity(facts: &Facts, inputs: &Inputs) -> BTreeMap<String, Quantity> {
 
 /// Capacity without what is reserved and what eviction defends.
 fn allocatable(facts: &Facts, inputs: &Inputs) -> BTreeMap<String, Quantity> {
-    let t = &inputs.thresholds;
     let huge: u64 = facts.huge_pages.iter().map(|p| p.total).sum();
-    let memory = facts
-        .memory
-        .saturating_sub(inputs.reserved_memory + t.memory_available + huge);
+    let memory = facts.memory.saturating_sub(inputs.reserved_memory + huge);
     let cpu = (facts.cpus * 1000).saturating_sub(inputs.reserved_cpu);
     let cpu = if cpu.is_multiple_of(1000) {
         (cpu / 1000).to_string()
@@ -150,7 +125,12 @@ fn allocatable(facts: &Facts, inputs: &Inputs) -> BTreeMap<String, Quantity> {
     map.insert("memory".into(), kib(memory));
     map.insert(
         "ephemeral-storage".into(),
-        Quantity((facts.disk - t.disk(facts)).to_string()),
+        Quantity(
+            facts
+                .disk
+                .saturating_sub(inputs.reserved_storage)
+                .to_string(),
+        ),
     );
     map
 }
@@ -165,10 +145,6 @@ fn resources(facts: &Facts, max_pods: u32) -> BTreeMap<String, Quantity> {
     pages
         .chain([("pods".to_owned(), Quantity(max_pods.to_string()))])
         .collect()
-}
-
-fn percent(of: u64, percent: u64) -> u64 {
-    (u128::from(of) * u128::from(percent.min(100)) / 100) as u64
 }
 
 fn kib(bytes: u64) -> Quantity {
@@ -220,15 +196,12 @@ struct Condition {
     no: (&'static str, String),
 }
 
-fn conditions(facts: &Facts, inputs: &Inputs, now: Timestamp) -> Vec<NodeCondition> {
-    let t = &inputs.thresholds;
-    let disk = facts.disk_available < t.disk(facts);
-    let inodes = facts.inodes_free < percent(facts.inodes, t.inodes_percent);
-    let pids_free = facts.pids.saturating_sub(facts.pids_used);
+fn conditions(inputs: &Inputs, now: Timestamp) -> Vec<NodeCondition> {
+    let pressure = inputs.pressure;
     let table = [
         Condition {
             kind: "MemoryPressure",
-            holds: facts.memory_available < t.memory_available,
+            holds: pressure.memory,
             yes: (
                 "KubeletHasInsufficientMemory",
                 "kubelet has insufficient memory available".into(),
@@ -240,7 +213,7 @@ fn conditions(facts: &Facts, inputs: &Inputs, now: Timestamp) -> Vec<NodeConditi
         },
         Condition {
             kind: "DiskPressure",
-            holds: disk || inodes,
+            holds: pressure.disk,
             yes: ("KubeletHasDiskPressure", "kubelet has disk pressure".into()),
             no: (
                 "KubeletHasNoDiskPressure",
@@ -249,7 +222,7 @@ fn conditions(facts: &Facts, inputs: &Inputs, now: Timestamp) -> Vec<NodeConditi
         },
         Condition {
             kind: "PIDPressure",
-            holds: pids_free < percent(facts.pids, t.pids_percent),
+            holds: pressure.pids,
             yes: (
                 "KubeletHasInsufficientPID",
                 "kubelet has insufficient PID available".into(),
@@ -327,34 +300,36 @@ mod tests {
     }
 
     #[test]
-    fn pressure_follows_the_figures() {
-        type Case = (&'static str, fn(&mut Facts), &'static str);
-        let table: [Case; 5] = [
+    fn pressure_becomes_conditions() {
+        type Case = (&'static str, fn(&mut Pressure), &'static str);
+        let table: [Case; 3] = [
             (
                 "MemoryPressure",
-                |f| f.memory_available = (100 << 20) - 1,
-                "True",
+                |p| p.memory = true,
+                "KubeletHasInsufficientMemory",
             ),
+            ("DiskPressure", |p| p.disk = true, "KubeletHasDiskPressure"),
             (
-                "MemoryPressure",
-                |f| f.memory_available = 100 << 20,
-                "False",
+                "PIDPressure",
+                |p| p.pids = true,
+                "KubeletHasInsufficientPID",
             ),
-            ("DiskPressure", |f| f.disk_available = 5 * GI - 1, "True"),
-            ("DiskPressure", |f| f.inodes_free = 49, "True"),
-            ("PIDPressure", |f| f.pids_used = 951, "True"),
         ];
         for (kind, change, want) in table {
-            let mut facts = facts();
-            change(&mut facts);
-            let s = status(&facts, &Inputs::default(), Timestamp::UNIX_EPOCH);
+            let mut inputs = Inputs::default();
+            change(&mut inputs.pressure);
+            let s = status(&facts(), &inputs, Timestamp::UNIX_EPOCH);
             let calm = s
                 .conditions
                 .iter()
                 .flatten()
                 .filter(|c| c.type_ != kind && c.type_ != "Ready");
             assert!(calm.into_iter().all(|c| c.status == "False"), "{kind}");
-            assert_eq!(condition_of(&s, kind).status, want, "{kind}");
+            let got = condition_of(&s, kind);
+            assert_eq!(
+                (got.status.as_str(), got.reason.as_deref()),
+                ("True", Some(want))
+            );
         }
     }
 
@@ -383,6 +358,7 @@ mod tests {
         let inputs = Inputs {
             reserved_cpu: 250,
             reserved_memory: GI,
+            reserved_storage: 5 * GI,
             max_pods: 110,
             ..Inputs::default()
         };
@@ -396,7 +372,7 @@ mod tests {
             (&s.capacity, "pods", "110"),
             (&s.capacity, "hugepages-2Mi", "0"),
             (&s.allocatable, "cpu", "1750m"),
-            (&s.allocatable, "memory", "3043328Ki"),
+            (&s.allocatable, "memory", "3145728Ki"),
             (&s.allocatable, "ephemeral-storage", "102005473280"),
         ];
         for (map, key, want) in table {

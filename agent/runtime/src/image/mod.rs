@@ -52,9 +52,11 @@ pub struct Image {
     pub config: ImageConfig,
     /// Snapshot a container's root file system starts from; empty for an image without layers.
     pub top_snapshot: String,
+    /// Not for us to collect: pinned, or somebody else has named it.
+    pub kept: bool,
 }
 
-/// What images that were read say, by digest: content never changes. Names are not among it.
+/// What images that were read say, by digest: content never changes. Their names and labels are not among it.
 #[derive(Default)]
 pub(crate) struct Known(Mutex<BTreeMap<String, Image>>);
 
@@ -113,24 +115,23 @@ impl Runtime {
         };
         let digest = target(&record);
         let filter = format!("target.digest=={digest}");
-        let names = self.image_records(vec![filter]).await?;
-        let names = names.into_iter().map(|record| record.name).collect();
-        or_absent(self.read_image(&digest, names).await)
+        let records = self.image_records(vec![filter]).await?;
+        or_absent(self.read_image(&digest, &records).await)
     }
 
     /// All images whose content for this machine is complete.
     pub async fn images(&self) -> Result<Vec<Image>, Error> {
-        let mut by_digest: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut by_digest: BTreeMap<String, Vec<Record>> = BTreeMap::new();
         for record in self.image_records(Vec::new()).await? {
-            let names = by_digest.entry(target(&record)).or_default();
-            names.push(record.name);
+            let records = by_digest.entry(target(&record)).or_default();
+            records.push(record);
         }
         self.inner
             .known
             .retain(|digest| by_digest.contains_key(digest));
         let mut images = Vec::new();
-        for (digest, names) in by_digest {
-            match self.read_image(&digest, names).await {
+        for (digest, records) in by_digest {
+            match self.read_image(&digest, &records).await {
                 Ok(image) => images.push(image),
                 // Others share the namespace: half a pull of theirs is no image of ours.
                 Err(error) => tracing::debug!(digest, %error, "incomplete image"),
@@ -188,10 +189,15 @@ impl Runtime {
         Ok(answer.images)
     }
 
-    async fn read_image(&self, digest: &str, mut names: Vec<String>) -> Result<Image, Error> {
+    async fn read_image(&self, digest: &str, records: &[Record]) -> Result<Image, Error> {
+        let mut names: Vec<String> = records.iter().map(|r| r.name.clone()).collect();
         names.sort();
         if let Some(known) = self.inner.known.get(digest) {
-            return Ok(Image { names, ..known });
+            return Ok(Image {
+                names,
+                kept: is_kept(records),
+                ..known
+            });
         }
         let resolved = self.resolve(digest).await?;
         let manifest = &resolved.manifest;
@@ -204,9 +210,14 @@ impl Runtime {
             size,
             top_snapshot: resolved.config.chain_ids().pop().unwrap_or_default(),
             config: resolved.config.into(),
+            kept: false,
         };
         self.inner.known.put(&image);
-        Ok(Image { names, ..image })
+        Ok(Image {
+            names,
+            kept: is_kept(records),
+            ..image
+        })
     }
 }
 
@@ -234,6 +245,15 @@ fn removable(records: &[Record]) -> Vec<&str> {
         .map(|r| r.name.as_str())
         .collect()
 }
+
+/// Whether an image of these names is pinned, or one of them is somebody else's.
+fn is_kept(records: &[Record]) -> bool {
+    let pinned = |r: &Record| r.labels.get(PINNED).is_some_and(|v| v == "pinned");
+    records.iter().any(pinned) || removable(records).len() < records.len()
+}
+
+/// Label of images that no collector takes, and its value.
+const PINNED: &str = "io.cri-containerd.pinned";
 
 /// Label of names that containerd's CRI plugin keeps; it names each image by its id too.
 const CRI: &str = "io.cri-containerd.image";
@@ -267,5 +287,16 @@ mod tests {
             record(&three, "c", &[CRI]),
         ];
         assert_eq!(removable(&records), ["ours:1", &one, "ours:2"]);
+        let mut pinned = record("ours:3", "d", &[unpack::OURS]);
+        pinned.labels.insert(PINNED.into(), "pinned".into());
+        let rows = [
+            ("ours, named by CRI too", &records[..2], false),
+            ("somebody else's name beside ours", &records[2..5], true),
+            ("somebody else's", &records[5..], true),
+            ("pinned", std::slice::from_ref(&pinned), true),
+        ];
+        for (name, records, want) in rows {
+            assert_eq!(is_kept(records), want, "{name}");
+        }
     }
 }
