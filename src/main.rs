@@ -8,6 +8,7 @@ mod join;
 mod memory;
 mod node;
 mod options;
+mod pressure;
 mod server;
 mod token;
 

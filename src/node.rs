@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{self, Cluster};
 use crate::join;
 use crate::options::{AgentOptions, NodeOptions};
+use crate::pressure;
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -204,11 +205,11 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
     Ok(config)
 }
 
-/// What the Node is registered with.
+/// What the Node is registered with, and what must be right before it is.
 fn registration(config: &mut keelson_agent::Config, options: &NodeOptions) -> anyhow::Result<()> {
     config.labels = labels(options.node_label.as_deref().unwrap_or_default())?;
     config.taints = taints(options.node_taint.as_deref().unwrap_or_default())?;
-    Ok(())
+    pressure::configure(config, options)
 }
 
 fn set<T: Clone>(place: &mut T, value: &Option<T>) {

@@ -96,6 +96,46 @@ pub(crate) struct NodeOptions {
     /// State that does not [default: /run/keelson].
     #[arg(long)]
     pub(crate) run_dir: Option<PathBuf>,
+    // What follows stands in files only, under upstream's names (KubeletConfiguration).
+    #[arg(skip)]
+    pub(crate) eviction_hard: Option<BTreeMap<String, String>>,
+    #[arg(skip)]
+    pub(crate) eviction_soft: Option<BTreeMap<String, String>>,
+    #[arg(skip)]
+    pub(crate) eviction_soft_grace_period: Option<BTreeMap<String, String>>,
+    #[arg(skip)]
+    pub(crate) eviction_minimum_reclaim: Option<BTreeMap<String, String>>,
+    #[arg(skip)]
+    pub(crate) eviction_pressure_transition_period: Option<String>,
+    #[arg(skip)]
+    pub(crate) eviction_max_pod_grace_period: Option<u32>,
+    #[arg(skip)]
+    pub(crate) merge_default_eviction_settings: Option<bool>,
+    /// Ours: between two looks at the node's signals [default: 10s].
+    #[arg(skip)]
+    pub(crate) eviction_monitoring_period: Option<String>,
+    #[arg(skip)]
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub(crate) image_gc_high_threshold_percent: Option<u8>,
+    #[arg(skip)]
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub(crate) image_gc_low_threshold_percent: Option<u8>,
+    #[arg(skip)]
+    #[serde(rename = "imageMinimumGCAge")]
+    pub(crate) image_minimum_gc_age: Option<String>,
+    #[arg(skip)]
+    #[serde(rename = "imageMaximumGCAge")]
+    pub(crate) image_maximum_gc_age: Option<String>,
+    /// Ours: between two looks at images [default: 5m].
+    #[arg(skip)]
+    #[serde(rename = "imageGCPeriod")]
+    pub(crate) image_gc_period: Option<String>,
+    #[arg(skip)]
+    pub(crate) kube_reserved: Option<BTreeMap<String, String>>,
+    #[arg(skip)]
+    pub(crate) system_reserved: Option<BTreeMap<String, String>>,
+    #[arg(skip)]
+    pub(crate) enforce_node_allocatable: Option<Vec<String>>,
 }
 
 /// Flags of `keelson server`.
@@ -285,6 +325,16 @@ mod tests {
             ("maxPods: many", "maxPods"),
             ("- a list", "mapping"),
             ("server: https://x", "server"),
+            ("evictionHard: 5", "evictionHard"),
+            ("evictionHard: {memory.available: [1]}", "evictionHard"),
+            (
+                "imageGcHighThresholdPercent: 80",
+                "imageGcHighThresholdPercent",
+            ),
+            (
+                "imageGCHighThresholdPercent: 300",
+                "imageGCHighThresholdPercent",
+            ),
             ("a: [", "YAML"),
         ];
         for (text, word) in cases {

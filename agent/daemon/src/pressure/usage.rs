@@ -159,13 +159,12 @@ fn empty_dirs(shared: &Shared, entry: &Entry) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-/// Directories of other volumes that are files on disk.
+/// Directories of other volumes on disk; secrets and the like are in memory.
 fn files(shared: &Shared, entry: &Entry) -> Vec<PathBuf> {
     let Ok(pod) = shared.volumes.pod_dir(&uid(entry)) else {
         return Vec::new();
     };
-    let on_disk = [Plugin::ConfigMap, Plugin::DownwardApi].into_iter();
-    on_disk.map(|p| pod.join("volumes").join(p.dir())).collect()
+    vec![pod.join("volumes").join(Plugin::ConfigMap.dir())]
 }
 
 fn log_dir(shared: &Shared, entry: &Entry, container: &str) -> PathBuf {
