@@ -163,6 +163,7 @@ pub(crate) fn places(options: &NodeOptions, name: &str, ips: Vec<IpAddr>) -> kee
     set(&mut config.insecure_registries, &options.insecure_registry);
     set(&mut config.max_pods, &options.max_pods);
     config.pod_pids_limit = options.pod_pids_limit;
+    config.shim_sharing = options.shim_sharing;
     let handlers = options.runtime_handlers.clone().unwrap_or_default();
     config.runtime_handlers = handlers
         .into_iter()

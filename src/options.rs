@@ -57,6 +57,10 @@ pub(crate) struct NodeOptions {
     /// Files of pods that run here without the API [default: /etc/keelson/static-pods].
     #[arg(long)]
     pub(crate) static_pods: Option<PathBuf>,
+    /// Lets so many pods share a shim (10 without a number): each then costs a part of its memory, but all of them
+    /// restart when it dies [default: every pod has its own].
+    #[arg(long, num_args = 0..=1, default_missing_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) shim_sharing: Option<u32>,
     /// Sysctls pods may set besides the safe ones; a prefix ends in *.
     #[arg(long, value_delimiter = ',')]
     pub(crate) allowed_unsafe_sysctls: Option<Vec<String>>,

@@ -92,6 +92,8 @@ pub struct Config {
     pub logger: PathBuf,
     /// Top cgroup of all pods.
     pub cgroup_root: String,
+    /// Pods that share a shim; each has its own when unset.
+    pub shim_sharing: Option<u32>,
     /// containerd's snapshotter; its default when unset.
     pub snapshotter: Option<String>,
     /// Registries spoken to over plain HTTP besides loopback ones.
@@ -153,6 +155,7 @@ impl Config {
             containerd_namespace: "k8s.io".into(),
             logger: "/usr/local/bin/keelson-logger".into(),
             cgroup_root: "kubepods".into(),
+            shim_sharing: None,
             snapshotter: None,
             insecure_registries: Vec::new(),
             cluster_dns: Vec::new(),
@@ -194,6 +197,9 @@ impl Config {
             log_dir: self.log_dir.clone(),
             logger: self.logger.clone(),
             cgroup_root: self.cgroup_root.clone(),
+            shims: self
+                .shim_sharing
+                .map(|pods| self.max_pods.div_ceil(pods.max(1))),
             snapshotter: self.snapshotter.clone(),
             insecure_registries: self.insecure_registries.clone(),
         }

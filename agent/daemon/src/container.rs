@@ -197,7 +197,7 @@ impl Job {
                 (RESOURCES_LABEL.to_owned(), resize_label(c)),
             ]),
             handler,
-            shim_group: Some(self.uid.clone()),
+            shim_group: Some(self.shared.runtime.shim_group(&self.uid)),
             log_path: names::log_path(
                 &self.shared.config.log_dir,
                 &namespace,

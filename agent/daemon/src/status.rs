@@ -37,7 +37,7 @@ impl Writer {
             mirrored: static_pod::is_static(pod),
             rx,
         };
-        tokio::spawn(task.run(value(&known)));
+        tokio::spawn(task.run(Known::new(&value(&known))));
         Self(tx)
     }
 
@@ -75,6 +75,19 @@ fn value(status: &PodStatus) -> Value {
     serde_json::to_value(status).unwrap_or_default()
 }
 
+/// What the API has, as text: there is one of it for every pod, and as a tree it is ten times as large.
+struct Known(Box<str>);
+
+impl Known {
+    fn new(status: &Value) -> Self {
+        Self(status.to_string().into())
+    }
+
+    fn value(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
 /// How an attempt ended.
 enum Done {
     Written,
@@ -109,7 +122,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut known: Value) {
+    async fn run(mut self, mut known: Known) {
         let mut wait = RETRY.0;
         let mut corrected = 0;
         while self.rx.changed().await.is_ok() {
@@ -119,9 +132,10 @@ impl Task {
                     && *count > corrected
                 {
                     corrected = *count;
-                    known = value(theirs);
+                    known = Known::new(&value(theirs));
                 }
-                match self.bring(&wanted, &mut known).await {
+                // Boxed: what a request needs is there only as long as the request.
+                match Box::pin(self.bring(&wanted, &mut known)).await {
                     Done::Written => break,
                     Done::Gone => return,
                     Done::Later => {}
@@ -139,17 +153,18 @@ impl Task {
         }
     }
 
-    async fn bring(&self, wanted: &Wanted, known: &mut Value) -> Done {
+    async fn bring(&self, wanted: &Wanted, known: &mut Known) -> Done {
         let Ok(_slot) = self.shared.writes.acquire().await else {
             return Done::Gone;
         };
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &self.namespace);
         if let Some(status) = &wanted.status {
             let new = value(status);
-            if self.mirrored {
-                *known = Value::Null;
-            }
-            let changes = diff(known, &new);
+            let old = match self.mirrored {
+                true => Value::Null,
+                false => known.value(),
+            };
+            let changes = diff(&old, &new);
             if !changes.is_empty() {
                 let mut patch = json!({"status": changes});
                 if !self.mirrored {
@@ -159,7 +174,7 @@ impl Task {
                     api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
                         .await,
                 ) {
-                    Done::Written => *known = new,
+                    Done::Written => *known = Known::new(&new),
                     Done::Gone if self.mirrored => return Done::Later,
                     other => return other,
                 }

@@ -114,7 +114,8 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
 impl Worker {
     async fn run(mut self, containers: Vec<Container>) {
         let shutdown = self.shared.shutdown.clone();
-        self.recover(containers).await;
+        // Boxed here and below: what a step needs is there only as long as the step, not as long as the pod.
+        Box::pin(self.recover(containers)).await;
         loop {
             let wake_at = match self.turn().await {
                 Some(plan) => plan.wake_at,
@@ -123,14 +124,14 @@ impl Worker {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 message = self.rx.recv() => match message {
-                    Some(message) => self.take(message).await,
+                    Some(message) => Box::pin(self.take(message)).await,
                     None => return,
                 },
                 () = until(wake_at) => {}
                 () = until(Some(self.refresh_at)) => self.refresh(),
             }
             while let Ok(message) = self.rx.try_recv() {
-                self.take(message).await;
+                Box::pin(self.take(message)).await;
             }
         }
         self.end();
@@ -186,7 +187,7 @@ impl Worker {
     }
 
     /// Lets others see the pod, its status and its containers.
-    fn publish(&self) {
+    fn publish(&mut self) {
         let mut entries = self.shared.entries();
         let Some(entry) = entries.get_mut(&self.uid) else {
             return;
@@ -196,6 +197,8 @@ impl Worker {
             let mut pod = Pod::clone(&self.pod);
             pod.status = Some(self.observed.status.clone());
             entry.pod = Arc::new(pod);
+            // One for both: the worker itself goes by what it observed.
+            self.pod = entry.pod.clone();
         }
         if *entry.containers != self.observed.containers {
             entry.containers = Arc::new(self.observed.containers.clone());

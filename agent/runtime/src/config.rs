@@ -20,6 +20,8 @@ pub struct Config {
     pub logger: PathBuf,
     /// Name of the top cgroup, relative to the hierarchy's root, without a leading slash.
     pub cgroup_root: String,
+    /// Among so many shims all pods are spread; each pod has its own when unset.
+    pub shims: Option<u32>,
     /// Snapshotter to use; containerd's default (`overlayfs`) when unset.
     pub snapshotter: Option<String>,
     /// Registries (`host[:port]`) spoken to over plain HTTP besides the loopback ones.
@@ -36,6 +38,7 @@ impl Default for Config {
             log_dir: "/var/log/pods".into(),
             logger: "/usr/local/bin/keelson-logger".into(),
             cgroup_root: "kubepods".into(),
+            shims: None,
             snapshotter: None,
             insecure_registries: Vec::new(),
         }

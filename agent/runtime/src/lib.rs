@@ -27,6 +27,7 @@ mod lease;
 mod model;
 mod runtime;
 mod sandbox;
+mod shims;
 pub mod spec;
 mod stats;
 mod sys;

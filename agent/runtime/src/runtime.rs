@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::events::{Events, Feed};
 use crate::image::Known;
 use crate::lease::RunLease;
+use crate::shims::Shims;
 use crate::{container, exec, sys};
 
 /// A connection to containerd with everything that is needed to run pods. Cheap to clone.
@@ -24,6 +25,7 @@ pub(crate) struct Inner {
     pub(crate) client: Client,
     pub(crate) feed: Feed,
     pub(crate) lease: RunLease,
+    pub(crate) shims: Shims,
     /// The machine's life that this is, see [`crate::container`].
     pub(crate) life: String,
     pub(crate) known: Known,
@@ -90,6 +92,7 @@ impl Runtime {
         let oom_floor = sys::oom_score_floor(capabilities);
         Ok(Runtime {
             inner: Arc::new(Inner {
+                shims: Shims::new(config.shims),
                 config,
                 client,
                 feed: Feed::default(),

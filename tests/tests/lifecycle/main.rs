@@ -82,6 +82,57 @@ fn cleanup_leaves_nothing() {
     node.sh(&format!("{} cleanup {args}", keelson.display()));
 }
 
+/// Pods that share shims: few processes, and a shim's death is that of its pods and of no others.
+#[test]
+fn shims_are_shared() {
+    let bed = Bed::split(&["--shim-sharing=4", "--max-pods=8"]);
+    let node = &bed.nodes[1];
+    let name = &node.name;
+    let shims = || {
+        let list = node.sh("pgrep -x containerd-shim || true");
+        list.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert!(shims().is_empty());
+    for n in 0..8 {
+        let pin = format!(
+            r#"--overrides='{{"spec":{{"nodeName":"{name}","terminationGracePeriodSeconds":0}}}}'"#
+        );
+        bed.kubectl(&format!(
+            "run share-{n} --image={ECHO} --labels=app=share {pin}"
+        ));
+    }
+    bed.kubectl("wait pods -l app=share --for=condition=Ready --timeout=120s");
+    let together = shims();
+    assert!((1..=2).contains(&together.len()), "{together:?}");
+    let counts = || {
+        bed.kubectl("get pods -l app=share -o jsonpath='{range .items[*]}{.metadata.name}={.status.containerStatuses[0].restartCount} {end}'")
+    };
+    node.sh(&format!("kill -9 {}", together[0]));
+    eventually("the pods of the dead shim run again", secs(60), || {
+        let again = counts().matches("=1").count();
+        anyhow::ensure!(again > 0, "{}", counts());
+        Ok(())
+    });
+    bed.kubectl("wait pods -l app=share --for=condition=Ready --timeout=120s");
+    let again = counts();
+    assert_eq!(
+        again.matches("=1").count() + again.matches("=0").count(),
+        8,
+        "{again}"
+    );
+    if together.len() == 2 {
+        assert!(again.contains("=0"), "the other shim's pods go on: {again}");
+        assert!(shims().contains(&together[1]), "{together:?}");
+    }
+    bed.kubectl("delete pods -l app=share --timeout=60s");
+    eventually("the shims end with their last pods", secs(30), || {
+        anyhow::ensure!(shims().is_empty(), "{:?}", shims());
+        Ok(())
+    });
+}
+
 fn deploy(bed: &Bed) {
     bed.apply(&format!(
         r"

@@ -74,6 +74,11 @@ impl Runtime {
         Ok(Created { id, fresh })
     }
 
+    /// The group of a pod's containers: those of one group run under one shim.
+    pub fn shim_group(&self, uid: &str) -> String {
+        self.inner.shims.group(uid)
+    }
+
     /// The writable snapshot of a container: new, or left by an earlier attempt. Until the container refers to it
     /// a lease holds it.
     async fn prepare(&self, key: &str, parent: &str) -> Result<Vec<Mount>, Error> {

@@ -68,7 +68,7 @@ impl Runtime {
             },
             cgroup_parent: cgroup_parent.to_owned(),
             oom_score_adj: OOM_SCORE,
-            shim_group: Some(pod.uid.clone()),
+            shim_group: Some(self.shim_group(&pod.uid)),
             handler: handler.clone(),
             ..ContainerSpec::default()
         };

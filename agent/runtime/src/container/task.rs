@@ -11,7 +11,7 @@ use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process as Task, Status};
 use nix::sys::signal::Signal;
 
-use super::{Container, Created};
+use super::{Container, Created, label};
 use crate::client::{QUICK, TASK, ask, call, ended, or_absent};
 use crate::error::{Error, Errors};
 use crate::runtime::Runtime;
@@ -85,6 +85,8 @@ impl Runtime {
             ..CreateTaskRequest::default()
         };
         let reader = self.streams(object, &mut message)?;
+        let uid = object.labels.get(label::POD_UID);
+        let _held = self.inner.shims.hold(uid.map_or("", String::as_str)).await;
         let made = ask!(
             self.client(),
             tasks.create(message),
@@ -190,6 +192,15 @@ impl Runtime {
                 self.wait_for_end(id).await?;
             }
         }
+        let uid = match self.inner.shims.are_shared() {
+            true => self.container_labels(id).await?.remove(label::POD_UID),
+            false => None,
+        };
+        let _held = self
+            .inner
+            .shims
+            .hold(uid.as_deref().unwrap_or_default())
+            .await;
         let message = DeleteTaskRequest {
             container_id: id.to_owned(),
         };
