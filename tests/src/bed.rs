@@ -84,6 +84,22 @@ impl Bed {
         bed
     }
 
+    /// One node whose volumes and images are on one small disk (`size` as mount takes it), without keelson yet.
+    pub fn small_disk(size: &str) -> Self {
+        let mut bed = Self::empty();
+        let node = bed.add_node("n1");
+        let disk = node.dir.join("disk");
+        std::fs::create_dir(&disk).expect("a folder");
+        let script = format!(
+            "mount -t tmpfs -o size={size} tmpfs {0} && mkdir {0}/containerd {0}/keelson
+            mount --bind {0}/containerd /var/lib/containerd && mount --bind {0}/keelson /var/lib/keelson",
+            disk.display()
+        );
+        node.sh(&script);
+        node.start_containerd();
+        bed
+    }
+
     /// Starts the server with a node on the first machine, and waits until it is Ready.
     pub fn start_server(&self) {
         self.server().start_keelson(&["server"]);

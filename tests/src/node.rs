@@ -37,6 +37,9 @@ echo "$NAME" >/etc/hostname
 awk '{print $2}' /proc/self/mounts >"$DIR/mounts"
 "#;
 
+/// How full this machine's disk is does not matter to a bed.
+const CALM: &str = "evictionHard: {memory.available: 100Mi}\nimageGCHighThresholdPercent: 100\n";
+
 /// What keelson was started as, to start it so again.
 struct Started {
     args: Vec<String>,
@@ -118,7 +121,12 @@ impl Node {
             "--cgroup-root",
             &self.cgroup,
         ];
-        let args = args.iter().chain(&own).map(ToString::to_string).collect();
+        let mut args: Vec<String> = args.iter().chain(&own).map(ToString::to_string).collect();
+        if !args.iter().any(|a| a == "--config") {
+            let file = self.dir.join("config.yaml");
+            fs::write(&file, CALM).expect("a configuration");
+            args.extend(["--config".to_owned(), file.display().to_string()]);
+        }
         *self.keelson.lock().expect("unpoisoned") = Started {
             args,
             process: None,

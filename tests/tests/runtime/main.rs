@@ -8,6 +8,7 @@ mod images;
 mod life;
 mod resize;
 mod rules;
+mod pressure;
 mod volumes;
 mod workloads;
 
@@ -82,5 +83,6 @@ fn pods() {
         workloads::killed(&bed)
     });
     suite.step("the node says what it has", || images::node(&bed));
+    suite.step("pressure: limits, memory, disk and images", pressure::all);
     suite.done();
 }

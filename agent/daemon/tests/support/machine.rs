@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use keelson_agent::Config;
+use keelson_agent::{Config, Eviction};
 use keelson_runtime::archive::{self, Entry};
 use keelson_runtime::{Container, ImageConfig, Runtime};
 use serde_json::{Value, json};
@@ -85,6 +85,11 @@ impl Machine {
             logger: logger(),
             cgroup_root: self.cgroup_root(),
             images_dir: Some(dir.join("images")),
+            // How full this machine's disk is does not matter here.
+            eviction: Eviction {
+                thresholds: Vec::new(),
+                ..Eviction::default()
+            },
             ..Config::new("n1", vec!["192.0.2.1".parse().unwrap()])
         };
         let client = tokio.block_on(async { self.api.client() });
