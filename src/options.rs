@@ -135,6 +135,10 @@ pub(crate) struct NodeOptions {
     #[serde(rename = "imageGCPeriod")]
     pub(crate) image_gc_period: Option<String>,
     #[arg(skip)]
+    pub(crate) container_log_max_size: Option<String>,
+    #[arg(skip)]
+    pub(crate) container_log_max_files: Option<usize>,
+    #[arg(skip)]
     pub(crate) kube_reserved: Option<BTreeMap<String, String>>,
     #[arg(skip)]
     pub(crate) system_reserved: Option<BTreeMap<String, String>>,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use keelson_agent_plan::duration;
 use keelson_agent_plan::eviction::{self, Error, Settings};
+use keelson_agent_plan::log_rotation::Policy;
+use keelson_agent_plan::quantity;
 use keelson_agent_plan::reserve;
 
 use crate::options::NodeOptions;
@@ -46,6 +48,7 @@ pub(crate) fn configure(
     gc.check()?;
     let period = &options.image_gc_period;
     set(&mut config.image_gc_period, "imageGCPeriod", period)?;
+    logs(&mut config.logs, options)?;
     let kube = reserve::parse("kubeReserved", &map(&options.kube_reserved))?;
     let system = reserve::parse("systemReserved", &map(&options.system_reserved))?;
     config.reserved = kube.and(system);
@@ -70,6 +73,29 @@ fn enforce_pods(wanted: Option<&[String]>) -> Result<bool, Error> {
         }
     }
     Ok(pods)
+}
+
+/// A negative size switches rotation off.
+fn logs(policy: &mut Policy, options: &NodeOptions) -> Result<(), Error> {
+    if let Some(text) = &options.container_log_max_size {
+        let wrong = || {
+            Error::new(
+                "containerLogMaxSize",
+                None,
+                format!("{text:?} is not a quantity"),
+            )
+        };
+        let size = quantity::value(text).ok_or_else(wrong)?;
+        policy.max_size = u64::try_from(size).ok();
+    }
+    if let Some(files) = options.container_log_max_files {
+        if files < 2 {
+            let why = format!("{files} must be greater than 1");
+            return Err(Error::new("containerLogMaxFiles", None, why));
+        }
+        policy.max_files = files;
+    }
+    Ok(())
 }
 
 fn time(field: &str, text: &Option<String>) -> Result<Option<SignedDuration>, Error> {
@@ -115,6 +141,8 @@ imageMaximumGCAge: 24h
 kubeReserved: {cpu: 100m}
 systemReserved: {memory: 1Gi}
 enforceNodeAllocatable: [none]
+containerLogMaxSize: 1Mi
+containerLogMaxFiles: 3
 ";
         let config = read(text).expect("valid");
         let shown = config.eviction.thresholds.iter();
@@ -127,8 +155,12 @@ enforceNodeAllocatable: [none]
         assert_eq!(gc.max_age.map(|d| d.as_hours()), Some(24));
         let reserved = config.reserved;
         assert_eq!((reserved.cpu, reserved.memory), (100, 1 << 30));
+        let logs = config.logs;
+        assert_eq!((logs.max_size, logs.max_files), (Some(1 << 20), 3));
         assert!(!config.enforce_pods);
         let default = read("{}").expect("defaults");
+        let off = read("containerLogMaxSize: '-1'").expect("off");
+        assert_eq!(off.logs.max_size, None);
         assert!(default.enforce_pods && default.eviction.thresholds.len() == 6);
     }
 
@@ -140,6 +172,8 @@ enforceNodeAllocatable: [none]
                 "evictionPressureTransitionPeriod: soon",
                 "evictionPressureTransitionPeriod: \"soon\"",
             ),
+            ("containerLogMaxFiles: 1", "containerLogMaxFiles"),
+            ("containerLogMaxSize: big", "containerLogMaxSize"),
             ("evictionMonitoringPeriod: 0s", "evictionMonitoringPeriod"),
             (
                 "imageGCLowThresholdPercent: 90",

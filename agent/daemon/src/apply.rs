@@ -277,7 +277,9 @@ impl Worker {
                 &container,
                 attempt,
             );
-            remove_file(&log);
+            if let Err(error) = keelson_agent_io::logs::remove(&log) {
+                tracing::warn!(log = %log.display(), %error, "log cannot be removed");
+            }
             Outcome::Removed {
                 container,
                 attempt,
@@ -466,6 +468,11 @@ impl Worker {
                 self.post_start(name, attempt, id);
                 return self.note_running(container);
             }
+            // It was collected after it had been made sure of: once more.
+            Err(StartError::ImageGone) => {
+                self.hooks.remove(id);
+                self.observed.images.remove(name);
+            }
             Err(StartError::Create { reason, message }) => {
                 self.event(event::failed(name, &message));
                 self.hooks.remove(id);
@@ -547,15 +554,6 @@ pub(crate) fn remove_dir(dir: &std::path::Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         done => done,
-    }
-}
-
-fn remove_file(path: &std::path::Path) {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "log cannot be removed");
-        }
-        _ => {}
     }
 }
 

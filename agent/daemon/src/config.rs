@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Taint;
 use keelson_agent_io::cni::Cni;
 use keelson_agent_plan::eviction::{self, Settings, Threshold};
 use keelson_agent_plan::image_gc::Policy;
+use keelson_agent_plan::log_rotation;
 use keelson_agent_plan::reserve::Reserved;
 use keelson_runtime::Handler;
 
@@ -120,6 +121,8 @@ pub struct Config {
     pub image_gc: Policy,
     /// Between two looks at images.
     pub image_gc_period: std::time::Duration,
+    /// When logs are rotated.
+    pub logs: log_rotation::Policy,
     /// Kept from pods.
     pub reserved: Reserved,
     /// All pods together are held to what is not reserved.
@@ -169,6 +172,7 @@ impl Config {
             eviction: Eviction::default(),
             image_gc: Policy::default(),
             image_gc_period: std::time::Duration::from_secs(300),
+            logs: log_rotation::Policy::default(),
             reserved: Reserved::default(),
             enforce_pods: true,
             images_dir: None,

@@ -130,7 +130,7 @@ impl Job {
             .image(name)
             .await
             .map_err(|e| create(chain(&e)))?;
-        image.ok_or_else(|| create(format!("image {name} is gone")))
+        image.ok_or(StartError::ImageGone)
     }
 
     async fn spec(

@@ -89,6 +89,8 @@ pub(crate) enum Outcome {
 
 /// Why a container does not run.
 pub(crate) enum StartError {
+    /// Its image is not there any more.
+    ImageGone,
     /// It was not made; the reason is a waiting reason.
     Create {
         reason: &'static str,

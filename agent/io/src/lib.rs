@@ -6,6 +6,7 @@
 
 pub mod cni;
 pub mod endpoint;
+pub mod logs;
 mod netns;
 pub mod node;
 pub mod probes;

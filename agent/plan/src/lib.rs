@@ -17,6 +17,7 @@ pub mod eviction;
 pub mod hosts;
 pub mod image_gc;
 pub mod lifecycle;
+pub mod log_rotation;
 pub mod names;
 pub mod observed;
 pub mod probe;

@@ -18,6 +18,7 @@ const JUNK: &str = "keelson.test/junk:1";
 pub(crate) fn all() {
     let bed = bed();
     reserved(&bed);
+    logs(&bed);
     limits(&bed);
     memory_pressure(&bed);
     disk_pressure(&bed);
@@ -39,6 +40,8 @@ evictionMonitoringPeriod: 500ms
 imageMinimumGCAge: 1s
 systemReserved: {{memory: '{}', pid: 1k}}
 kubeReserved: {{cpu: 100m}}
+containerLogMaxSize: 64Ki
+containerLogMaxFiles: 3
 ",
         folder.display(),
         memory() - PODS
@@ -159,6 +162,25 @@ fn reserved(bed: &Bed) {
         bed.server().cgroup
     ));
     assert_eq!(limits.trim(), PODS.to_string());
+}
+
+/// Who follows a log sees every line, however often it is rotated meanwhile.
+fn logs(bed: &Bed) {
+    let talk = "echo begin; until [ -e /v/go ]; do sleep 0.1; done; i=0; while [ $i -lt 4000 ]; do echo line-$i-0123456789012345678901234567890123456789; i=$((i+1)); [ $((i%100)) = 0 ] && sleep 0.1; done; sleep infinity";
+    bed.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: talker}}\nspec:\n  containers: [{{name: c, image: {ECHO}, command: [/bin/sh, -c, '{talk}'], volumeMounts: [{{name: v, mountPath: /v}}]}}]\n  volumes: [{{name: v, emptyDir: {{}}}}]\n"
+    ));
+    wait_ready(bed, "talker");
+    let follow = "kubectl logs -f talker >followed & until grep -q begin followed; do sleep 0.1; done
+        kubectl exec talker -- /bin/busybox touch /v/go
+        for i in $(seq 300); do grep -q line-3999- followed && break; sleep 0.1; done; kill %1; grep -c line- followed";
+    let output = bed.bash(follow, "");
+    assert_eq!(output.out.trim(), "4000", "{output:?}");
+    let files = bed.server().sh("ls /var/log/pods/default_talker_*/c");
+    let files: Vec<&str> = files.lines().collect();
+    assert_eq!(files.len(), 3, "{files:?}");
+    assert!(files.iter().any(|f| f.ends_with(".gz")), "{files:?}");
+    bed.kubectl("delete pod talker --grace-period=1");
 }
 
 fn limits(bed: &Bed) {

@@ -1,7 +1,8 @@
 //! Keeps the node alive: looks at its signals, removes what nobody needs, and ends pods when that is not enough.
 //!
 //! ```text
-//! each period: signals -> look (plan) -> conditions -> Node
+//! each period: logs that are too large are rotated
+//!              signals -> look (plan) -> conditions -> Node
 //!              pods with limits: measure -> over? evict
 //!              a threshold to act on: dead containers, images -> still short? rank (plan), evict one, wait for its end
 //! ```
@@ -9,6 +10,7 @@
 //! A look costs a handful of small reads. Pods are measured only where a limit or a shortage asks for it.
 
 mod images;
+mod logs;
 mod signals;
 mod usage;
 
@@ -115,6 +117,7 @@ struct Manager {
 impl Manager {
     /// One look and what follows; pods that were evicted.
     async fn turn(&mut self) -> Vec<Ending> {
+        logs::rotate(&self.shared).await;
         let seen = match self.roots.read(&self.shared).await {
             Ok(seen) => seen,
             Err(error) => {
