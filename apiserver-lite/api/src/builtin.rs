@@ -23,7 +23,7 @@ const NO_COLLECTION: &[&str] = &[
 ];
 /// Verbs of reviews and bindings, which are answered and not stored.
 const CREATE: &[&str] = &["create"];
-/// Verbs of ComponentStatus, which is computed.
+/// Verbs of what is computed.
 const READ: &[&str] = &["get", "list"];
 
 const STATUS: &[Sub] = &[Sub::Status];
@@ -120,7 +120,11 @@ impl Row {
             subresources: self.subs.to_vec(),
             columns: Arc::from(columns::build(self.columns)),
             strategy: self.strategy,
-            storage: self.plural.into(),
+            // What is measured shares no keys with what it is measured of.
+            storage: match group {
+                "metrics.k8s.io" => format!("{group}/{}", self.plural).into(),
+                _ => self.plural.into(),
+            },
             convert: self.convert,
         }
     }
@@ -152,6 +156,7 @@ const GROUPS: &[(&str, &str, &[Row])] = &[
     ("coordination.k8s.io", "v1", COORDINATION),
     ("discovery.k8s.io", "v1", DISCOVERY),
     ("events.k8s.io", "v1", EVENTS),
+    ("metrics.k8s.io", "v1beta1", METRICS),
     ("networking.k8s.io", "v1", NETWORKING),
     ("node.k8s.io", "v1", NODE),
     ("policy", "v1", POLICY),
@@ -419,6 +424,16 @@ const EVENTS: &[Row] = &[namespaced("Event", "events", strategy::EVENT_V1)
     .shows(columns::EVENT)
     .short(&["ev"])
     .converts(convert::event::to_events_v1, convert::event::from_events_v1)];
+
+/// What is measured, not stored: see the server's `figures`.
+const METRICS: &[Row] = &[
+    cluster("NodeMetrics", "nodes", strategy::PLAIN)
+        .shows(columns::METRICS)
+        .verbs(READ),
+    namespaced("PodMetrics", "pods", strategy::PLAIN)
+        .shows(columns::METRICS)
+        .verbs(READ),
+];
 
 const NETWORKING: &[Row] = &[
     cluster("IngressClass", "ingressclasses", strategy::INGRESS_CLASS)

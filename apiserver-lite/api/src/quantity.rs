@@ -78,7 +78,15 @@ impl Quantity {
         }
     }
 
-    /// Thousandths of units.
+    /// Billionths of a unit.
+    pub fn from_nano(nanos: i64) -> Quantity {
+        Quantity {
+            nanos: i128::from(nanos),
+            format: Format::Decimal,
+        }
+    }
+
+    /// Thousandths of a unit.
     pub fn from_milli(milli: i64) -> Quantity {
         Quantity {
             nanos: i128::from(milli) * 1_000_000,

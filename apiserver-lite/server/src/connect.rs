@@ -246,6 +246,34 @@ fn agent_address(node: &Value) -> Result<SocketAddr, Status> {
     Ok(SocketAddr::new(ip, port))
 }
 
+/// Asks a node's agent; the answer may have at most `limit` bytes.
+pub(crate) async fn ask(
+    dialer: &Dialer,
+    node: &Value,
+    path: &str,
+    limit: usize,
+) -> Result<Vec<u8>, String> {
+    let address = agent_address(node).map_err(|status| status.message)?;
+    let target = Target {
+        address,
+        tls: Some(address.ip()),
+        path: path.to_owned(),
+    };
+    let host = address.to_string();
+    let request = Request::get(path).header(header::HOST, host);
+    let request = request.body(Body::empty()).map_err(|e| e.to_string())?;
+    let response = send(dialer, &target, request).await?;
+    let status = response.status();
+    let body = http_body_util::Limited::new(response.into_body(), limit);
+    let body = http_body_util::BodyExt::collect(body)
+        .await
+        .map_err(|e| e.to_string())?;
+    match status {
+        StatusCode::OK => Ok(body.to_bytes().to_vec()),
+        other => Err(format!("the agent answered {other}")),
+    }
+}
+
 fn tail(ctx: &Ctx) -> String {
     let path: Vec<String> = ctx.info.tail.split('/').map(encode).collect();
     let query = ctx.query.raw();

@@ -15,6 +15,7 @@ mod connect;
 mod decode;
 mod discovery;
 mod escalation;
+mod figures;
 mod handler;
 mod limits;
 mod metrics;

@@ -20,7 +20,7 @@ use crate::query::Query;
 use crate::request_info::{self, RequestInfo};
 use crate::respond::{self, Style};
 use crate::state::{Server, no_such_resource};
-use crate::{authz, paths, reviews, sub};
+use crate::{authz, figures, paths, reviews, sub};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -137,6 +137,9 @@ async fn route(
     }
     if reviews::is_review(&ctx.row) {
         return reviews::run(&ctx, request.into_body()).await;
+    }
+    if figures::are(&ctx.row) {
+        return figures::run(&ctx).await;
     }
     handler::run(&ctx, request.into_body()).await
 }

@@ -17,6 +17,7 @@ use crate::authn::TokenCache;
 use crate::authz::Authority;
 use crate::connect::Dialer;
 use crate::discovery::Documents;
+use crate::figures::Samples;
 use crate::handler::watch::Lines;
 use crate::handler::{get, list};
 use crate::limits::Limits;
@@ -45,6 +46,8 @@ pub(crate) struct Server {
     pub(crate) metrics: Metrics,
     /// Verified tokens.
     pub(crate) tokens: TokenCache,
+    /// Figures of nodes and pods that were asked for lately.
+    pub(crate) figures: Samples,
     /// Connections to agents.
     pub(crate) dialer: Dialer,
     /// Discovery and OpenAPI documents.
@@ -79,6 +82,7 @@ impl Server {
             })),
             metrics: Metrics::new(),
             tokens: TokenCache::default(),
+            figures: Samples::default(),
             dialer,
             documents: Documents::default(),
             stopping: CancellationToken::new(),

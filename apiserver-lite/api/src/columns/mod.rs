@@ -10,6 +10,7 @@ use crate::resource::{Cell, Column};
 
 mod cluster;
 mod config;
+mod metrics;
 mod network;
 mod pod;
 mod policy;
@@ -18,6 +19,7 @@ mod workloads;
 
 pub(crate) use cluster::*;
 pub(crate) use config::*;
+pub(crate) use metrics::METRICS;
 pub(crate) use network::*;
 pub(crate) use pod::POD;
 pub(crate) use policy::*;

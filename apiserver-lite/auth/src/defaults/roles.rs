@@ -217,6 +217,11 @@ pub(super) const AGGREGATED_PARTS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
+        "system:aggregated-metrics-reader",
+        "view",
+        &["get,list,watch metrics.k8s.io nodes,pods"],
+    ),
+    (
         "system:aggregate-to-view",
         "view",
         &[
