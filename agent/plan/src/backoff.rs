@@ -71,8 +71,38 @@ pub fn go_duration(d: SignedDuration) -> String {
     }
 }
 
+/// The same, to the millisecond: `1m2.05s`, `534ms`.
+pub fn go_milliseconds(d: SignedDuration) -> String {
+    let ms = d.as_millis();
+    if ms < 1000 {
+        return format!("{ms}ms");
+    }
+    let (minutes, rest) = (ms / 60_000, ms % 60_000);
+    let seconds = format!("{}.{:03}", rest / 1000, rest % 1000);
+    let seconds = seconds.trim_end_matches('0').trim_end_matches('.');
+    match minutes {
+        0 => format!("{seconds}s"),
+        m if m < 60 => format!("{m}m{seconds}s"),
+        m => format!("{}h{}m{seconds}s", m / 60, m % 60),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn durations_to_the_millisecond() {
+        for (ms, want) in [
+            (0, "0ms"),
+            (534, "534ms"),
+            (1000, "1s"),
+            (10_050, "10.05s"),
+            (62_050, "1m2.05s"),
+            (3_600_000, "1h0m0s"),
+        ] {
+            assert_eq!(go_milliseconds(SignedDuration::from_millis(ms)), want);
+        }
+    }
+
     use super::*;
 
     fn at(seconds: i64) -> Timestamp {

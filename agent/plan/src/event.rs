@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use crate::backoff::go_duration;
+use crate::backoff::{go_duration, go_milliseconds};
 
 /// Something people should know about a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,7 +54,9 @@ pub fn image_present(container: &str, image: &str) -> Event {
     Event::normal(
         "Pulled",
         container,
-        format!("Container image \"{image}\" already present on machine"),
+        format!(
+            "Container image \"{image}\" already present on machine and can be accessed by the pod"
+        ),
     )
 }
 
@@ -71,11 +73,10 @@ pub fn pulled(
     waited: SignedDuration,
     bytes: u64,
 ) -> Event {
-    let text = |d: SignedDuration| format!("{:.3}s", d.as_secs_f64());
     let message = format!(
         "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {bytes} bytes.",
-        text(took),
-        text(waited)
+        go_milliseconds(took),
+        go_milliseconds(waited)
     );
     Event::normal("Pulled", container, message)
 }
@@ -95,13 +96,20 @@ pub fn failed(container: &str, error: &str) -> Event {
 }
 
 /// A policy of `Never` and no image.
-pub fn never_pull(container: &str, image: &str) -> Event {
-    Event::warning("ErrImageNeverPull", container, never_pull_message(image))
+pub fn never_pull(container: &str, message: &str) -> Event {
+    Event::warning("ErrImageNeverPull", container, message.to_owned())
 }
 
 /// The message of `ErrImageNeverPull`.
 pub fn never_pull_message(image: &str) -> String {
     format!("Container image \"{image}\" is not present with pull policy of Never")
+}
+
+/// The message of `ErrImageNeverPull` when the image is there, but not for this pod.
+pub fn never_verified_message(image: &str) -> String {
+    format!(
+        "Container image \"{image}\" is present with pull policy of Never but does not have the proper credentials to access it"
+    )
 }
 
 /// A name that is no image reference.
@@ -177,9 +185,18 @@ pub fn unhealthy(container: &str, probe: &str, output: &str) -> Event {
 /// A probe could not be carried out.
 pub fn probe_error(container: &str, probe: &str, error: &str) -> Event {
     Event::warning(
-        "ProbeWarning",
+        "Unhealthy",
         container,
         format!("{probe} probe errored and resulted in unknown state: {error}"),
+    )
+}
+
+/// A probe succeeded, but not quite as it should.
+pub fn probe_warning(container: &str, probe: &str, output: &str) -> Event {
+    Event::warning(
+        "ProbeWarning",
+        container,
+        format!("{probe} probe warning: {output}"),
     )
 }
 

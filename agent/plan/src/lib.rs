@@ -4,9 +4,11 @@
 //! Nothing here reads a clock, a file or a socket: times and figures are handed in, so every decision
 //! is a value that can be printed, compared and tested by a table.
 
+pub mod access;
 pub mod action;
 pub mod admit;
 pub mod backoff;
+pub mod correlate;
 pub mod dns;
 pub mod doctor;
 pub mod duration;

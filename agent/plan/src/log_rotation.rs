@@ -67,9 +67,44 @@ pub fn steps(log: &str, rotated: &[String], policy: &Policy, now: Timestamp) -> 
     steps
 }
 
+/// The file that was begun after the one at hand: the log itself, or the next of those that were rotated meanwhile and
+/// are not packed. `current`: the name the file at hand has now; `None` when it is gone or packed.
+pub fn after<'a>(log: &'a str, names: &'a [String], current: Option<&str>) -> &'a str {
+    let rotated = |n: &&String| {
+        n.as_str() != log && is_part(log, n) && !n.ends_with(PACKED) && !n.ends_with(UNFINISHED)
+    };
+    let Some(current) = current else { return log };
+    let later = names
+        .iter()
+        .filter(rotated)
+        .filter(|n| n.as_str() > current);
+    later.min().map_or(log, String::as_str)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_next_file_of_a_reader() {
+        let all = [
+            "0.log",
+            "0.log.1",
+            "0.log.2",
+            "0.log.3.gz",
+            "0.log.4",
+            "0.log.5.gz.tmp",
+        ];
+        let all = all.map(str::to_owned);
+        for (name, current, want) in [
+            ("the first", Some("0.log.1"), "0.log.2"),
+            ("packed ones are passed over", Some("0.log.2"), "0.log.4"),
+            ("the last", Some("0.log.4"), "0.log"),
+            ("gone", None, "0.log"),
+        ] {
+            assert_eq!(after("0.log", &all, current), want, "{name}");
+        }
+    }
 
     #[test]
     fn rotations() {

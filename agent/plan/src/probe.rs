@@ -122,9 +122,14 @@ impl State {
         (!done).then_some(self.next)
     }
 
+    /// A try that began at `began` could not be made: it says nothing about the container, and counts for nothing.
+    pub fn skip(&mut self, began: Timestamp) {
+        self.next = began.checked_add(self.timing.period).unwrap_or(began);
+    }
+
     /// Takes the result of a try that began at `began`. True when the verdict changed.
     pub fn record(&mut self, success: bool, began: Timestamp) -> bool {
-        self.next = began.checked_add(self.timing.period).unwrap_or(began);
+        self.skip(began);
         self.streak = if self.last == Some(success) {
             self.streak + 1
         } else {

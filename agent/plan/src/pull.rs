@@ -36,6 +36,15 @@ fn default_policy(image: &str) -> &'static str {
     }
 }
 
+/// A name without tag and digest.
+pub fn repository(image: &str) -> &str {
+    let name = image.split('@').next().unwrap_or(image);
+    match name.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => path,
+        _ => name,
+    }
+}
+
 /// Whether the name can be an image reference at all (`InvalidImageName` if not).
 pub fn valid_name(image: &str) -> bool {
     let name = image.split('@').next().unwrap_or(image);
@@ -109,6 +118,17 @@ mod tests {
         ];
         for (name, policy, image, present, want) in rows {
             assert_eq!(decide(policy, image, present), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn repositories() {
+        for (image, want) in [
+            ("docker.io/library/a:1", "docker.io/library/a"),
+            ("localhost:5000/a", "localhost:5000/a"),
+            ("localhost:5000/a:1@sha256:00", "localhost:5000/a"),
+        ] {
+            assert_eq!(repository(image), want);
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Config {
     pub snapshotter: Option<String>,
     /// Registries (`host[:port]`) spoken to over plain HTTP besides the loopback ones.
     pub insecure_registries: Vec<String>,
+    /// Mirrors, credentials and TLS of registries, in k3s' form; need not be there.
+    pub registries: PathBuf,
 }
 
 impl Default for Config {
@@ -41,6 +43,7 @@ impl Default for Config {
             shims: None,
             snapshotter: None,
             insecure_registries: Vec::new(),
+            registries: "/etc/keelson/registries.yaml".into(),
         }
     }
 }

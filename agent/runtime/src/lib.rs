@@ -25,6 +25,7 @@ mod exec;
 pub mod image;
 mod lease;
 mod model;
+mod providers;
 mod runtime;
 mod sandbox;
 mod shims;
@@ -40,11 +41,12 @@ pub use disk::LayerUsage;
 pub use error::{Error, PullKind};
 pub use events::{Events, RuntimeEvent};
 pub use exec::{ExecOptions, ExecOutput, ExecProcess, ExecSession, Stdin};
-pub use image::{Image, ImageConfig};
+pub use image::{Image, ImageConfig, Pulled};
 pub use model::{
     ContainerSpec, Device, Handler, HugepageLimit, Kind, Mount, Namespace, Namespaces, PodRef,
     Propagation, Resources, Seccomp, Security,
 };
+pub use providers::Providers;
 pub use runtime::Runtime;
 pub use sandbox::{Sandbox, SandboxOptions};
-pub use stats::Stats;
+pub use stats::{DeviceIo, Limits, Stats, Usage, cgroup_made, cgroup_stats, cgroup_usage};

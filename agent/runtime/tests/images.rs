@@ -95,21 +95,21 @@ async fn a_registry_on_loopback_is_pulled_from() {
     skopeo(&oci, &format!("docker://{name}"));
     let (first, second) =
         tokio::join!(node.runtime.pull(&name, &[]), node.runtime.pull(&name, &[]));
-    let image = first.unwrap();
+    let image = first.unwrap().image;
     assert_eq!(
-        second.unwrap().digest,
+        second.unwrap().image.digest,
         image.digest,
         "two pulls at once are one image"
     );
     let by_digest = format!("127.0.0.1:{}/team/app@{}", registry.port, image.digest);
     assert_eq!(image.reference(), by_digest);
     assert_eq!(
-        node.runtime.pull(&by_digest, &[]).await.unwrap().id,
+        node.runtime.pull(&by_digest, &[]).await.unwrap().image.id,
         image.id
     );
 
     let index = push_indexes(&registry, "team/app", &image.digest);
-    let many = node.runtime.pull(&index, &[]).await.unwrap();
+    let many = node.runtime.pull(&index, &[]).await.unwrap().image;
     assert_eq!(
         many.id, image.id,
         "the manifest for this machine was chosen"
@@ -158,17 +158,18 @@ async fn credentials_open_a_private_registry() {
         kind_of(node.runtime.pull(&name, &[auth("wrong")]).await),
         PullKind::Unauthorized
     );
-    let image = node
+    let pulled = node
         .runtime
         .pull(&name, &[auth("wrong"), auth("secret")])
         .await
         .unwrap();
-    assert_eq!(image.config.working_dir, "/tmp");
+    assert_eq!(pulled.by, Some(auth("secret")));
+    assert_eq!(pulled.image.config.working_dir, "/tmp");
     drop(registry);
     node.finish().await;
 }
 
-fn kind_of(result: Result<keelson_runtime::Image, Error>) -> PullKind {
+fn kind_of<T: std::fmt::Debug>(result: Result<T, Error>) -> PullKind {
     match result.unwrap_err() {
         Error::Pull { kind, .. } => kind,
         other => unreachable!("{other}"),

@@ -5,10 +5,13 @@ mod import;
 pub(crate) mod manifest;
 mod name;
 mod pull;
+mod registries;
 mod unpack;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use pull::Pulled;
 
 use containerd_client::services::v1::{
     DeleteImageRequest, GetImageRequest, Image as Record, ListImagesRequest,

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use oci_client::client::{Client as Registry, ClientConfig, ClientProtocol};
+use oci_client::client::{
+    Certificate, CertificateEncoding, Client as Registry, ClientConfig, ClientProtocol,
+};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
@@ -14,6 +16,7 @@ use super::content::Blob;
 use super::manifest::{
     DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, Manifest, OCI_INDEX, OCI_MANIFEST, Platform,
 };
+use super::registries::{Endpoint, Registries};
 use super::{Image, name};
 use crate::auth::Auth;
 use crate::client::Lease;
@@ -26,25 +29,79 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// A registry that sends nothing for so long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// An image that was pulled, and whose credentials the registry took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// The image.
+    pub image: Image,
+    /// One of those that were given; `None`: none was needed, or one of the registries file was used.
+    pub by: Option<Auth>,
+}
+
+/// One place and one credential.
 struct Source<'a> {
     registry: Registry,
+    /// As the image is called.
     reference: &'a Reference,
+    /// As it is asked for at this place.
+    there: Reference,
     auth: RegistryAuth,
 }
 
 impl Runtime {
-    /// Pulls `name` from its registry, trying each matching credential and then none. Registries on
-    /// loopback and the configured insecure ones are spoken to over HTTP.
-    pub async fn pull(&self, name: &str, auth: &[Auth]) -> Result<Image, Error> {
-        let reference = name::parse(name).map_err(|error| Error::Pull {
+    /// Pulls `name` from its mirrors and its registry in turn, with each matching credential and then none. Registries
+    /// on loopback and the configured insecure ones are spoken to over HTTP. When all fail, the error is that of the
+    /// registry itself.
+    pub async fn pull(&self, name: &str, auth: &[Auth]) -> Result<Pulled, Error> {
+        let failed = |kind, message: String| Error::Pull {
             image: name.to_owned(),
-            kind: PullKind::InvalidName,
-            message: error.to_string(),
-        })?;
+            kind,
+            message,
+        };
+        let reference =
+            name::parse(name).map_err(|e| failed(PullKind::InvalidName, e.to_string()))?;
+        let config = self.config();
+        let registries =
+            Registries::read(&config.registries).map_err(|e| failed(PullKind::Other, chain(&e)))?;
+        let (registry, repository) = (reference.registry(), reference.repository());
+        let endpoints = registries.endpoints(registry, repository, &config.insecure_registries);
+        let mut last = failed(PullKind::Other, "no endpoint".to_owned());
+        for endpoint in &endpoints {
+            match self.pull_at(&reference, endpoint, auth).await {
+                Ok(pulled) => return Ok(pulled),
+                Err(Error::Pull { kind, message, .. }) => {
+                    if !endpoint.own {
+                        tracing::warn!(
+                            image = name,
+                            mirror = endpoint.host,
+                            error = message,
+                            "mirror does not have it"
+                        );
+                    }
+                    last = failed(kind, message);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Err(last)
+    }
+
+    /// Pulls from one place.
+    async fn pull_at(
+        &self,
+        reference: &Reference,
+        endpoint: &Endpoint,
+        auth: &[Auth],
+    ) -> Result<Pulled, Error> {
         let mut denied = None;
-        for credentials in credentials(&reference, auth) {
-            let source = Source::new(self, &reference, credentials);
+        for credential in credentials(endpoint, auth) {
+            let by = match &credential {
+                Credential::Given(auth) => Some((*auth).clone()),
+                _ => None,
+            };
+            let source = Source::new(reference, endpoint, credential.into())?;
             match self.pull_from(&source).await {
+                Ok(image) => return Ok(Pulled { image, by }),
                 Err(
                     error @ Error::Pull {
                         kind: PullKind::Unauthorized,
@@ -53,18 +110,10 @@ impl Runtime {
                 ) => {
                     denied.get_or_insert(error);
                 }
-                Err(Error::Pull { kind, message, .. }) => {
-                    let image = name.to_owned();
-                    return Err(Error::Pull {
-                        image,
-                        kind,
-                        message,
-                    });
-                }
-                settled => return settled,
+                Err(error) => return Err(error),
             }
         }
-        Err(denied.unwrap_or_else(|| Error::not_found("image", name)))
+        Err(denied.unwrap_or_else(|| Error::not_found("image", reference.whole())))
     }
 
     async fn pull_from(&self, source: &Source<'_>) -> Result<Image, Error> {
@@ -94,7 +143,7 @@ impl Runtime {
         source: &Source<'_>,
         lease: &Lease,
     ) -> Result<(Descriptor, Manifest), Error> {
-        let (target, first) = self.fetch_manifest(source, lease, source.reference).await?;
+        let (target, first) = self.fetch_manifest(source, lease, &source.there).await?;
         if !first.is_index() {
             return Ok((target, first));
         }
@@ -103,7 +152,7 @@ impl Runtime {
             let text = format!("no match for platform {}/{}", host.os, host.architecture);
             source.failure(PullKind::NoPlatform, text)
         })?;
-        let reference = source.reference.clone_with_digest(chosen.digest.clone());
+        let reference = source.there.clone_with_digest(chosen.digest.clone());
         let (_, manifest) = self.fetch_manifest(source, lease, &reference).await?;
         Ok((target, manifest))
     }
@@ -164,7 +213,7 @@ impl Runtime {
         }
         let stream = source
             .registry
-            .pull_blob_stream(source.reference, wanted.digest.as_str())
+            .pull_blob_stream(&source.there, wanted.digest.as_str())
             .await
             .map_err(|error| source.refused(error))?;
         let bytes = stream.stream.map(|piece: std::io::Result<Bytes>| {
@@ -181,28 +230,47 @@ impl Runtime {
 }
 
 impl<'a> Source<'a> {
-    fn new(runtime: &Runtime, reference: &'a Reference, auth: RegistryAuth) -> Source<'a> {
-        let plain = name::plain_http(reference.registry(), &runtime.config().insecure_registries);
-        let registry = Registry::new(ClientConfig {
-            protocol: match plain {
+    fn new(
+        reference: &'a Reference,
+        endpoint: &Endpoint,
+        auth: RegistryAuth,
+    ) -> Result<Source<'a>, Error> {
+        let failed = |message: String| Error::Pull {
+            image: reference.whole(),
+            kind: PullKind::Other,
+            message,
+        };
+        let mut roots = Vec::new();
+        if let Some(path) = &endpoint.ca_file {
+            let data = std::fs::read(path)
+                .map_err(|e| failed(format!("read ca_file {}: {e}", path.display())))?;
+            let encoding = CertificateEncoding::Pem;
+            roots.push(Certificate { encoding, data });
+        }
+        let config = ClientConfig {
+            protocol: match endpoint.plain {
                 true => ClientProtocol::Http,
                 false => ClientProtocol::Https,
             },
+            accept_invalid_certificates: endpoint.unverified,
+            extra_root_certificates: roots,
             connect_timeout: Some(CONNECT),
             read_timeout: Some(SILENCE),
             user_agent: concat!("keelson/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
-        });
-        Source {
-            registry,
+        };
+        Ok(Source {
+            // Not `new`, which takes another configuration when this one cannot be had.
+            registry: Registry::try_from(config).map_err(|e| failed(chain(&e)))?,
             reference,
+            there: there(reference, endpoint),
             auth,
-        }
+        })
     }
 
     async fn log_in(&self) -> Result<(), Error> {
         self.registry
-            .auth(self.reference, &self.auth, RegistryOperation::Pull)
+            .auth(&self.there, &self.auth, RegistryOperation::Pull)
             .await
             .map_err(|error| self.refused(error))?;
         Ok(())
@@ -230,18 +298,57 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The credentials to try, most specific first, no credentials last.
-fn credentials(reference: &Reference, auth: &[Auth]) -> Vec<RegistryAuth> {
-    let (registry, repository) = (reference.registry(), reference.repository());
-    let mut fitting: Vec<&Auth> = auth
-        .iter()
-        .filter(|a| a.matches(registry, repository))
-        .collect();
-    fitting.sort_by_key(|auth| std::cmp::Reverse(auth.registry.len()));
-    let basic = |auth: &Auth| RegistryAuth::Basic(auth.username.clone(), auth.password.clone());
-    let mut all: Vec<RegistryAuth> = fitting.into_iter().map(basic).collect();
-    all.push(RegistryAuth::Anonymous);
-    all
+/// An image as it is asked for at a place.
+fn there(reference: &Reference, endpoint: &Endpoint) -> Reference {
+    let registry = reference.registry().to_owned();
+    let repository = endpoint.repository.clone();
+    let mut there = match (reference.digest(), reference.tag()) {
+        (Some(digest), _) => Reference::with_digest(registry, repository, digest.to_owned()),
+        (None, tag) => {
+            let tag = tag.unwrap_or("latest").to_owned();
+            Reference::with_tag(registry, repository, tag)
+        }
+    };
+    if !endpoint.own {
+        there.set_mirror_registry(endpoint.host.clone());
+    }
+    there
+}
+
+/// As whom a place is asked.
+#[derive(Debug, PartialEq, Eq)]
+enum Credential<'a> {
+    /// By the registries file.
+    Configured(&'a (String, String)),
+    /// One of the caller's.
+    Given(&'a Auth),
+    /// As nobody.
+    Anonymous,
+}
+
+impl From<Credential<'_>> for RegistryAuth {
+    fn from(credential: Credential<'_>) -> RegistryAuth {
+        match credential {
+            Credential::Configured((user, password)) => {
+                RegistryAuth::Basic(user.clone(), password.clone())
+            }
+            Credential::Given(a) => RegistryAuth::Basic(a.username.clone(), a.password.clone()),
+            Credential::Anonymous => RegistryAuth::Anonymous,
+        }
+    }
+}
+
+/// The credentials to try: those of the caller in their order, then the configured one, none last. A mirror is not shown
+/// what is meant for the registry.
+fn credentials<'a>(endpoint: &'a Endpoint, auth: &'a [Auth]) -> Vec<Credential<'a>> {
+    let repository = format!("{}/{}", endpoint.host, endpoint.repository);
+    let given = auth.iter().filter(|a| a.is_for(&repository));
+    let given = given.map(Credential::Given);
+    let configured = endpoint.auth.iter().map(Credential::Configured);
+    given
+        .chain(configured)
+        .chain([Credential::Anonymous])
+        .collect()
 }
 
 fn classify(error: &OciDistributionError) -> PullKind {
@@ -290,4 +397,78 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirror_is_not_shown_the_registrys_credentials() {
+        let auth = |registry: &str| Auth {
+            registry: registry.into(),
+            username: registry.into(),
+            password: "p".into(),
+        };
+        let (team, whole, mirror) = (auth("r.example/team"), auth("r.example"), auth("m.example"));
+        let all = [team.clone(), whole.clone(), mirror.clone()];
+        let endpoint = |host: &str, own, repository: &str| Endpoint {
+            host: host.into(),
+            own,
+            repository: repository.into(),
+            auth: Some(("c".into(), "p".into())),
+            ..Endpoint::default()
+        };
+        use Credential::{Anonymous, Given};
+        let table = [
+            ("r.example", "team/a", vec![Given(&team), Given(&whole)]),
+            ("r.example", "a", vec![Given(&whole)]),
+            ("m.example", "a", vec![Given(&mirror)]),
+            ("other.example", "a", vec![]),
+        ];
+        for (host, repository, mut want) in table {
+            let endpoint = endpoint(host, host == "r.example", repository);
+            let configured = ("c".to_owned(), "p".to_owned());
+            want.extend([Credential::Configured(&configured), Anonymous]);
+            assert_eq!(credentials(&endpoint, &all), want, "{host}/{repository}");
+        }
+    }
+
+    #[test]
+    fn a_mirror_is_asked_for_the_rewritten_name() {
+        let digest = format!("sha256:{}", "f".repeat(64));
+        for (name, own, want) in [
+            (
+                "r.example/a:1",
+                true,
+                ("r.example", "hub/a", Some("1"), None),
+            ),
+            (
+                "r.example/a:1",
+                false,
+                ("m.example", "hub/a", Some("1"), None),
+            ),
+            (
+                &format!("r.example/a@{digest}"),
+                false,
+                ("m.example", "hub/a", None, Some(digest.as_str())),
+            ),
+        ] {
+            let endpoint = Endpoint {
+                host: "m.example".into(),
+                own,
+                repository: "hub/a".into(),
+                ..Endpoint::default()
+            };
+            let reference = name::parse(name).expect("valid");
+            let there = there(&reference, &endpoint);
+            let found = (
+                there.resolve_registry(),
+                there.repository(),
+                there.tag(),
+                there.digest(),
+            );
+            assert_eq!(found, want, "{name}");
+        }
+    }
 }

@@ -206,6 +206,7 @@ pub(crate) fn config(dir: &Path) -> Config {
         run_dir: dir.join("run"),
         root_dir: dir.join("root"),
         log_dir: dir.join("log"),
+        registries: dir.join("registries.yaml"),
         logger: logger(),
         cgroup_root: format!(
             "keelson-test-{}",
