@@ -4,6 +4,7 @@ mod cleanup;
 mod cluster;
 mod doctor;
 mod image;
+mod images;
 mod join;
 mod memory;
 mod node;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, Cluster};
+use crate::images;
 use crate::join;
 use crate::options::{AgentOptions, NodeOptions};
 use crate::pressure;
@@ -175,6 +176,7 @@ pub(crate) fn places(options: &NodeOptions, name: &str, ips: Vec<IpAddr>) -> kee
             (name, handler)
         })
         .collect();
+    set(&mut config.registries, &options.registries);
     config.static_pods = Some(
         options
             .static_pods
@@ -210,7 +212,8 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
 fn registration(config: &mut keelson_agent::Config, options: &NodeOptions) -> anyhow::Result<()> {
     config.labels = labels(options.node_label.as_deref().unwrap_or_default())?;
     config.taints = taints(options.node_taint.as_deref().unwrap_or_default())?;
-    pressure::configure(config, options)
+    pressure::configure(config, options)?;
+    images::configure(config, options, &Paths::of(options).data)
 }
 
 fn set<T: Clone>(place: &mut T, value: &Option<T>) {

@@ -82,6 +82,28 @@ pub(crate) struct NodeOptions {
     /// Registries that speak plain HTTP, beside those on loopback, as host:port.
     #[arg(long, value_delimiter = ',')]
     pub(crate) insecure_registry: Option<Vec<String>>,
+    /// File of mirrors, credentials and TLS of registries, as k3s has it [default: /etc/keelson/registries.yaml].
+    #[arg(long)]
+    pub(crate) registries: Option<PathBuf>,
+    /// Image pulls at one time [default: 3].
+    #[arg(long)]
+    pub(crate) max_parallel_image_pulls: Option<usize>,
+    /// Pulls one image after the other.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) serialize_image_pulls: Option<bool>,
+    /// Whose right to use an image on the node is verified: NeverVerify, NeverVerifyPreloadedImages,
+    /// NeverVerifyAllowlistedImages or AlwaysVerify [default: NeverVerifyPreloadedImages].
+    #[arg(long)]
+    pub(crate) image_pull_credentials_verification_policy: Option<String>,
+    /// Images for every pod under NeverVerifyAllowlistedImages, without tags.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) preloaded_images_verification_allowlist: Option<Vec<String>>,
+    /// File of plugins that have credentials for images (CredentialProviderConfig).
+    #[arg(long)]
+    pub(crate) image_credential_provider_config: Option<PathBuf>,
+    /// Where these plugins are [default: /usr/local/lib/keelson/credential-providers].
+    #[arg(long)]
+    pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
     /// Folder of image archives that are imported at start [default: DATA-DIR/images].
     #[arg(long)]
     pub(crate) images_dir: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
 use keelson_agent_io::cni::Attachment;
@@ -11,6 +12,7 @@ use keelson_agent_plan::{
 };
 use keelson_runtime::{Container, Created};
 
+use crate::metrics::Role;
 use crate::outcome::{Message, Outcome, StartError};
 use crate::shared::chain;
 use crate::volumes::Job;
@@ -355,6 +357,10 @@ impl Worker {
                 self.observed.volumes = self.stage("volumes", Err(message));
             }
             Outcome::Sandbox(Ok((sandbox, netns))) => {
+                self.shared
+                    .metrics
+                    .pods_started
+                    .fetch_add(1, Ordering::Relaxed);
                 self.netns = netns;
                 self.observed.sandbox = self.stage("sandbox", Ok(sandbox));
                 self.look_at_holder().await;
@@ -461,9 +467,11 @@ impl Worker {
     ) {
         self.observed.busy.remove(name);
         let at = Timestamp::now();
+        let role = Role::of(&self.pod, name);
         match result {
             Ok(container) => {
                 self.observed.failures.remove(name);
+                self.shared.metrics.container_started(role);
                 self.event(event::started(name));
                 self.post_start(name, attempt, id);
                 return self.note_running(container);
@@ -474,6 +482,7 @@ impl Worker {
                 self.observed.images.remove(name);
             }
             Err(StartError::Create { reason, message }) => {
+                self.shared.metrics.container_refused(role, reason);
                 self.event(event::failed(name, &message));
                 self.hooks.remove(id);
                 let retry_at = at.checked_add(CONFIG_RETRY).unwrap_or(at);
@@ -486,6 +495,9 @@ impl Worker {
                 self.observed.failures.insert(name.to_owned(), failure);
             }
             Err(StartError::Start(message)) => {
+                self.shared
+                    .metrics
+                    .container_refused(role, "RunContainerError");
                 self.event(event::failed(name, &message));
                 self.hooks.remove(id);
                 self.start_errors.insert(id.to_owned(), (at, message));

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Taint;
 use keelson_agent_io::cni::Cni;
+use keelson_agent_plan::access;
 use keelson_agent_plan::eviction::{self, Settings, Threshold};
 use keelson_agent_plan::image_gc::Policy;
 use keelson_agent_plan::log_rotation;
@@ -133,6 +134,16 @@ pub struct Config {
     pub static_pods: Option<PathBuf>,
     /// Pulls at one time.
     pub parallel_pulls: usize,
+    /// Mirrors, credentials and TLS of registries, in k3s' form; need not be there.
+    pub registries: PathBuf,
+    /// Docker configurations with credentials for every pod of this node; need not be there.
+    pub docker_configs: Vec<PathBuf>,
+    /// Plugins that have credentials for images (`CredentialProviderConfig`).
+    pub credential_providers: Option<PathBuf>,
+    /// Where these plugins are.
+    pub credential_provider_dir: PathBuf,
+    /// Whose right to an image on the node is verified.
+    pub pull_policy: access::Policy,
     /// Shown as `kubeletVersion`.
     pub version: String,
 }
@@ -178,6 +189,11 @@ impl Config {
             images_dir: None,
             static_pods: None,
             parallel_pulls: 3,
+            registries: "/etc/keelson/registries.yaml".into(),
+            docker_configs: Vec::new(),
+            credential_providers: None,
+            credential_provider_dir: "/usr/local/lib/keelson/credential-providers".into(),
+            pull_policy: access::Policy::default(),
             version: concat!("v1.36.0+keelson-", env!("CARGO_PKG_VERSION")).into(),
         }
     }
@@ -206,6 +222,7 @@ impl Config {
                 .map(|pods| self.max_pods.div_ceil(pods.max(1))),
             snapshotter: self.snapshotter.clone(),
             insecure_registries: self.insecure_registries.clone(),
+            registries: self.registries.clone(),
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
+use keelson_agent_io::endpoint::figures::{Depth, PodUse, System};
 use keelson_agent_io::endpoint::{
-    Config, ContainerRef, ContainerUse, ExecOptions, Pods, Refusal, Session, TerminalSize, router,
+    Config, ContainerRef, ExecOptions, Pods, Refusal, Session, TerminalSize, router,
 };
 use keelson_agent_plan::{AttemptState, names};
 use tokio::io::AsyncWriteExt;
@@ -17,6 +19,10 @@ use tokio::sync::mpsc;
 use crate::attach;
 use crate::config::Serving;
 use crate::shared::{Entry, Shared, chain};
+use crate::{metrics, usage};
+
+/// The node is looked at each 10 s; when it was not for so long, something hangs.
+const STUCK: Duration = Duration::from_secs(120);
 
 /// Bytes of standard input on their way.
 const PIPE: usize = 64 << 10;
@@ -40,7 +46,7 @@ pub(crate) async fn serve(
         node_name: shared.config.node_name.clone(),
         client: shared.client.clone(),
         roots: shared.roots.clone(),
-        metrics: Arc::new(move || metrics_text(&metrics)),
+        metrics: Arc::new(move || metrics::text(&metrics)),
         pods: Arc::new(Node(shared.clone())),
     });
     let shutdown = shared.shutdown.clone();
@@ -49,23 +55,6 @@ pub(crate) async fn serve(
             tracing::error!(%error, "agent's endpoint ended");
         }
     })
-}
-
-fn metrics_text(shared: &Shared) -> String {
-    let (mut pods, mut running) = (0, 0);
-    for entry in shared.entries().values() {
-        pods += 1;
-        running += entry
-            .containers
-            .values()
-            .flatten()
-            .filter(|a| a.is_running())
-            .count();
-    }
-    format!(
-        "# HELP kubelet_active_pods The number of pods the kubelet considers active.\n# TYPE kubelet_active_pods gauge\nkubelet_active_pods {pods}\n\
-         # HELP kubelet_running_containers Number of containers currently running.\n# TYPE kubelet_running_containers gauge\nkubelet_running_containers{{container_state=\"running\"}} {running}\n"
-    )
 }
 
 struct Node(Arc<Shared>);
@@ -223,50 +212,58 @@ impl Pods for Node {
         }
     }
 
-    async fn usage(&self) -> Vec<ContainerUse> {
-        let mut running = Vec::new();
-        for entry in self.0.entries().values() {
-            let m = &entry.pod.metadata;
-            let text = |o: &Option<String>| o.clone().unwrap_or_default();
-            for (name, runs) in entry.containers.iter() {
-                let Some(run) = runs.last() else { continue };
-                let AttemptState::Running { started, .. } = run.state else {
-                    continue;
-                };
-                running.push((
-                    run.id.clone(),
-                    ContainerUse {
-                        pod_uid: text(&m.uid),
-                        namespace: text(&m.namespace),
-                        pod: text(&m.name),
-                        container: name.clone(),
-                        started: started.as_second(),
-                        ..ContainerUse::default()
-                    },
-                ));
-            }
-        }
-        let mut uses = Vec::new();
-        for (id, mut used) in running {
-            // One that has just ended has no figures.
-            let Ok(stats) = self.0.runtime.stats(&id).await else {
-                continue;
-            };
-            (used.cpu_nanoseconds, used.memory_working_set) =
-                (stats.cpu_nanos, stats.memory_working_set);
-            uses.push(used);
-        }
-        uses
+    async fn usage(&self, depth: Depth) -> Vec<PodUse> {
+        usage::pods(&self.0, depth).await
+    }
+
+    async fn system(&self, depth: Depth) -> System {
+        usage::system(&self.0, depth).await
+    }
+
+    fn unhealthy(&self) -> Option<String> {
+        let idle = self.0.metrics.since_turn();
+        (idle > STUCK).then(|| format!("sync Loop took longer than expected: {}s", idle.as_secs()))
+    }
+
+    fn probe_metrics(&self) -> String {
+        self.0.metrics.probes_text()
     }
 
     fn config(&self) -> serde_json::Value {
-        let c = &self.0.config;
-        serde_json::json!({"kubeletconfig": {
-            "kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "clusterDNS": c.cluster_dns, "clusterDomain": c.cluster_domain, "maxPods": c.max_pods,
-            "podPidsLimit": c.pod_pids_limit.unwrap_or(-1), "containerRuntimeEndpoint": c.containerd_socket,
-        }})
+        configz(&self.0.config)
     }
+}
+
+/// The configuration under upstream's names, as far as it has them (KubeletConfiguration, v1beta1).
+fn configz(c: &crate::Config) -> serde_json::Value {
+    let serving = c.serving.as_ref().map(|s| s.bind);
+    serde_json::json!({
+        "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "address": serving.map(|s| s.ip()),
+        "port": serving.map(|s| s.port()),
+        "allowedUnsafeSysctls": c.allowed_unsafe_sysctls,
+        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true}},
+        "authorization": {"mode": "Webhook"},
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": c.cgroup_root,
+        "clusterDNS": c.cluster_dns,
+        "clusterDomain": c.cluster_domain,
+        "containerLogMaxFiles": c.logs.max_files,
+        "containerLogMaxSize": c.logs.max_size.map(|n| n.to_string()),
+        "containerRuntimeEndpoint": format!("unix://{}", c.containerd_socket.display()),
+        "eventBurst": 100,
+        "eventRecordQPS": 50,
+        "healthzPort": 0,
+        "imagePullCredentialsVerificationPolicy": c.pull_policy.verification.to_string(),
+        "preloadedImagesVerificationAllowlist": c.pull_policy.allowlist,
+        "maxParallelImagePulls": c.parallel_pulls,
+        "maxPods": c.max_pods,
+        "nodeLeaseDurationSeconds": 40,
+        "podPidsLimit": c.pod_pids_limit.unwrap_or(-1),
+        "serializeImagePulls": c.parallel_pulls == 1,
+        "staticPodPath": c.static_pods,
+    })
 }
 
 /// Why there is no such run, in upstream's words.

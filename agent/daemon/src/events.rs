@@ -1,11 +1,11 @@
-//! Events about pods: the same one again only counts up.
+//! Events about pods and the node, as far as [`Correlator`] lets them through.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event as ApiEvent, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use keelson_agent_plan::correlate::{About, Bucket, Correlator, Told};
 use keelson_agent_plan::event::Event;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -14,10 +14,9 @@ use tokio::sync::mpsc;
 
 /// Events waiting while the API is away; more are dropped, the oldest stay.
 const QUEUE: usize = 1000;
-/// Kinds of events remembered for counting.
-const REMEMBERED: usize = 2000;
-/// A series that was quiet for so long begins anew.
-const QUIET: jiff::SignedDuration = jiff::SignedDuration::from_mins(10);
+/// Events a second of the whole node, and at once (upstream's `eventRecordQPS` and `eventBurst`).
+const QPS: f64 = 50.0;
+const BURST: f64 = 100.0;
 const TRIES: u32 = 5;
 
 /// Where events go.
@@ -37,7 +36,8 @@ impl Recorder {
             Task {
                 client,
                 node: node.to_owned(),
-                known: HashMap::new(),
+                known: Correlator::default(),
+                pace: Bucket::new(BURST, Timestamp::now()),
                 serial: 0,
             }
             .run(rx),
@@ -95,26 +95,26 @@ impl Recorder {
     }
 }
 
-type Key = (Option<String>, Option<String>, Event);
-
-struct Series {
-    name: String,
-    count: i32,
-    last: Timestamp,
-}
-
 struct Task {
     client: kube::Client,
     node: String,
-    known: HashMap<Key, Series>,
+    known: Correlator,
+    /// All events of this node together.
+    pace: Bucket,
     serial: u64,
 }
 
 impl Task {
     async fn run(mut self, mut rx: mpsc::Receiver<Item>) {
         while let Some(item) = rx.recv().await {
+            let Some(told) = self.known.take(&about(&item), &item.event, item.at) else {
+                continue;
+            };
+            while !self.pace.take(QPS, BURST, Timestamp::now()) {
+                tokio::time::sleep(Duration::from_secs_f64(1.0 / QPS)).await;
+            }
             for i in 0..TRIES {
-                match self.write(&item).await {
+                match self.write(&item, &told).await {
                     Ok(()) => break,
                     // Refused for good: the namespace is going, or the object is wrong.
                     Err(kube::Error::Api(s)) if (400..500).contains(&s.code) && s.code != 429 => {
@@ -130,55 +130,31 @@ impl Task {
         }
     }
 
-    async fn write(&mut self, item: &Item) -> kube::Result<()> {
+    async fn write(&mut self, item: &Item, told: &Told) -> kube::Result<()> {
         let namespace = item.object.namespace.as_deref().unwrap_or("default");
         let api: Api<ApiEvent> = Api::namespaced(self.client.clone(), namespace);
-        let key = (
-            item.object.uid.clone(),
-            item.object.field_path.clone(),
-            item.event.clone(),
-        );
-        if let Some(series) = self
-            .known
-            .get_mut(&key)
-            .filter(|s| item.at.duration_since(s.last) < QUIET)
-        {
-            let patch = json!({"count": series.count + 1, "lastTimestamp": seconds(item.at)});
-            match api
-                .patch(&series.name, &PatchParams::default(), &Patch::Merge(&patch))
-                .await
-            {
-                Ok(_) => {
-                    series.count += 1;
-                    series.last = item.at;
-                    return Ok(());
-                }
+        if let Some(name) = &told.name {
+            let patch = json!({
+                "count": told.count, "message": told.message, "lastTimestamp": seconds(item.at),
+            });
+            let patched = api
+                .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await;
+            match patched {
+                Ok(_) => return Ok(()),
                 // It has expired: begin anew.
                 Err(kube::Error::Api(s)) if s.code == 404 => {}
                 Err(e) => return Err(e),
             }
         }
-        let event = self.object(item);
+        let event = self.object(item, told);
         let name = event.metadata.name.clone().unwrap_or_default();
         api.create(&PostParams::default(), &event).await?;
-        if self.known.len() >= REMEMBERED {
-            self.known
-                .retain(|_, s| item.at.duration_since(s.last) < QUIET);
-        }
-        if self.known.len() < REMEMBERED {
-            self.known.insert(
-                key,
-                Series {
-                    name,
-                    count: 1,
-                    last: item.at,
-                },
-            );
-        }
+        self.known.written(&told.key, &name);
         Ok(())
     }
 
-    fn object(&mut self, item: &Item) -> ApiEvent {
+    fn object(&mut self, item: &Item, told: &Told) -> ApiEvent {
         self.serial += 1;
         let about = item.object.name.clone().unwrap_or_default();
         // As upstream: the time in hexadecimal; the serial keeps two of one nanosecond apart.
@@ -203,7 +179,7 @@ impl Task {
             },
             involved_object: item.object.clone(),
             reason: Some(item.event.reason.clone().into_owned()),
-            message: Some(item.event.message.clone()),
+            message: Some(told.message.clone()),
             type_: Some(
                 if item.event.warning {
                     "Warning"
@@ -212,7 +188,7 @@ impl Task {
                 }
                 .to_owned(),
             ),
-            count: Some(1),
+            count: Some(told.count),
             first_timestamp: at.clone(),
             last_timestamp: at,
             source: Some(EventSource {
@@ -223,6 +199,14 @@ impl Task {
             reporting_instance: Some(self.node.clone()),
             ..ApiEvent::default()
         }
+    }
+}
+
+fn about(item: &Item) -> About {
+    let text = |o: &Option<String>| o.clone().unwrap_or_default();
+    About {
+        object: text(&item.object.uid),
+        part: text(&item.object.field_path),
     }
 }
 

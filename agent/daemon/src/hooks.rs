@@ -88,7 +88,7 @@ impl Hook {
         if let Some(http) = &handler.http_get {
             let probe = http_probe(http, &self.container, self.ip)?;
             return match self.shared.prober.run(&probe, HTTP_LIMIT).await {
-                ProbeResult::Success => Ok(()),
+                ProbeResult::Success | ProbeResult::Warning(_) => Ok(()),
                 ProbeResult::Failure(e) | ProbeResult::Unknown(e) => Err(e),
             };
         }

@@ -1,15 +1,19 @@
 //! Images: archives imported at start, and pulls.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared as Awaited};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_agent_plan::pull::{self, Decision};
-use keelson_agent_plan::{ImageFailure, event};
+use keelson_agent_plan::{ImageFailure, access, event};
 use keelson_runtime::{Auth, Image};
-use kube::Api;
+use tokio::sync::Semaphore;
 
+use crate::credentials::{self, Credential};
 use crate::shared::{Shared, chain};
 
 /// Imports every archive of the directory; one that fails is reported and the others go on.
@@ -64,49 +68,67 @@ fn failure(reason: &str, message: String) -> ImageFailure {
     }
 }
 
-/// Makes sure that a container's image is there, as its policy says.
-pub(crate) async fn ensure(shared: &Shared, pod: &Pod, c: &Container) -> Result<(), ImageFailure> {
+/// Makes sure that a container's image is there and that the pod may use it, as its policy says.
+pub(crate) async fn ensure(
+    shared: &Arc<Shared>,
+    pod: &Pod,
+    c: &Container,
+) -> Result<(), ImageFailure> {
     let name = c.image.as_deref().unwrap_or_default();
     let tell = |event| shared.events.pod(pod, event);
     // Fails only when the agent shuts down.
     let _ = shared.imported.subscribe().wait_for(|done| *done).await;
-    if !pull::valid_name(name) {
+    let whole = keelson_runtime::image::normalise(name).ok();
+    let Some(whole) = whole.filter(|_| pull::valid_name(name)) else {
         let message = event::invalid_image_message(name);
         tell(event::inspect_failed(&c.name, &message));
         tell(event::failed(&c.name, "InvalidImageName"));
         return Err(failure("InvalidImageName", message));
-    }
+    };
     let present = shared
         .runtime
         .image(name)
         .await
         .map_err(|e| failure("ImageInspectError", chain(&e)))?;
-    match pull::decide(c.image_pull_policy.as_deref(), name, present.is_some()) {
+    let asked = Asked::new(shared, pod, whole).await;
+    let allowed = present
+        .as_ref()
+        .is_none_or(|image| asked.allowed(shared, image));
+    let policy = c.image_pull_policy.as_deref();
+    match pull::decide(policy, name, present.is_some() && allowed) {
         Decision::Use => {
             tell(event::image_present(&c.name, name));
             Ok(())
         }
         Decision::NeverPull => {
-            tell(event::never_pull(&c.name, name));
+            let message = match allowed {
+                true => event::never_pull_message(name),
+                false => event::never_verified_message(name),
+            };
+            tell(event::never_pull(&c.name, &message));
             tell(event::failed(&c.name, "ErrImageNeverPull"));
-            Err(failure(
-                "ErrImageNeverPull",
-                event::never_pull_message(name),
-            ))
+            Err(failure("ErrImageNeverPull", message))
         }
-        Decision::Pull => pull(shared, pod, c, name).await,
+        Decision::Pull => pull(shared, pod, c, name, asked).await,
     }
 }
 
-async fn pull(shared: &Shared, pod: &Pod, c: &Container, name: &str) -> Result<(), ImageFailure> {
+async fn pull(
+    shared: &Arc<Shared>,
+    pod: &Pod,
+    c: &Container,
+    name: &str,
+    asked: Asked,
+) -> Result<(), ImageFailure> {
     let tell = |event| shared.events.pod(pod, event);
     tell(event::pulling(&c.name, name));
-    let asked = Timestamp::now();
-    let done = pull_now(shared, pod, name).await;
-    match done {
-        Ok((image, took)) => {
-            let waited = Timestamp::now().duration_since(asked);
-            tell(event::pulled(&c.name, name, took, waited, image.size));
+    let began = Timestamp::now();
+    match shared.pulls.pull(shared, asked).await {
+        Ok(done) => {
+            let waited = Timestamp::now().duration_since(began);
+            // Whoever came late to a pull under way has not waited longer than he was here.
+            let took = done.took.min(waited);
+            tell(event::pulled(&c.name, name, took, waited, done.size));
             Ok(())
         }
         Err(message) => {
@@ -117,52 +139,105 @@ async fn pull(shared: &Shared, pod: &Pod, c: &Container, name: &str) -> Result<(
     }
 }
 
-async fn pull_now(
-    shared: &Shared,
-    pod: &Pod,
-    name: &str,
-) -> Result<(Image, SignedDuration), String> {
-    let auth = credentials(shared, pod).await;
-    let _slot = shared.pulls.acquire().await.map_err(|e| e.to_string())?;
-    let began = Timestamp::now();
-    let image = shared
-        .runtime
-        .pull(name, &auth)
-        .await
-        .map_err(|e| chain(&e))?;
-    Ok((image, Timestamp::now().duration_since(began)))
+/// An image, and who asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Asked {
+    /// Its whole name.
+    name: String,
+    /// What the pod has to show for it.
+    credentials: Vec<Credential>,
 }
 
-/// Credentials of the pod's `imagePullSecrets`. A secret that is missing or malformed is skipped, as upstream
-/// does: the registry may not need it.
-async fn credentials(shared: &Shared, pod: &Pod) -> Vec<Auth> {
-    let refs = pod
-        .spec
-        .iter()
-        .flat_map(|s| s.image_pull_secrets.iter().flatten());
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let api: Api<Secret> = Api::namespaced(shared.client.clone(), namespace);
-    let mut all = Vec::new();
-    for r in refs {
-        let secret = match api.get_opt(&r.name).await {
-            Ok(Some(secret)) => secret,
-            Ok(None) => continue,
-            Err(error) => {
-                tracing::warn!(namespace, secret = r.name, %error, "image pull secret cannot be read");
-                continue;
-            }
-        };
-        let data = secret.data.unwrap_or_default();
-        let file = [".dockerconfigjson", ".dockercfg"]
-            .into_iter()
-            .find_map(|k| data.get(k));
-        match file.map(|f| Auth::from_docker_config(&f.0)) {
-            Some(Ok(auths)) => all.extend(auths),
-            Some(Err(error)) => {
-                tracing::warn!(namespace, secret = r.name, %error, "image pull secret is malformed")
-            }
-            None => {}
+impl Asked {
+    async fn new(shared: &Shared, pod: &Pod, name: String) -> Asked {
+        let credentials = credentials::all(shared, pod, pull::repository(&name)).await;
+        Asked { name, credentials }
+    }
+
+    /// Whether the pod may use an image that is here.
+    fn allowed(&self, shared: &Shared, image: &Image) -> bool {
+        let repository = pull::repository(&self.name);
+        let known = shared
+            .records
+            .known(&image.digest, &image.names, repository);
+        let has = credentials::secrets(&self.credentials);
+        access::may_use(&shared.config.pull_policy, repository, &known, &has)
+    }
+}
+
+/// What a pull has brought.
+#[derive(Clone, Debug)]
+struct Done {
+    size: u64,
+    took: SignedDuration,
+}
+
+type Running = Awaited<BoxFuture<'static, Result<Done, String>>>;
+
+/// The pulls of this node: so many at a time, and one for all who ask for the same image with the same credentials.
+pub(crate) struct Pulls {
+    slots: Semaphore,
+    running: Mutex<BTreeMap<Asked, Running>>,
+}
+
+impl Pulls {
+    /// At most so many at one time.
+    pub(crate) fn new(parallel: usize) -> Pulls {
+        Pulls {
+            slots: Semaphore::new(parallel.max(1)),
+            running: Mutex::default(),
         }
     }
-    all
+
+    async fn pull(&self, shared: &Arc<Shared>, asked: Asked) -> Result<Done, String> {
+        let running = {
+            let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            let start = || begin(shared.clone(), asked.clone());
+            all.entry(asked.clone()).or_insert_with(start).clone()
+        };
+        running.await
+    }
+
+    fn ended(&self, asked: &Asked) {
+        let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(asked);
+    }
+}
+
+/// Starts a pull as a task of its own: it goes on when the pod that asked first goes away.
+fn begin(shared: Arc<Shared>, asked: Asked) -> Running {
+    let task = tokio::spawn(async move {
+        let done = pull_now(&shared, &asked).await;
+        shared.pulls.ended(&asked);
+        done
+    });
+    let flat = |r: Result<Result<Done, String>, tokio::task::JoinError>| match r {
+        Ok(done) => done,
+        Err(error) => Err(error.to_string()),
+    };
+    task.map(flat).boxed().shared()
+}
+
+async fn pull_now(shared: &Shared, asked: &Asked) -> Result<Done, String> {
+    let _slot = shared
+        .pulls
+        .slots
+        .acquire()
+        .await
+        .map_err(|e| e.to_string())?;
+    let auth: Vec<Auth> = asked.credentials.iter().map(|c| c.auth.clone()).collect();
+    let note = |done: std::io::Result<()>| done.map_err(|e| format!("keep record of pull: {e}"));
+    note(shared.records.begin(&asked.name))?;
+    let began = Timestamp::now();
+    let pulled = shared.runtime.pull(&asked.name, &auth).await;
+    let took = Timestamp::now().duration_since(began);
+    let got = pulled.as_ref().ok().map(|p| {
+        let shown = credentials::shown(&asked.credentials, p.by.as_ref());
+        (p.image.digest.as_str(), shown)
+    });
+    let repository = pull::repository(&asked.name);
+    note(shared.records.end(&asked.name, repository, got))?;
+    let size = pulled.map_err(|e| chain(&e))?.image.size;
+    shared.metrics.pulled(size, took.unsigned_abs());
+    Ok(Done { size, took })
 }

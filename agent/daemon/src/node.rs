@@ -64,6 +64,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut pressure = shared.pressure.subscribe();
     loop {
         pressure.mark_unchanged();
+        shared.metrics.turn();
         let wait = match keeper.turn().await {
             Ok(true) => PERIOD,
             Ok(false) => SOON,

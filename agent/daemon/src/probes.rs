@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe as Spec};
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::hooks::{host, http_probe, port};
+use crate::metrics::{Outcome, Outcomes, Probed};
 use crate::outcome::Message;
 use crate::shared::{Shared, chain};
 
@@ -31,6 +32,8 @@ struct Run {
 pub(crate) struct Probes {
     tx: mpsc::UnboundedSender<Message>,
     runs: BTreeMap<String, Run>,
+    /// Counted as long as the pod lives, whatever becomes of its containers.
+    outcomes: BTreeMap<(String, Kind), Arc<Outcomes>>,
 }
 
 impl Probes {
@@ -38,6 +41,7 @@ impl Probes {
         Self {
             tx,
             runs: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
         }
     }
 
@@ -96,7 +100,7 @@ impl Probes {
         observed.probes.extend(started);
     }
 
-    fn start(&self, target: Target, attempt: u32, since: Timestamp, passed: bool) -> Run {
+    fn start(&mut self, target: Target, attempt: u32, since: Timestamp, passed: bool) -> Run {
         let passed = passed || target.container.startup_probe.is_none();
         let startup_passed = watch::Sender::new(passed);
         let target = Arc::new(target);
@@ -109,12 +113,14 @@ impl Probes {
                 continue;
             }
             let timing = Timing::of(kind, spec);
+            let outcomes = self.outcomes(&target, kind);
             let task = Task {
                 target: target.clone(),
                 spec: spec.clone(),
                 kind,
                 timing,
                 attempt,
+                outcomes,
                 tx: self.tx.clone(),
                 gate: startup_passed.subscribe(),
             };
@@ -127,6 +133,22 @@ impl Probes {
             startup_passed,
             _tasks: tasks,
         }
+    }
+
+    fn outcomes(&mut self, target: &Target, kind: Kind) -> Arc<Outcomes> {
+        let m = &target.pod.metadata;
+        let text = |o: &Option<String>| o.clone().unwrap_or_default();
+        let key = (target.container.name.clone(), kind);
+        let make = || {
+            target.shared.metrics.probe(Probed {
+                kind,
+                container: target.container.name.clone(),
+                pod: text(&m.name),
+                namespace: text(&m.namespace),
+                uid: text(&m.uid),
+            })
+        };
+        self.outcomes.entry(key).or_insert_with(make).clone()
     }
 
     /// Takes a verdict.
@@ -175,6 +197,7 @@ struct Task {
     kind: Kind,
     timing: Timing,
     attempt: u32,
+    outcomes: Arc<Outcomes>,
     tx: mpsc::UnboundedSender<Message>,
     gate: watch::Receiver<bool>,
 }
@@ -195,7 +218,10 @@ impl Task {
                 .max(jiff::SignedDuration::ZERO);
             tokio::time::sleep(wait.unsigned_abs()).await;
             let began = Timestamp::now();
-            let healthy = self.once().await;
+            let Some(healthy) = self.once().await else {
+                state.skip(began);
+                continue;
+            };
             if !state.record(healthy, began) {
                 continue;
             }
@@ -215,26 +241,33 @@ impl Task {
         }
     }
 
-    /// One try. One that could not be carried out counts as a failure for readiness and startup; for liveness
-    /// it must not kill, so it counts as success.
-    async fn once(&self) -> bool {
+    /// One try. `None`: it could not be made, which says nothing about the container.
+    async fn once(&self) -> Option<bool> {
+        let began = Instant::now();
         let result = self
             .target
             .probe(&self.spec, self.timing.timeout.unsigned_abs())
             .await;
-        let name = &self.target.container.name;
-        let (healthy, event) = match result {
-            ProbeResult::Success => return true,
-            ProbeResult::Failure(output) => (
-                false,
-                event::unhealthy(name, self.kind.word(), cut(&output)),
-            ),
-            ProbeResult::Unknown(error) => (
-                self.kind == Kind::Liveness,
-                event::probe_error(name, self.kind.word(), cut(&error)),
-            ),
+        let (name, word) = (&self.target.container.name, self.kind.word());
+        let (healthy, counted, event) = match &result {
+            ProbeResult::Success => (Some(true), Outcome::Successful, None),
+            ProbeResult::Warning(output) => {
+                let event = event::probe_warning(name, word, cut(output));
+                (Some(true), Outcome::Successful, Some(event))
+            }
+            ProbeResult::Failure(output) => {
+                let event = event::unhealthy(name, word, cut(output));
+                (Some(false), Outcome::Failed, Some(event))
+            }
+            ProbeResult::Unknown(error) => {
+                let event = event::probe_error(name, word, cut(error));
+                (None, Outcome::Unknown, Some(event))
+            }
         };
-        self.target.shared.events.pod(&self.target.pod, event);
+        self.outcomes.count(counted, began.elapsed());
+        if let Some(event) = event {
+            self.target.shared.events.pod(&self.target.pod, event);
+        }
         healthy
     }
 }

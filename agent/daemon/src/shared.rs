@@ -13,14 +13,17 @@ use keelson_agent_io::volumes::Volumes;
 use keelson_agent_plan::Attempt;
 use keelson_agent_plan::eviction::{self, Condition};
 use keelson_agent_plan::status;
-use keelson_runtime::Runtime;
+use keelson_runtime::{Providers, Runtime};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::events::Recorder;
+use crate::images::Pulls;
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::outcome::Message;
+use crate::pulled::Records;
 use crate::qos::Burstable;
 use crate::statics::Mirrors;
 
@@ -64,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) prober: Prober,
     pub(crate) roots: Roots,
     pub(crate) events: Recorder,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
     /// What shows static pods in the API.
     pub(crate) mirrors: Mirrors,
     /// What burstable pods ask for.
@@ -71,8 +76,12 @@ pub(crate) struct Shared {
     /// What volumes are made of.
     pub(crate) objects: Objects,
     pub(crate) shutdown: CancellationToken,
-    /// Pulls at one time.
-    pub(crate) pulls: Semaphore,
+    /// Pulls under way.
+    pub(crate) pulls: Pulls,
+    /// With what images were pulled.
+    pub(crate) records: Records,
+    /// Plugins that have credentials for images.
+    pub(crate) providers: Option<Arc<Providers>>,
     /// Status writes at one time.
     pub(crate) writes: Semaphore,
     /// Images of `images_dir` are in.
@@ -108,13 +117,16 @@ impl Shared {
         let cni = config.cni().swept();
         Ok(Arc::new(Self {
             events: Recorder::start(client.clone(), &config.node_name),
+            metrics: Metrics::default(),
             mirrors: Mirrors::default(),
             burstable: Burstable::default(),
             objects: Objects::default(),
             volumes: Volumes::new(&config.root_dir),
             prober: Prober::new(),
             roots: Roots::host(&config.root_dir),
-            pulls: Semaphore::new(config.parallel_pulls.max(1)),
+            pulls: Pulls::new(config.parallel_pulls),
+            records: Records::new(&config.root_dir).context("make directories of image records")?,
+            providers: providers(&config)?.map(Arc::new),
             writes: Semaphore::new(8),
             imported: watch::Sender::new(config.images_dir.is_none()),
             preloaded: Mutex::default(),
@@ -185,6 +197,15 @@ impl Shared {
             .and_then(|s| s.allocatable.clone())
             .unwrap_or_default()
     }
+}
+
+/// The configured plugins.
+fn providers(config: &Config) -> anyhow::Result<Option<Providers>> {
+    let Some(file) = &config.credential_providers else {
+        return Ok(None);
+    };
+    let dir = &config.credential_provider_dir;
+    Ok(Some(Providers::load(file, dir)?))
 }
 
 /// The text of an error with its causes.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodStatus};
@@ -52,6 +53,10 @@ pub(crate) struct Worker {
     /// Volumes are older than what they are made of.
     stale: bool,
     refresh_at: Timestamp,
+    /// When the pod was first seen.
+    seen: Instant,
+    /// It had containers already.
+    adopted: bool,
     refreshing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -106,6 +111,8 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         evicting: None,
         stale: false,
         refresh_at: Timestamp::now() + REFRESH,
+        seen: Instant::now(),
+        adopted: !start.containers.is_empty(),
         refreshing: Arc::default(),
     };
     tokio::spawn(worker.run(start.containers));
@@ -144,6 +151,7 @@ impl Worker {
         for action in std::mem::take(&mut plan.actions) {
             self.apply(action);
         }
+        self.note_start(&plan.status);
         self.observed.status = plan.status.clone();
         if !self.observed.orphan {
             self.writer.write(&plan.status);
@@ -167,6 +175,15 @@ impl Worker {
             && matches!(o.volumes, Stage::Absent)
             && matches!(o.cgroup, Stage::Absent);
         gone && !o.any_running() && o.busy.is_empty()
+    }
+
+    /// A pod that begins to run is measured, if it was seen waiting.
+    fn note_start(&self, next: &PodStatus) {
+        let phase = |s: &PodStatus| s.phase.clone().unwrap_or_default();
+        let waited = matches!(phase(&self.observed.status).as_str(), "" | "Pending");
+        if waited && phase(next) == "Running" && !self.adopted {
+            self.shared.metrics.pod_start.observe(self.seen.elapsed());
+        }
     }
 
     fn end(&mut self) {

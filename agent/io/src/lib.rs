@@ -12,3 +12,5 @@ pub mod node;
 pub mod probes;
 pub mod usage;
 pub mod volumes;
+
+pub use netns::interfaces;

@@ -3,12 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
-use keelson_agent_plan::log_rotation::{PACKED, Policy, UNFINISHED, is_part, steps};
+use keelson_agent_plan::log_rotation::{PACKED, Policy, UNFINISHED, after, is_part, steps};
 
 /// Rotates a log if it is too large; true if it was. Blocks.
 pub fn rotate(log: &Path, policy: &Policy, now: Timestamp) -> io::Result<bool> {
@@ -50,6 +50,19 @@ pub fn remove(log: &Path) -> io::Result<()> {
         gone(fs::remove_file(dir.join(file)))?;
     }
     Ok(())
+}
+
+/// The file to read after the one with this identity (device and inode) was read to its end: the next that was rotated
+/// meanwhile, or the log itself. Blocks.
+pub(crate) fn next(log: &Path, identity: (u64, u64)) -> io::Result<PathBuf> {
+    let (dir, name) = parts(log)?;
+    let names = names(dir)?;
+    let is_it = |n: &&String| {
+        let found = fs::metadata(dir.join(n));
+        found.is_ok_and(|m| (m.dev(), m.ino()) == identity)
+    };
+    let current = names.iter().find(is_it).map(String::as_str);
+    Ok(dir.join(after(name, &names, current)))
 }
 
 /// Packs a file and removes it; repeated after a crash.

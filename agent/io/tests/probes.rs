@@ -106,7 +106,10 @@ async fn http_status_and_redirects_decide() {
             "/redirect?to=status/503",
             failed("HTTP probe failed with statuscode: 503"),
         ),
-        ("/redirect?to=http://192.0.2.1/", ProbeResult::Success),
+        (
+            "/redirect?to=http://192.0.2.1/",
+            ProbeResult::Warning("Probe terminated redirects, Response body: ".into()),
+        ),
     ];
     for (path, want) in table {
         assert_eq!(prober.run(&http(port, path), LONG).await, want, "{path}");

@@ -1,5 +1,5 @@
 //! `scripts/bench agent`: pods of a node agent beside the same containers started by containerd's own client calls
-//! (the floor), in one run. Ends with a line an aim.
+//! (the floor), in one run; `scripts/bench probes`: what probing many pods costs. Ends with a line an aim.
 
 mod figures;
 mod floor;
@@ -21,10 +21,61 @@ use pods::Pods;
 const SINGLE: usize = 20;
 /// Pods at once.
 const BURSTS: [usize; 2] = [30, 110];
+/// Pods that are probed each second.
+const PROBED: usize = 200;
+/// What they are probed with.
+const PROBES: [(&str, Option<&str>); 3] = [
+    ("not probed", None),
+    (
+        "probed by HTTP each second",
+        Some(r#"{"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1}"#),
+    ),
+    (
+        "probed by TCP each second",
+        Some(r#"{"tcpSocket": {"port": 8080}, "periodSeconds": 1}"#),
+    ),
+];
+/// From the last pod's start to the first look.
+const SETTLE: Duration = Duration::from_secs(5);
 /// How long idle CPU time is measured.
 const IDLE: Duration = Duration::from_secs(30);
 
 fn main() -> anyhow::Result<()> {
+    match std::env::args().nth(1).as_deref() {
+        None => whole(),
+        Some("probes") => probed(),
+        Some(other) => anyhow::bail!("{other}: known is probes, or nothing"),
+    }
+}
+
+/// Pods that are probed each second, beside as many that are not.
+fn probed() -> anyhow::Result<()> {
+    let most = (PROBED + 5).to_string();
+    let bed = Bed::split(&["--max-pods", &most]);
+    let node = &bed.nodes[1];
+    bed.kube(async |client| {
+        let pods = Pods::new(client, node);
+        let mut aims = Vec::new();
+        for (what, probe) in PROBES {
+            pods.create_probed("probed", PROBED, probe).await?;
+            // Their start is not what is measured.
+            tokio::time::sleep(SETTLE).await;
+            let begin = Usage::of(node.pid())?;
+            tokio::time::sleep(IDLE).await;
+            let cpu = Usage::of(node.pid())?.cpu_since(&begin, IDLE);
+            println!("{PROBED} pods, {what}: {cpu:.2} % of a core");
+            if probe.is_some() {
+                aims.push(Aim::most(what, cpu, 5.0, "% of a core"));
+            }
+            pods.delete_all().await?;
+        }
+        println!();
+        aims.iter().for_each(|aim| println!("{aim}"));
+        anyhow::Ok(())
+    })
+}
+
+fn whole() -> anyhow::Result<()> {
     let bed = Bed::split(&["--max-pods", "120"]);
     let node = &bed.nodes[1];
     let socket = PathBuf::from(format!(

@@ -55,9 +55,23 @@ impl Pods {
 
     /// Makes pods; returns when all run.
     pub(crate) async fn create(&self, prefix: &str, n: usize) -> anyhow::Result<()> {
+        self.create_probed(prefix, n, None).await
+    }
+
+    /// The same with a readiness probe, in JSON.
+    pub(crate) async fn create_probed(
+        &self,
+        prefix: &str,
+        n: usize,
+        probe: Option<&str>,
+    ) -> anyhow::Result<()> {
         stream::iter(0..n)
             .map(|i| async move {
-                let pod = self.pod(&format!("{prefix}-{i}"))?;
+                let mut pod = self.pod(&format!("{prefix}-{i}"))?;
+                let main = pod.spec.iter_mut().flat_map(|s| &mut s.containers);
+                for container in main {
+                    container.readiness_probe = probe.map(serde_json::from_str).transpose()?;
+                }
                 self.api.create(&PostParams::default(), &pod).await?;
                 anyhow::Ok(())
             })

@@ -4,11 +4,13 @@
 
 mod beside;
 mod conform;
+mod figures;
 mod images;
 mod life;
+mod pressure;
+mod private;
 mod resize;
 mod rules;
-mod pressure;
 mod volumes;
 mod workloads;
 
@@ -81,6 +83,11 @@ fn pods() {
     });
     suite.step("workloads: a Job counts right over kill -9", || {
         workloads::killed(&bed)
+    });
+    suite.step("figures: top, pages, summary", || figures::top(&bed));
+    suite.step("a log is rotated and followed", || figures::rotation(&bed));
+    suite.step("private images, mirrors, the node's credentials", || {
+        private::images(&bed)
     });
     suite.step("the node says what it has", || images::node(&bed));
     suite.step("pressure: limits, memory, disk and images", pressure::all);

@@ -84,6 +84,7 @@ impl Machine {
             containerd_socket: dir.join("containerd.sock"),
             logger: logger(),
             cgroup_root: self.cgroup_root(),
+            registries: dir.join("registries.yaml"),
             images_dir: Some(dir.join("images")),
             // How full this machine's disk is does not matter here.
             eviction: Eviction {

@@ -175,16 +175,26 @@ impl Reader {
     async fn reopen(&mut self, path: &Path) -> io::Result<bool> {
         let now = match tokio::fs::metadata(path).await {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            r => identity(&r?),
+            now => now?,
         };
-        if self.id == Some(now) {
+        // The writer goes over to the new file with a line: until it has one, more may come in the old.
+        if self.id == Some(identity(&now)) || (self.file.is_some() && now.len() == 0) {
             return Ok(false);
         }
         // What was written between our last read and the rotation still stands in the old file.
         if self.file.is_some() && !self.at_end().await? {
             return Ok(true);
         }
-        match Self::open(path, None).await {
+        // Several may have been begun since: a slow reader gets them all.
+        let next = match self.id {
+            Some(id) => {
+                let log = path.to_owned();
+                let next = tokio::task::spawn_blocking(move || crate::logs::next(&log, id));
+                next.await.map_err(io::Error::other)??
+            }
+            None => path.to_owned(),
+        };
+        match Self::open(&next, None).await {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             r => {
                 *self = r?;

@@ -5,10 +5,11 @@
 
 mod auth;
 mod exec;
-mod figures;
+pub mod figures;
 mod forward;
 mod lines;
 mod logs;
+mod looks;
 mod reply;
 mod routes;
 pub mod spdy;
@@ -80,25 +81,6 @@ pub struct Session {
     pub exit: BoxFuture<'static, Result<i32, Refusal>>,
 }
 
-/// A container's use, for `/stats/summary` and `/metrics/resource`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ContainerUse {
-    /// The pod's UID.
-    pub pod_uid: String,
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub pod: String,
-    /// The container's name.
-    pub container: String,
-    /// When it started, seconds since the epoch.
-    pub started: i64,
-    /// CPU time since the start, nanoseconds.
-    pub cpu_nanoseconds: u64,
-    /// Memory in use without what could be dropped at once, bytes.
-    pub memory_working_set: u64,
-}
-
 /// The pods of this node, as the endpoint sees them: the daemon implements it.
 #[async_trait]
 pub trait Pods: Send + Sync + 'static {
@@ -131,9 +113,24 @@ pub trait Pods: Send + Sync + 'static {
     /// The network namespace of a pod for port forwarding; `None` for a pod on the host's network.
     async fn netns(&self, namespace: &str, pod: &str) -> Result<Option<PathBuf>, Refusal>;
 
-    /// What running containers use.
-    async fn usage(&self) -> Vec<ContainerUse> {
+    /// What running pods use; no more is read than is asked for.
+    async fn usage(&self, _depth: figures::Depth) -> Vec<figures::PodUse> {
         Vec::new()
+    }
+
+    /// What the node's own parts use.
+    async fn system(&self, _depth: figures::Depth) -> figures::System {
+        figures::System::default()
+    }
+
+    /// What is wrong with the agent, for `/healthz/syncloop`; `None` when nothing is.
+    fn unhealthy(&self) -> Option<String> {
+        None
+    }
+
+    /// Prometheus text of the probes' outcomes, for `/metrics/probes`.
+    fn probe_metrics(&self) -> String {
+        String::new()
     }
 
     /// The agent's configuration for `/configz`, without secrets.

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::auth::{self, Guard};
 use super::lines::{Query, Selection};
 use super::upgrade::{self, Agreed, Upgrade};
-use super::{Config, ExecOptions, Refusal, exec, figures, forward, logs, websocket};
+use super::{Config, ExecOptions, Refusal, exec, forward, logs, looks, websocket};
 
 type App = State<Arc<Config>>;
 type Names = Path<(String, String, String)>;
@@ -27,8 +27,8 @@ type Names = Path<(String, String, String)>;
 /// client's [`keelson_serving::Identity`] on each request.
 pub fn router(config: Config) -> Router {
     let guard = Guard::new(config.node_name.clone(), config.client.clone());
+    let config = Arc::new(config);
     Router::new()
-        .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(pods))
         .route("/pods/", get(pods))
         .route("/runningpods", get(running_pods))
@@ -53,13 +53,10 @@ pub fn router(config: Config) -> Router {
             "/portForward/{namespace}/{pod}/{uid}",
             any(port_forward_uid),
         )
-        .route("/stats/summary", get(stats_summary))
-        .route("/metrics", get(metrics))
-        .route("/metrics/resource", get(metrics_resource))
-        .route("/metrics/cadvisor", get(metrics_cadvisor))
         .route("/configz", get(configz))
         .fallback(|| async { Refusal::not_found("404 page not found") })
-        .with_state(Arc::new(config))
+        .with_state(config.clone())
+        .merge(looks::router(config))
         .layer(middleware::from_fn_with_state(guard, auth::check))
 }
 
@@ -306,47 +303,6 @@ async fn port_forward_uid(
     let netns = app.pods.netns(&ns, &pod).await?;
     let target = forward::Target { pod, uid, netns };
     Ok(upgrade.spawn(|agreed, io| forward::serve(agreed, io, target, ports)))
-}
-
-async fn facts(app: &Config) -> Result<crate::node::Facts, Refusal> {
-    crate::node::read(&app.roots).map_err(Refusal::internal)
-}
-
-async fn stats_summary(State(app): App) -> Result<Json<Value>, Refusal> {
-    let facts = facts(&app).await?;
-    Ok(Json(figures::summary(
-        &app.node_name,
-        &facts,
-        &app.pods.usage().await,
-        jiff::Timestamp::now(),
-    )))
-}
-
-fn prometheus(text: String) -> Response {
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response()
-}
-
-async fn metrics(State(app): App) -> Response {
-    prometheus((app.metrics)())
-}
-
-async fn metrics_resource(State(app): App) -> Result<Response, Refusal> {
-    let facts = facts(&app).await?;
-    Ok(prometheus(figures::resource(
-        &facts,
-        &app.pods.usage().await,
-    )))
-}
-
-async fn metrics_cadvisor(State(app): App) -> Response {
-    prometheus(figures::cadvisor(&app.pods.usage().await))
 }
 
 async fn configz(State(app): App) -> Json<Value> {

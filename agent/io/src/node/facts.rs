@@ -104,6 +104,15 @@ pub struct Facts {
     pub cpu_nanoseconds: u64,
 }
 
+impl Facts {
+    /// When the machine was started.
+    pub fn booted(&self, now: jiff::Timestamp) -> jiff::Timestamp {
+        let uptime = i64::try_from(self.uptime).unwrap_or_default();
+        let booted = now.as_second().saturating_sub(uptime);
+        jiff::Timestamp::from_second(booted).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    }
+}
+
 /// Reads all figures.
 pub fn read(roots: &Roots) -> Result<Facts, Error> {
     let mut facts = Facts {
@@ -166,7 +175,8 @@ fn processors(roots: &Roots, facts: &mut Facts) -> Result<(), Error> {
     facts.cpus = cpu_list(&list).ok_or_else(|| content(&path, &list))?;
     let path = roots.proc.join("stat");
     let all = text(&path)?;
-    facts.cpu_nanoseconds = busy(&all).ok_or_else(|| content(&path, "no cpu line"))?;
+    let (user, system) = super::load::busy(&all).ok_or_else(|| content(&path, "no cpu line"))?;
+    facts.cpu_nanoseconds = user + system;
     Ok(())
 }
 
@@ -177,17 +187,6 @@ fn cpu_list(list: &str) -> Option<u64> {
         let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
         Some(sum + last.checked_sub(first)? + 1)
     })
-}
-
-/// user, nice, system, irq, softirq and steal of /proc/stat's first line; the kernel counts in 1/100 s.
-fn busy(stat: &str) -> Option<u64> {
-    let line = stat.lines().find_map(|l| l.strip_prefix("cpu "))?;
-    let ticks: Vec<u64> = line
-        .split_whitespace()
-        .filter_map(|n| n.parse().ok())
-        .collect();
-    let at = |i: usize| ticks.get(i).copied();
-    Some((at(0)? + at(1)? + at(2)? + at(5)? + at(6)? + at(7)?) * 10_000_000)
 }
 
 fn memory(roots: &Roots, facts: &mut Facts) -> Result<(), Error> {
@@ -290,7 +289,7 @@ fn architecture(rust: &str) -> &str {
     }
 }
 
-fn text(path: &Path) -> Result<String, Error> {
+pub(super) fn text(path: &Path) -> Result<String, Error> {
     let text = fs::read_to_string(path);
     text.map(|t| t.trim().to_owned())
         .map_err(|source| Error::Read {
@@ -319,7 +318,7 @@ fn number(path: &Path) -> Result<u64, Error> {
     text.parse().map_err(|_| content(path, &text))
 }
 
-fn content(path: &Path, what: &str) -> Error {
+pub(super) fn content(path: &Path, what: &str) -> Error {
     Error::Content {
         path: path.to_owned(),
         what: what.to_owned(),

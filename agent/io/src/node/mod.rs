@@ -1,9 +1,12 @@
 //! The Node object: true figures of this machine, its conditions, and its lease.
 
 mod facts;
+mod load;
 mod object;
 mod status;
 
 pub use facts::{Error, Facts, FileSystem, HugePages, Roots, file_system, read, read_figures};
+pub(crate) use load::own_interfaces;
+pub use load::{Interface, Load, load};
 pub use object::{lease, node};
 pub use status::{Inputs, Pressure, addresses, status};

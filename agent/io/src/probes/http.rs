@@ -55,7 +55,7 @@ pub(super) async fn probe(tls: &Arc<rustls::ClientConfig>, probe: &Probe) -> Pro
         };
         match next(&target, &response) {
             Next::Follow(to) => target = to,
-            Next::Elsewhere => return ProbeResult::Success,
+            Next::Elsewhere => return redirected(response).await,
             Next::Stay => return judge(response).await,
         }
     }
@@ -70,17 +70,29 @@ pub(super) fn url(tls: bool, host: &str, port: u16, path: &str) -> String {
     format!("{scheme}://{}{path}", authority(host, port))
 }
 
-async fn judge(response: Response<Incoming>) -> ProbeResult {
-    let status = response.status().as_u16();
-    // Read within limits, so that a server does not log a broken pipe for each probe.
-    let mut body = response.into_body();
-    let mut read = 0;
+/// A redirect to another host is not followed: success with a warning, as upstream has it.
+async fn redirected(response: Response<Incoming>) -> ProbeResult {
+    let body = read(response.into_body()).await;
+    let body = String::from_utf8_lossy(&body);
+    ProbeResult::Warning(format!("Probe terminated redirects, Response body: {body}"))
+}
+
+/// Read within limits, so that a server does not log a broken pipe for each probe.
+async fn read(mut body: Incoming) -> Vec<u8> {
+    let mut read = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
-        read += frame.data_ref().map_or(0, Bytes::len);
-        if read >= MAX_BODY {
+        read.extend_from_slice(frame.data_ref().map_or(&[], Bytes::as_ref));
+        if read.len() >= MAX_BODY {
+            read.truncate(MAX_BODY);
             break;
         }
     }
+    read
+}
+
+async fn judge(response: Response<Incoming>) -> ProbeResult {
+    let status = response.status().as_u16();
+    read(response.into_body()).await;
     if (200..400).contains(&status) {
         ProbeResult::Success
     } else {
@@ -91,7 +103,7 @@ async fn judge(response: Response<Incoming>) -> ProbeResult {
 enum Next {
     Stay,
     Follow(Target),
-    /// A redirect to another host is not followed; upstream counts it as success with a warning.
+    /// To another host.
     Elsewhere,
 }
 

@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 pub enum ProbeResult {
     /// Healthy.
     Success,
+    /// Healthy, with something to say about it.
+    Warning(String),
     /// Not healthy, and why.
     Failure(String),
     /// The probe itself could not be made.
