@@ -60,9 +60,7 @@ pub(crate) fn shown(all: &[Credential], by: Option<&Auth>) -> Pulled {
 /// Those that are for a repository (normalised, without tag): first the pod's, then the node's; of each the most
 /// specific first.
 pub(crate) async fn all(shared: &Shared, pod: &Pod, repository: &str) -> Vec<Credential> {
-    let mut own = of_pod(shared, pod).await;
-    own.retain(|c| c.auth.is_for(repository));
-    sort(&mut own);
+    let mut own = of_pod(shared, pod, repository).await;
     let mut node = of_files(&shared.config.docker_configs);
     node.retain(|a| a.is_for(repository));
     node.extend(of_plugins(&shared.providers, repository).await);
@@ -97,9 +95,17 @@ fn of_files(paths: &[PathBuf]) -> Vec<Auth> {
     paths.iter().filter_map(read).flatten().collect()
 }
 
+/// The pod's own for a repository, the most specific first.
+pub(crate) async fn of_pod(shared: &Shared, pod: &Pod, repository: &str) -> Vec<Credential> {
+    let mut own = of_secrets(shared, pod).await;
+    own.retain(|c| c.auth.is_for(repository));
+    sort(&mut own);
+    own
+}
+
 /// Credentials of the pod's `imagePullSecrets`. A secret that is missing or malformed is skipped, as upstream does: the
 /// registry may not need it.
-async fn of_pod(shared: &Shared, pod: &Pod) -> Vec<Credential> {
+async fn of_secrets(shared: &Shared, pod: &Pod) -> Vec<Credential> {
     let refs = pod
         .spec
         .iter()

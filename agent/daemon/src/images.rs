@@ -90,10 +90,10 @@ pub(crate) async fn ensure(
         .image(name)
         .await
         .map_err(|e| failure("ImageInspectError", chain(&e)))?;
-    let asked = Asked::new(shared, pod, whole).await;
-    let allowed = present
-        .as_ref()
-        .is_none_or(|image| asked.allowed(shared, image));
+    let allowed = match &present {
+        Some(image) => allowed(shared, pod, &whole, image).await,
+        None => true,
+    };
     let policy = c.image_pull_policy.as_deref();
     match pull::decide(policy, name, present.is_some() && allowed) {
         Decision::Use => {
@@ -109,7 +109,7 @@ pub(crate) async fn ensure(
             tell(event::failed(&c.name, "ErrImageNeverPull"));
             Err(failure("ErrImageNeverPull", message))
         }
-        Decision::Pull => pull(shared, pod, c, name, asked).await,
+        Decision::Pull => pull(shared, pod, c, whole).await,
     }
 }
 
@@ -117,12 +117,16 @@ async fn pull(
     shared: &Arc<Shared>,
     pod: &Pod,
     c: &Container,
-    name: &str,
-    asked: Asked,
+    whole: String,
 ) -> Result<(), ImageFailure> {
+    let name = c.image.as_deref().unwrap_or_default();
     let tell = |event| shared.events.pod(pod, event);
     tell(event::pulling(&c.name, name));
     let began = Timestamp::now();
+    let asked = Asked {
+        credentials: credentials::all(shared, pod, pull::repository(&whole)).await,
+        name: whole,
+    };
     match shared.pulls.pull(shared, asked).await {
         Ok(done) => {
             let waited = Timestamp::now().duration_since(began);
@@ -148,21 +152,18 @@ struct Asked {
     credentials: Vec<Credential>,
 }
 
-impl Asked {
-    async fn new(shared: &Shared, pod: &Pod, name: String) -> Asked {
-        let credentials = credentials::all(shared, pod, pull::repository(&name)).await;
-        Asked { name, credentials }
+/// Whether the pod may use an image that is here. Its secrets are read only when that depends on them.
+async fn allowed(shared: &Shared, pod: &Pod, name: &str, image: &Image) -> bool {
+    let repository = pull::repository(name);
+    let policy = &shared.config.pull_policy;
+    let known = shared
+        .records
+        .known(&image.digest, &image.names, repository);
+    if access::may_use(policy, repository, &known, &[]) {
+        return true;
     }
-
-    /// Whether the pod may use an image that is here.
-    fn allowed(&self, shared: &Shared, image: &Image) -> bool {
-        let repository = pull::repository(&self.name);
-        let known = shared
-            .records
-            .known(&image.digest, &image.names, repository);
-        let has = credentials::secrets(&self.credentials);
-        access::may_use(&shared.config.pull_policy, repository, &known, &has)
-    }
+    let own = credentials::of_pod(shared, pod, repository).await;
+    access::may_use(policy, repository, &known, &credentials::secrets(&own))
 }
 
 /// What a pull has brought.
