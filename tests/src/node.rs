@@ -173,6 +173,11 @@ impl Node {
         self.take().end(Signal::SIGKILL);
     }
 
+    /// Takes note that keelson has ended by itself.
+    pub fn forget(&self) {
+        drop(self.take());
+    }
+
     /// Asks keelson to end.
     ///
     /// # Panics

@@ -10,7 +10,7 @@ use keelson_agent_plan::resources::{self, Qos};
 use keelson_agent_plan::{
     Action, Failure, Hook, Image, Kill, Sandbox, Stage, backoff, event, names,
 };
-use keelson_runtime::{Container, Created};
+use keelson_runtime::{Container, Created, failpoint};
 
 use crate::metrics::Role;
 use crate::outcome::{Message, Outcome, StartError};
@@ -31,6 +31,11 @@ impl Worker {
             ?action,
             "step"
         );
+        if cfg!(debug_assertions) {
+            let step = format!("{action:?}");
+            let name = step.split(|c: char| !c.is_alphanumeric()).next();
+            failpoint::pass(name.unwrap_or_default());
+        }
         match action {
             Action::CreateCgroup => self.create_cgroup(),
             Action::MaterializeVolumes => {
@@ -125,6 +130,7 @@ impl Worker {
                     .sandbox_create(&uid, &options)
                     .await
                     .map_err(|e| chain(&e))?;
+                failpoint::pass("namespaces made");
                 let network = async {
                     let Some(netns) = &made.netns else {
                         return Ok(shared.config.node_ips.clone());
@@ -139,6 +145,7 @@ impl Worker {
                     }
                 };
                 let (ips, ()) = tokio::try_join!(network, processes)?;
+                failpoint::pass("network added");
                 let created = files::sandbox_created(&shared, &uid);
                 Ok((Sandbox { created, ips }, made.netns))
             };
@@ -164,6 +171,7 @@ impl Worker {
                 .del(&Attachment::from_pod(&pod, netns))
                 .await
                 .map_err(|e| chain(&e));
+            failpoint::pass("network removed");
             let namespaces = shared
                 .runtime
                 .sandbox_remove(&uid)
@@ -465,6 +473,7 @@ impl Worker {
         id: &str,
         result: Result<Container, StartError>,
     ) {
+        failpoint::pass("start ended");
         self.observed.busy.remove(name);
         let at = Timestamp::now();
         let role = Role::of(&self.pod, name);

@@ -22,6 +22,7 @@ mod disk;
 mod error;
 mod events;
 mod exec;
+pub mod failpoint;
 pub mod image;
 mod lease;
 mod model;

@@ -12,7 +12,7 @@ use crate::events::{Events, Feed};
 use crate::image::Known;
 use crate::lease::RunLease;
 use crate::shims::Shims;
-use crate::{container, exec, sys};
+use crate::{container, exec, failpoint, sys};
 
 /// A connection to containerd with everything that is needed to run pods. Cheap to clone.
 #[derive(Clone)]
@@ -56,6 +56,7 @@ impl Runtime {
     /// Connects to containerd, waiting for its socket with back-off (50 ms to 2 s) for as long as
     /// the caller does, creates the namespace and follows its events.
     pub async fn connect(config: Config) -> Result<Runtime, Error> {
+        failpoint::arm(&config.run_dir);
         exec::sweep(&config.run_dir);
         let runtime = Self::open(config).await?;
         if runtime.inner.oom_floor > -1000 {

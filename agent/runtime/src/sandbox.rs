@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{FsType, NSFS_MAGIC, TMPFS_MAGIC, statfs};
 
 use crate::error::{Error, Errors};
+use crate::failpoint;
 use crate::model::{Namespace, Namespaces};
 use crate::runtime::Runtime;
 use crate::sys;
@@ -132,6 +133,7 @@ impl Runtime {
         if !options.host_ipc {
             mount_shm(&dir.join(SHM))?;
         }
+        failpoint::pass("shared memory mounted");
         if !pins.is_empty() {
             let (options, thread_dir) = (options.clone(), dir.clone());
             on_thread(uid, move || make(&thread_dir, &pins, &options)).await?;

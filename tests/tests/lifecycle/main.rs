@@ -133,6 +133,110 @@ fn shims_are_shared() {
     });
 }
 
+/// The agent ends at every step of a pod's start and end that can be told apart, each time for good; the pod ends right
+/// and nothing is left. The first list is passed while a pod starts, the second while it ends.
+const POINTS: [&[&str]; 2] = [
+    &[
+        "CreateCgroup",
+        "MaterializeVolumes",
+        "CreateSandbox",
+        "shared memory mounted",
+        "namespaces made",
+        "network added",
+        "EnsureImage",
+        "CreateContainer",
+        "snapshot prepared",
+        "container created",
+        "task created",
+        "start noted",
+        "task started",
+        "start ended",
+    ],
+    &[
+        "KillContainer",
+        "RemoveContainer",
+        "task deleted",
+        "container deleted",
+        "snapshot removed",
+        "RemoveSandbox",
+        "network removed",
+        "TeardownVolumes",
+        "RemoveCgroup",
+        "DeletePod",
+        "RemoveLogs",
+    ],
+];
+
+#[test]
+fn killed_at_every_step() {
+    let bed = Bed::split(&[]);
+    let node = &bed.nodes[1];
+    let pod = |n: usize| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: point-{n}}}
+spec:
+  nodeName: {}
+  terminationGracePeriodSeconds: 1
+  volumes: [{{name: data, emptyDir: {{medium: Memory}}}}, {{name: root, configMap: {{name: kube-root-ca.crt}}}}]
+  initContainers: [{{name: first, image: '{ECHO}', command: [sh, -c, 'exit 0']}}]
+  containers:
+  - name: main
+    image: '{ECHO}'
+    ports: [{{containerPort: 8080, hostPort: {}}}]
+    volumeMounts: [{{name: data, mountPath: /data}}, {{name: root, mountPath: /root-ca}}]
+"#,
+            node.name,
+            9000 + n
+        )
+    };
+    // What is there once for all pods is there before.
+    bed.apply(&pod(99));
+    bed.kubectl("wait pod point-99 --for=condition=Ready --timeout=60s");
+    bed.kubectl("delete pod point-99 --timeout=60s");
+    let before = Snapshot::of(node);
+    let arm = |point: &str| node.sh(&format!("echo '{point}' >/run/keelson/failpoint"));
+    let died = |point: &str| {
+        eventually(&format!("the agent ends at {point:?}"), secs(60), || {
+            anyhow::ensure!(node.alive().is_err(), "it lives");
+            Ok(())
+        });
+        node.forget();
+        node.start_again();
+    };
+    let [starts, ends] = POINTS;
+    for n in 0..starts.len().max(ends.len()) {
+        if let Some(point) = starts.get(n) {
+            arm(point);
+        }
+        bed.apply(&pod(n));
+        if let Some(point) = starts.get(n) {
+            died(point);
+        }
+        bed.kubectl(&format!(
+            "wait pod point-{n} --for=condition=Ready --timeout=60s"
+        ));
+        let count = "-o jsonpath='{.status.containerStatuses[0].restartCount}'";
+        let restarts = bed.kubectl(&format!("get pod point-{n} {count}"));
+        assert_eq!(restarts, "0", "{:?}", starts.get(n));
+        if let Some(point) = ends.get(n) {
+            arm(point);
+        }
+        bed.kubectl(&format!("delete pod point-{n} --wait=false"));
+        if let Some(point) = ends.get(n) {
+            died(point);
+        }
+        bed.kubectl(&format!("wait pod point-{n} --for=delete --timeout=60s"));
+    }
+    eventually("nothing is left of them", secs(60), || {
+        let diff = before.diff(&Snapshot::of(node), &[]);
+        anyhow::ensure!(diff.is_empty(), "{diff}");
+        Ok(())
+    });
+}
+
 fn deploy(bed: &Bed) {
     bed.apply(&format!(
         r"

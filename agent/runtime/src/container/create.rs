@@ -13,6 +13,7 @@ use prost_types::Any;
 use super::{id, label};
 use crate::client::{Lease, QUICK, ask, or_absent, or_exists};
 use crate::error::Error;
+use crate::failpoint;
 use crate::image::Image;
 use crate::model::{ContainerSpec, Handler};
 use crate::runtime::Runtime;
@@ -58,6 +59,7 @@ impl Runtime {
     ) -> Result<Created, Error> {
         let id = id(&spec.pod.uid, &spec.name, spec.attempt);
         let rootfs = self.prepare(&id, &image.top_snapshot).await?;
+        failpoint::pass("snapshot prepared");
         let object = self.describe(&id, spec, image, &rootfs)?;
         let message = CreateContainerRequest {
             container: Some(object),
@@ -69,6 +71,7 @@ impl Runtime {
             "create container",
             &id
         ))?;
+        failpoint::pass("container created");
         let object = made.and_then(|answer| answer.container);
         let fresh = object.map(|object| Fresh { object, rootfs });
         Ok(Created { id, fresh })

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use super::{Container, Created, label};
 use crate::client::{QUICK, TASK, ask, call, ended, or_absent};
 use crate::error::{Error, Errors};
+use crate::failpoint;
 use crate::runtime::Runtime;
 
 /// How long a killed process may take to be gone: uninterruptible I/O.
@@ -45,8 +46,11 @@ impl Runtime {
                 self.create_task(&object, rootfs).await?;
             }
         }
+        failpoint::pass("task created");
         self.note_start(id)?;
+        failpoint::pass("start noted");
         let pid = self.start_task(id).await?;
+        failpoint::pass("task started");
         let mut task = Task {
             pid,
             ..Task::default()
@@ -159,6 +163,7 @@ impl Runtime {
     pub async fn container_remove(&self, id: &str) -> Result<(), Error> {
         let mut errors = Errors::default();
         errors.note(self.delete_task(id).await);
+        failpoint::pass("task deleted");
         let message = DeleteContainerRequest { id: id.to_owned() };
         let deleted = ask!(
             self.client(),
@@ -168,7 +173,9 @@ impl Runtime {
             id
         );
         errors.note(or_absent(deleted));
+        failpoint::pass("container deleted");
         errors.note(self.remove_snapshot(id).await);
+        failpoint::pass("snapshot removed");
         errors.note(self.container_forget(id));
         errors.finish()
     }
