@@ -207,3 +207,112 @@ pub fn details(spec: &PodSpec, generation: Option<i64>, error: &str) -> String {
     }
     text.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn spec(value: Value) -> PodSpec {
+        serde_json::from_value(value).expect("a spec")
+    }
+
+    fn asks(cpu: &str, memory: &str) -> Value {
+        json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]})
+    }
+
+    #[test]
+    fn decisions() {
+        let allocatable =
+            [("cpu", "4"), ("memory", "4Gi")].map(|(k, v)| (k.to_owned(), Quantity(v.into())));
+        let allocatable = allocatable.into();
+        let other = spec(asks("1", "1Gi"));
+        let deferred =
+            |text: &str| Decision::Deferred(format!("Node didn't have enough resource: {text}"));
+        let never =
+            |text: &str| Decision::Infeasible(format!("Node didn't have enough capacity: {text}"));
+        let rows = [
+            ("fits", asks("3", "1Gi"), Decision::Fits),
+            ("fits to the last", asks("3", "3Gi"), Decision::Fits),
+            (
+                "not beside the other",
+                asks("3500m", "1Gi"),
+                deferred("cpu, requested: 3500, used: 1000, capacity: 4000"),
+            ),
+            (
+                "memory not beside the other",
+                asks("1", "4Gi"),
+                deferred("memory, requested: 4294967296, used: 1073741824, capacity: 4294967296"),
+            ),
+            (
+                "never",
+                asks("5", "1Gi"),
+                never("cpu, requested: 5000, capacity: 4000"),
+            ),
+            (
+                "never, memory",
+                asks("1", "5Gi"),
+                never("memory, requested: 5368709120, capacity: 4294967296"),
+            ),
+        ];
+        for (name, value, want) in rows {
+            assert_eq!(
+                decide(&spec(value), &[&other], &allocatable),
+                want,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn restarts_by_policy() {
+        let policy =
+            |name: &str, policy: &str| json!({"resourceName": name, "restartPolicy": policy});
+        let figures = |cpu: &str, memory: &str| -> ResourceRequirements {
+            let all = json!({"requests": {"cpu": cpu, "memory": memory}});
+            serde_json::from_value(all).expect("resources")
+        };
+        let from = figures("1", "1Gi");
+        let rows = [
+            ("no policy", json!([]), figures("2", "1Gi"), false),
+            (
+                "cpu, not required",
+                json!([policy("cpu", "NotRequired")]),
+                figures("2", "1Gi"),
+                false,
+            ),
+            (
+                "cpu",
+                json!([policy("cpu", "RestartContainer")]),
+                figures("2", "1Gi"),
+                true,
+            ),
+            (
+                "cpu is the same",
+                json!([policy("cpu", "RestartContainer")]),
+                figures("1000m", "2Gi"),
+                false,
+            ),
+            (
+                "memory",
+                json!([policy("memory", "RestartContainer")]),
+                figures("1", "2Gi"),
+                true,
+            ),
+            (
+                "one of both",
+                json!([
+                    policy("cpu", "NotRequired"),
+                    policy("memory", "RestartContainer")
+                ]),
+                figures("2", "2Gi"),
+                true,
+            ),
+        ];
+        for (name, policies, to, want) in rows {
+            let c = json!({"name": "a", "resizePolicy": policies});
+            let c: Container = serde_json::from_value(c).expect("a container");
+            assert_eq!(restarts(&c, &from, &to), want, "{name}");
+        }
+    }
+}

@@ -265,6 +265,7 @@ fn spare(spec: &PodSpec) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn container_with(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> Container {
         let list = |l: &[(&str, &str)]| {
@@ -400,6 +401,85 @@ mod tests {
             let spec = spec(vec![c.clone()]);
             assert_eq!(oom_score_adj(&spec, &c, 4 * gib), want, "{name}");
         }
+    }
+
+    #[test]
+    fn figures_of_pods() {
+        // name, spec, shares, quota, memory
+        let gib = 1_i64 << 30;
+        let rows = [
+            (
+                "nothing",
+                json!({"containers": [{"name": "a"}]}),
+                2,
+                None,
+                None,
+            ),
+            (
+                "its own request",
+                json!({"resources": {"requests": {"cpu": "2"}}, "containers": [{"name": "a"}]}),
+                2048,
+                None,
+                None,
+            ),
+            (
+                "its own limits",
+                json!({"resources": {"limits": {"cpu": "2", "memory": "1Gi"}}, "containers": [{"name": "a"}]}),
+                2048,
+                Some(200_000),
+                Some(gib),
+            ),
+            (
+                "its own limit wins over its containers'",
+                json!({"resources": {"limits": {"memory": "2Gi"}},
+                    "containers": [{"name": "a", "resources": {"limits": {"memory": "1Gi"}}}]}),
+                2,
+                None,
+                Some(2 * gib),
+            ),
+            (
+                "its own request wins over its containers'",
+                json!({"resources": {"requests": {"cpu": "2"}},
+                    "containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]}),
+                2048,
+                None,
+                None,
+            ),
+            (
+                "with overhead",
+                json!({"overhead": {"cpu": "1", "memory": "1Gi"},
+                    "containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]}),
+                2048,
+                Some(200_000),
+                Some(2 * gib),
+            ),
+            (
+                "overhead limits nothing by itself",
+                json!({"overhead": {"cpu": "1", "memory": "1Gi"},
+                    "containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]}),
+                2048,
+                None,
+                None,
+            ),
+        ];
+        for (name, value, shares, quota, memory) in rows {
+            let spec: PodSpec = serde_json::from_value(value).expect("a spec");
+            let want = Figures {
+                cpu_shares: Some(shares),
+                cpu_quota: quota,
+                cpu_period: quota.map(|_| PERIOD),
+                memory_limit: memory,
+                pids_limit: None,
+            };
+            assert_eq!(pod(&spec, None), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn spare_memory_of_a_pod_is_its_containers() {
+        let own = json!({"resources": {"requests": {"memory": "2Gi"}}, "containers": [{"name": "a"}, {"name": "b"}]});
+        let spec: PodSpec = serde_json::from_value(own).expect("a spec");
+        assert_eq!(oom_score_adj(&spec, &spec.containers[0], 4 << 30), 750);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Restart rules, runtime handlers, and what this node cannot do.
 
 use keelson_tests::Bed;
-use keelson_tests::images::ECHO;
+use keelson_tests::images::{ECHO, ECHO2};
 
 use crate::life::{pod, status, until};
 
@@ -44,19 +44,20 @@ pub(crate) fn restart_rules(bed: &Bed) {
         &format!("restartPolicy: Never, containers: [{{name: c, image: '{ECHO}'}}]"),
     );
     bed.kubectl("wait pod renewed --for=condition=Ready --timeout=60s");
-    bed.kubectl("set image pod/renewed c=docker.io/library/none:1");
-    until(
-        bed,
-        "renewed",
-        "containerStatuses[0].state.waiting.reason",
-        |r| !r.is_empty(),
-    );
-    assert_eq!(status(bed, "renewed", "phase"), "Running");
-    bed.kubectl(&format!("set image pod/renewed c={ECHO}"));
+    bed.kubectl(&format!("set image pod/renewed c={ECHO2}"));
     until(bed, "renewed", "containerStatuses[0].restartCount", |n| {
         n == "1"
     });
-    bed.kubectl("delete pod rules renewed");
+    until(bed, "renewed", "containerStatuses[0].image", |i| i == ECHO2);
+    bed.kubectl("wait pod renewed --for=condition=Ready --timeout=60s");
+    // What this node cannot do is said.
+    pod(
+        bed,
+        "users",
+        &format!("hostUsers: false, containers: [{{name: c, image: '{ECHO}'}}]"),
+    );
+    bed.wait_contains("describe pod users", "does not support user namespaces");
+    bed.kubectl("delete pod rules renewed users");
 }
 
 const WRAPPER: &str = r#"

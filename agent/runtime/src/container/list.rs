@@ -44,14 +44,10 @@ impl Runtime {
 
     /// One of our containers.
     pub async fn container(&self, id: &str) -> Result<Option<Container>, Error> {
-        let Some(object) = self.object(id).await? else {
-            return Ok(None);
-        };
-        if !object.labels.contains_key(label::KIND) {
-            return Ok(None);
-        }
-        let task = self.task(id).await?;
-        Ok(Some(self.read(&object, task.as_ref())))
+        // Both at once: an exit is to be seen without delay.
+        let (object, task) = tokio::try_join!(self.object(id), self.task(id))?;
+        let object = object.filter(|o| o.labels.contains_key(label::KIND));
+        Ok(object.map(|object| self.read(&object, task.as_ref())))
     }
 
     /// A container's task, if it has one.

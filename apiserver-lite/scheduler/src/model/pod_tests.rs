@@ -121,3 +121,42 @@ fn keys_of_the_pods_own_labels_join_the_selector() {
         BTreeSet::from(["ns".into()])
     );
 }
+
+#[test]
+fn a_resize_counts_the_largest_until_it_is_done() {
+    let resized = |conditions: Value, allocated: &str, has: &str| {
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns"},
+            "spec": {"containers": [{"name": "a", "resources": asks("2", "1Gi")}]},
+            "status": {"conditions": conditions, "containerStatuses": [{"name": "a", "image": "", "imageID": "",
+                "ready": true, "restartCount": 0, "allocatedResources": {"cpu": allocated, "memory": "1Gi"},
+                "resources": asks(has, "1Gi")}]}});
+        Pod::parse(&serde_json::from_value(pod).expect("a pod"))
+            .requests
+            .cpu
+    };
+    let pending =
+        |reason: &str| json!([{"type": "PodResizePending", "status": "True", "reason": reason}]);
+    let cases = [
+        ("done", json!([]), "2", "2", 2000),
+        ("wanted is more", pending("Deferred"), "1", "1", 2000),
+        (
+            "wanted is impossible",
+            pending("Infeasible"),
+            "1",
+            "1",
+            1000,
+        ),
+        ("promised is more", json!([]), "3", "2", 3000),
+        ("what it has is more", json!([]), "2", "4", 4000),
+        (
+            "impossible, and still shrinking",
+            pending("Infeasible"),
+            "1",
+            "1500m",
+            1500,
+        ),
+    ];
+    for (name, conditions, allocated, has, want) in cases {
+        assert_eq!(resized(conditions, allocated, has), want, "{name}");
+    }
+}
