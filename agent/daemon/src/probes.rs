@@ -25,7 +25,7 @@ const OUTPUT_MAX: usize = 10 << 10;
 struct Run {
     attempt: u32,
     startup_passed: watch::Sender<bool>,
-    _tasks: Vec<AbortOnDropHandle<()>>,
+    tasks: Vec<(Kind, AbortOnDropHandle<()>)>,
 }
 
 /// All probes of a pod.
@@ -66,6 +66,10 @@ impl Probes {
         let mut started = Vec::new();
         self.runs
             .retain(|name, run| running(name).is_some_and(|(attempt, ..)| attempt == run.attempt));
+        if ending {
+            let tasks = self.runs.values_mut().map(|r| &mut r.tasks);
+            tasks.for_each(|t| t.retain(|(kind, _)| *kind == Kind::Readiness));
+        }
         let spec = pod.spec.as_ref();
         let all = spec
             .into_iter()
@@ -124,14 +128,13 @@ impl Probes {
                 tx: self.tx.clone(),
                 gate: startup_passed.subscribe(),
             };
-            tasks.push(AbortOnDropHandle::new(tokio::spawn(
-                task.run(State::new(kind, timing, since)),
-            )));
+            let task = tokio::spawn(task.run(State::new(kind, timing, since)));
+            tasks.push((kind, AbortOnDropHandle::new(task)));
         }
         Run {
             attempt,
             startup_passed,
-            _tasks: tasks,
+            tasks,
         }
     }
 

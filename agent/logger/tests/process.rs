@@ -89,3 +89,40 @@ fn without_its_descriptors_it_says_so() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("descriptor 3 was not handed over"), "{text}");
 }
+
+#[test]
+fn a_holder_reaps_and_stays() {
+    // The child becomes the holder's, as an orphan's parent is process 1.
+    let script = "sleep 0.1 & exec \"$0\" hold";
+    let mut holder = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_keelson-logger")])
+        .spawn()
+        .unwrap();
+    let pid = holder.id();
+    let children = || {
+        let of = |entry: fs::DirEntry| {
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            let (_, rest) = stat.rsplit_once(") ")?;
+            let parent = rest.split(' ').nth(1)?.parse().ok()?;
+            (pid == parent).then_some(())
+        };
+        fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(of)
+            .count()
+    };
+    for _ in 0..500 {
+        if children() == 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(children(), 0, "a child is left");
+    let pid = Pid::from_raw(pid.cast_signed());
+    kill(pid, Signal::SIGTERM).unwrap();
+    kill(pid, Signal::SIGINT).unwrap();
+    assert!(holder.try_wait().unwrap().is_none());
+    kill(pid, Signal::SIGKILL).unwrap();
+    holder.wait().unwrap();
+}

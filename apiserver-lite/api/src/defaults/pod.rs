@@ -37,7 +37,7 @@ fn resize_policy(c: &mut Value) {
         let has = |list: &&str| !at(c, &format!("/resources/{list}/{name}")).is_null();
         let said = items(c, "/resizePolicy");
         let said = said.iter().any(|p| text(p, "/resourceName") == name);
-        if said || !figures.iter().any(|list| has(list)) {
+        if said || !figures.iter().any(has) {
             continue;
         }
         let policy = json!({"resourceName": name, "restartPolicy": "NotRequired"});
