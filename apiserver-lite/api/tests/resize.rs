@@ -34,7 +34,7 @@ fn restart_rules() {
             "another action",
             json!({"restartPolicy": "Never", "restartPolicyRules": [rule("Stop", "In")]}),
             &[
-                "spec.containers[0].restartPolicyRules[0].action: Unsupported value: \"Stop\": supported values: \"Restart\"",
+                "spec.containers[0].restartPolicyRules[0].action: Unsupported value: \"Stop\": supported values: \"Restart\", \"RestartAllContainers\"",
             ],
         ),
         (

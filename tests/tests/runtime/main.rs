@@ -37,6 +37,7 @@ fn pods() {
     suite.step("ephemeral containers", || beside::debug(&bed));
     suite.step("shared processes", || beside::shared_processes(&bed));
     suite.step("restart rules", || rules::restart_rules(&bed));
+    suite.step("restart rules: all containers", || rules::all_again(&bed));
     suite.step("resize in place", || resize::in_place(&bed));
     suite.step("resize by a restart", || resize::restarted(&bed));
     suite.step("resources of pods", || resize::of_pods(&bed));

@@ -60,6 +60,32 @@ pub(crate) fn restart_rules(bed: &Bed) {
     bed.kubectl("delete pod rules renewed users");
 }
 
+pub(crate) fn all_again(bed: &Bed) {
+    let script =
+        "if [ -e /v/again ]; then exec sleep infinity; fi; echo >/v/again; sleep 1; exit 9";
+    let rule = "restartPolicy: Never, restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [9]}}]";
+    let init =
+        "command: [/bin/sh, -c, 'echo x >>/v/inits'], volumeMounts: [{name: v, mountPath: /v}]";
+    pod(
+        bed,
+        "again",
+        &format!(
+            "restartPolicy: Never, volumes: [{{name: v, emptyDir: {{}}}}], initContainers: [{{name: i, image: '{ECHO}', {init}}}], containers: [{{name: a, image: '{ECHO}', command: [/bin/sh, -c, '{script}'], volumeMounts: [{{name: v, mountPath: /v}}], {rule}}}, {{name: b, image: '{ECHO}'}}]"
+        ),
+    );
+    until(bed, "again", "containerStatuses[*].restartCount", |n| {
+        n == "1 1"
+    });
+    bed.kubectl("wait pod again --for=condition=Ready --timeout=60s");
+    assert_eq!(
+        bed.kubectl("exec again -c a -- cat /v/inits"),
+        "x\nx\n",
+        "the init container ran again, in the same volume"
+    );
+    assert_eq!(status(bed, "again", "phase"), "Running");
+    bed.kubectl("delete pod again");
+}
+
 const WRAPPER: &str = r#"
 mkdir -p /var/lib/wrapped
 cat >/var/lib/wrapped/runc <<'END'

@@ -27,7 +27,7 @@ pub(super) fn steps(ctx: &Context<'_>, c: &Container, role: Role, plan: &mut Pla
     // An ephemeral one does not come again with a new sandbox.
     let known = match role {
         Role::Ephemeral => ctx.observed.latest(&c.name),
-        Role::Init | Role::App => ctx.observed.current(&c.name),
+        Role::Init | Role::App => ctx.current(&c.name),
     };
     let Some(attempt) = known else {
         if !is_over(ctx, c, role) {
@@ -68,7 +68,9 @@ pub(crate) fn again(ctx: &Context<'_>, c: &Container, role: Role, run: &Attempt)
 /// Whether an app container's last run, in a sandbox that is gone, was its last.
 pub(crate) fn is_over(ctx: &Context<'_>, c: &Container, role: Role) -> bool {
     let last = ctx.observed.latest(&c.name).filter(|_| role == Role::App);
-    last.is_some_and(|run| run.exit_code().is_some() && !again(ctx, c, role, run))
+    last.is_some_and(|run| {
+        run.exit_code().is_some() && !ctx.is_past(run) && !again(ctx, c, role, run)
+    })
 }
 
 /// When a container that ended may start again; `None`: now. What the agent itself ended does not wait.

@@ -28,7 +28,7 @@ pub(super) fn steps(ctx: &Context<'_>, plan: &mut Plan) -> bool {
 
 /// Whether the next one may run: a plain init container has succeeded, a sidecar has started.
 fn is_past(ctx: &Context<'_>, c: &Container) -> bool {
-    let Some(attempt) = ctx.observed.current(&c.name) else {
+    let Some(attempt) = ctx.current(&c.name) else {
         return false;
     };
     match attempt.state {

@@ -10,6 +10,7 @@
 //! A step that was taken shows in the next observation, so the same observation gives the same plan and
 //! a plan without actions is the end of the way.
 
+pub(crate) mod all;
 pub(crate) mod container;
 mod init;
 pub(crate) mod resize;
@@ -23,7 +24,7 @@ use crate::action::{Action, Plan};
 use crate::ephemeral;
 use crate::event;
 use crate::eviction::{self, Eviction};
-use crate::observed::{Observed, Stage};
+use crate::observed::{Attempt, Observed, Stage};
 use crate::status;
 
 pub use restart::should_restart;
@@ -56,18 +57,39 @@ pub(crate) struct Context<'a> {
     pub(crate) spec: &'a PodSpec,
     pub(crate) observed: &'a Observed,
     pub(crate) now: Timestamp,
+    /// When a container ended that has all started again: runs made before are of the past.
+    pub(crate) epoch: Option<Timestamp>,
+}
+
+impl<'a> Context<'a> {
+    fn new(pod: &'a Pod, spec: &'a PodSpec, observed: &'a Observed, now: Timestamp) -> Self {
+        let ends = all::triggers(spec, observed).map(|(_, _, at)| at);
+        Self {
+            pod,
+            spec,
+            observed,
+            now,
+            epoch: ends.max(),
+        }
+    }
+
+    /// Whether a run was made before all were to start again.
+    pub(crate) fn is_past(&self, run: &Attempt) -> bool {
+        self.epoch.is_some_and(|epoch| run.created < epoch)
+    }
+
+    /// The newest run that belongs to the present sandbox, and came after all were to start again.
+    pub(crate) fn current(&self, name: &str) -> Option<&'a Attempt> {
+        let run = self.observed.current(name);
+        run.filter(|a| a.is_running() || !self.is_past(a))
+    }
 }
 
 /// The next steps for a pod, its status, and when to look again.
 pub fn plan(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let empty = PodSpec::default();
-    let ctx = Context {
-        pod,
-        spec: pod.spec.as_ref().unwrap_or(&empty),
-        observed,
-        now,
-    };
+    let ctx = Context::new(pod, pod.spec.as_ref().unwrap_or(&empty), observed, now);
     let goal = goal(&ctx, &mut plan);
     match goal {
         Goal::Run => run(&ctx, &mut plan),
@@ -145,6 +167,9 @@ fn run(ctx: &Context<'_>, plan: &mut Plan) {
     if !(cgroup && volumes && sandbox) {
         return;
     }
+    if all::steps(ctx, plan) {
+        return;
+    }
     for c in ephemeral::containers(ctx.spec) {
         container::steps(ctx, &c, container::Role::Ephemeral, plan);
     }
@@ -155,6 +180,10 @@ fn run(ctx: &Context<'_>, plan: &mut Plan) {
         }
     }
     resize::steps(ctx, plan);
+    // What began a restart of all is kept until all have come again.
+    if all::in_progress(ctx) {
+        return;
+    }
     for (name, attempts) in &observed.containers {
         container::prune(ctx, name, attempts, plan);
     }
@@ -181,7 +210,7 @@ pub(crate) fn app_was_made(ctx: &Context<'_>) -> bool {
     ctx.spec
         .containers
         .iter()
-        .any(|c| ctx.observed.current(&c.name).is_some())
+        .any(|c| ctx.current(&c.name).is_some())
 }
 
 #[cfg(test)]

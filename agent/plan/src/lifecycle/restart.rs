@@ -13,9 +13,8 @@ pub fn should_restart(spec: &PodSpec, container: &Container, init: bool, code: i
     if init && code == 0 {
         return false;
     }
-    let rules = container.restart_policy_rules.iter().flatten();
-    if let Some(rule) = rules.into_iter().find(|r| matches(r, code)) {
-        return matches!(rule.action.as_str(), "Restart" | "RestartAllContainers");
+    if let Some(rule) = rule(container, code) {
+        return matches!(rule.action.as_str(), "Restart" | ALL);
     }
     let policy = container
         .restart_policy
@@ -26,6 +25,19 @@ pub fn should_restart(spec: &PodSpec, container: &Container, init: bool, code: i
         "OnFailure" => code != 0,
         _ => true,
     }
+}
+
+/// The action that restarts the whole pod in place (KEP-5532).
+const ALL: &str = "RestartAllContainers";
+
+/// Whether a container that ended with `code` has all containers started again.
+pub(super) fn restarts_all(container: &Container, code: i32) -> bool {
+    rule(container, code).is_some_and(|r| r.action == ALL)
+}
+
+fn rule(container: &Container, code: i32) -> Option<&ContainerRestartRule> {
+    let rules = container.restart_policy_rules.iter().flatten();
+    rules.into_iter().find(|r| matches(r, code))
 }
 
 fn matches(rule: &ContainerRestartRule, code: i32) -> bool {

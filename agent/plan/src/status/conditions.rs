@@ -31,7 +31,8 @@ impl Value {
 }
 
 /// The conditions this agent writes.
-pub const OURS: [&str; 7] = [
+pub const OURS: [&str; 8] = [
+    RESTARTING,
     PENDING,
     IN_PROGRESS,
     "PodReadyToStartContainers",
@@ -40,15 +41,21 @@ pub const OURS: [&str; 7] = [
     "ContainersReady",
     "PodScheduled",
 ];
+/// All containers start again (KEP-5532).
+const RESTARTING: &str = "AllContainersRestarting";
 pub(super) const PENDING: &str = "PodResizePending";
 pub(super) const IN_PROGRESS: &str = "PodResizeInProgress";
 
-/// A resize that waits, and one that is under way (KEP-1287); nothing is said when there is none.
-fn resize(ctx: &Context<'_>, phase: Option<&str>) -> Vec<(&'static str, Value)> {
+/// What is under way for a while: a restart of all, a resize that waits, and one that is made (KEP-1287); nothing is
+/// said when there is none.
+fn passing(ctx: &Context<'_>, phase: Option<&str>) -> Vec<(&'static str, Value)> {
     let mut all = Vec::new();
     let over = super::is_final(phase) || ctx.pod.metadata.deletion_timestamp.is_some();
     if over || ctx.observed.orphan {
         return all;
+    }
+    if crate::lifecycle::all::in_progress(ctx) {
+        all.push((RESTARTING, Value::yes()));
     }
     if let Some(pending) = &ctx.observed.pending {
         let value = Value {
@@ -86,7 +93,7 @@ pub(super) fn update(ctx: &Context<'_>, status: &mut PodStatus, refused: bool) {
         ("PodScheduled", Value::yes()),
     ];
     let old = status.conditions.take().unwrap_or_default();
-    let mut all: Vec<PodCondition> = resize(ctx, status.phase.as_deref())
+    let mut all: Vec<PodCondition> = passing(ctx, status.phase.as_deref())
         .into_iter()
         .chain(wanted)
         .map(|(name, v)| condition(ctx, name, v, &old))

@@ -16,7 +16,8 @@ pub(crate) fn wanted(ctx: &Context<'_>) -> &'static str {
     if init_failed(ctx) {
         return "Failed";
     }
-    if !app_was_made(ctx) && init_pending(ctx) {
+    // A pod that has run is not pending again while its init containers run once more.
+    if !has_run(ctx) && init_pending(ctx) {
         return "Pending";
     }
     apps(ctx)
@@ -72,15 +73,20 @@ fn init_containers<'a>(ctx: &'a Context<'_>) -> impl Iterator<Item = &'a Contain
 fn init_failed(ctx: &Context<'_>) -> bool {
     let mut plain = init_containers(ctx).filter(|c| !is_sidecar(c));
     plain.any(|c| {
-        let run = ctx.observed.current(&c.name);
+        let run = ctx.current(&c.name);
         run.is_some_and(|run| {
             run.exit_code().is_some_and(|code| code != 0) && !again(ctx, c, Role::Init, run)
         })
     })
 }
 
+fn has_run(ctx: &Context<'_>) -> bool {
+    let mut apps = ctx.spec.containers.iter();
+    apps.any(|c| ctx.observed.latest(&c.name).is_some())
+}
+
 fn init_pending(ctx: &Context<'_>) -> bool {
-    init_containers(ctx).any(|c| match ctx.observed.current(&c.name) {
+    init_containers(ctx).any(|c| match ctx.current(&c.name) {
         None => true,
         Some(a) if is_sidecar(c) => a.state == AttemptState::Created,
         Some(a) => a.exit_code() != Some(0),
@@ -90,7 +96,7 @@ fn init_pending(ctx: &Context<'_>) -> bool {
 fn apps(ctx: &Context<'_>) -> &'static str {
     let (mut running, mut waiting, mut stopped, mut succeeded, mut to_come) = (0, 0, 0, 0, 0);
     for c in &ctx.spec.containers {
-        let run = match ctx.observed.current(&c.name) {
+        let run = match ctx.current(&c.name) {
             // What ended for good in a sandbox that is gone has ended.
             None if is_over(ctx, c, Role::App) => ctx.observed.latest(&c.name),
             run => run,

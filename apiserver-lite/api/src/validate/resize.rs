@@ -34,7 +34,11 @@ pub(super) fn restart(c: &At<'_>, errs: &mut Errors) {
         errs.too_many(&rules.path, count, MOST_RULES);
     }
     for rule in c.items("restartPolicyRules") {
-        supported(&rule.child("action"), &["Restart"], errs);
+        supported(
+            &rule.child("action"),
+            &["Restart", "RestartAllContainers"],
+            errs,
+        );
         let codes = rule.child("exitCodes");
         if !codes.is_set() {
             errs.required(&codes, "must be specified");

@@ -6,7 +6,7 @@
 //!
 //! A pod is its restart policy, its containers (`i!` an init container, `s*` a sidecar) and fields of its spec. In
 //! braces stands what a container has: `start`, `live`, `ready` (probes; `live:3` with a grace of its own), `own=Never`,
-//! `rule=In:3,4`, `cpu=100m`, `limit=200m`, `memory=1Gi`, `restarts=cpu` (on a resize).
+//! `rule=In:3,4`, `all=In:3` (restarts all), `cpu=100m`, `limit=200m`, `memory=1Gi`, `restarts=cpu` (on a resize).
 
 use serde_json::{Value, json};
 
@@ -48,10 +48,16 @@ fn container(word: &str) -> (char, Value) {
                 }
             }
             "own" => c["restartPolicy"] = json!(value),
-            "rule" => {
+            "rule" | "all" => {
                 let (operator, codes) = value.split_once(':').expect("operator:codes");
+                let action = if key == "all" {
+                    "RestartAllContainers"
+                } else {
+                    "Restart"
+                };
                 let codes: Vec<i32> = codes.split(',').filter_map(|n| n.parse().ok()).collect();
-                let rule = json!({"action": "Restart", "exitCodes": {"operator": operator, "values": codes}});
+                let rule =
+                    json!({"action": action, "exitCodes": {"operator": operator, "values": codes}});
                 match c["restartPolicyRules"].as_array_mut() {
                     Some(rules) => rules.push(rule),
                     None => c["restartPolicyRules"] = json!([rule]),
