@@ -112,8 +112,12 @@ fn a_holder_reaps_and_stays() {
             .filter_map(of)
             .count()
     };
+    let holds = || {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+        line.is_ok_and(|l| l.ends_with("hold\0") && !l.starts_with("sh\0"))
+    };
     for _ in 0..500 {
-        if children() == 0 {
+        if holds() && children() == 0 {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
