@@ -1,10 +1,9 @@
 //! The holder of a shared PID namespace belongs to the sandbox: it comes and goes with it, and its end is the
 //! sandbox's.
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_agent_io::cni::Attachment;
-use keelson_agent_plan::{Failure, Stage, event};
+use keelson_agent_plan::{Stage, backoff, event};
 use keelson_runtime::{Container, Kind, Namespaces, PodRef, State};
 
 use crate::shared::{Shared, chain};
@@ -84,7 +83,8 @@ impl Worker {
         self.holder = true;
         let id = keelson_runtime::container::holder_id(&self.uid);
         self.shared.owners().insert(id, self.uid.clone());
-        let runs = found.is_some_and(|h| matches!(h.state, State::Running { .. }));
+        let state = found.map(|h| h.state);
+        let runs = matches!(state, Some(State::Running { .. }));
         let stands = self.observed.sandbox.ready().is_some();
         if runs || !stands {
             return;
@@ -92,14 +92,16 @@ impl Worker {
         tracing::warn!(
             pod = self.pod.metadata.name,
             uid = self.uid,
+            ?state,
             "holder of the pod's processes has ended"
         );
-        let now = Timestamp::now();
-        self.observed.sandbox = Stage::Failed(Failure {
-            reason: String::new(),
-            message: event::SANDBOX_CHANGED.into(),
-            at: now,
-            retry_at: now,
-        });
+        let message = event::SANDBOX_CHANGED.to_owned();
+        let mut failure = self.failure("holder", backoff::SANDBOX, "", message);
+        // The first time at once.
+        let again = self.backoffs.get("holder").map(|b| b.delay);
+        if again == Some(backoff::SANDBOX.initial) {
+            failure.retry_at = failure.at;
+        }
+        self.observed.sandbox = Stage::Failed(failure);
     }
 }
