@@ -119,7 +119,7 @@ mod tests {
             max_size: Some(10),
             max_files: 3,
         };
-        let at = |s| Timestamp::from_second(1_800_000_000 + s).expect("time");
+        let at = |s: i64| Timestamp::from_second(1_800_000_000 + s).expect("time");
         assert!(!rotate(&log, &policy, at(0)).expect("no log yet"));
         fs::write(dir.path().join("1.log"), "another's").expect("log");
         for n in 0..4 {

@@ -269,7 +269,8 @@ mod tests {
         ];
         let t = tracker(&images);
         let policy = Policy::default();
-        let rows: [(&str, &[&str], u64, i64, &[&str]); 7] = [
+        type Row<'a> = (&'a str, &'a [&'a str], u64, i64, &'a [&'a str]);
+        let rows: [Row<'_>; 7] = [
             ("nothing to free", &[], 0, 210, &[]),
             ("one is enough", &[], 10, 210, &["c"]),
             ("a byte more takes the next", &[], 11, 210, &["c", "b"]),
