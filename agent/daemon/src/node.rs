@@ -62,6 +62,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         lease: None,
     };
     let mut pressure = shared.pressure.subscribe();
+    // A node that was short before the agent started is not shown as well for a moment.
+    tokio::select! {
+        () = shared.shutdown.cancelled() => return,
+        _ = pressure.wait_for(Option::is_some) => {}
+    }
     loop {
         pressure.mark_unchanged();
         shared.metrics.turn();
@@ -147,7 +152,7 @@ impl Keeper {
         let roots = self.shared.roots.clone();
         let facts = tokio::task::spawn_blocking(move || io::read(&roots)).await??;
         let reserved = reserved(config, &facts);
-        let short = self.shared.pressure.borrow().clone();
+        let short = self.shared.pressure.borrow().clone().unwrap_or_default();
         let inputs = Inputs {
             addresses: config.node_ips.clone(),
             hostname: config.node_name.clone(),

@@ -90,8 +90,8 @@ pub(crate) struct Shared {
     preloaded: Mutex<BTreeSet<String>>,
     /// Images were removed: what the node shows is to be read again.
     pub(crate) images_stale: AtomicBool,
-    /// What the node is short of.
-    pub(crate) pressure: watch::Sender<Vec<Condition>>,
+    /// What the node is short of; `None` until it was looked at.
+    pub(crate) pressure: watch::Sender<Option<Vec<Condition>>>,
     /// Whether services are known yet: containers' environments need them.
     pub(crate) services_known: watch::Sender<bool>,
     /// This node as it is in the API.
@@ -131,7 +131,7 @@ impl Shared {
             imported: watch::Sender::new(config.images_dir.is_none()),
             preloaded: Mutex::default(),
             images_stale: AtomicBool::new(false),
-            pressure: watch::Sender::new(Vec::new()),
+            pressure: watch::Sender::new(None),
             services_known: watch::Sender::new(false),
             node: watch::Sender::new(None),
             entries: Mutex::default(),

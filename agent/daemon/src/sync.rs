@@ -283,7 +283,7 @@ impl Sync {
                 .unwrap_or_default(),
             allocatable: self.shared.allocatable(),
             unsafe_sysctls: self.shared.config.allowed_unsafe_sysctls.clone(),
-            pressure: self.shared.pressure.borrow().clone(),
+            pressure: self.shared.pressure.borrow().clone().unwrap_or_default(),
         };
         let Err(refusal) = admit::admit(pod, &specs, &node) else {
             return status;

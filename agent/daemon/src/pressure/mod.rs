@@ -58,10 +58,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             if evicted.is_empty() {
                 tokio::time::sleep(shared.config.eviction.period).await;
             }
-            for (grace, end) in evicted {
-                // One that does not end is logged by its worker; the node cannot wait for it.
-                let _ = tokio::time::timeout(grace + CLEANUP, end).await;
-            }
+            // One that does not end is logged by its worker; the node cannot wait for it.
+            let ends = evicted
+                .into_iter()
+                .map(|(grace, end)| tokio::time::timeout(grace + CLEANUP, end));
+            futures::future::join_all(ends).await;
         };
         tokio::select! {
             () = shared.shutdown.cancelled() => return,
@@ -122,6 +123,8 @@ impl Manager {
             Ok(seen) => seen,
             Err(error) => {
                 tracing::warn!(error, "the node's figures cannot be read");
+                let known = self.shared.pressure.borrow().clone();
+                self.publish(known.unwrap_or_default());
                 return Vec::new();
             }
         };
@@ -151,22 +154,27 @@ impl Manager {
         self.evict_one(threshold, &seen).await.into_iter().collect()
     }
 
-    /// Lets the node's keeper, admission and people know.
+    /// Lets the node's keeper, admission and people know of a change.
     fn publish(&self, now: Vec<Condition>) {
-        let before = self.shared.pressure.send_replace(now.clone());
+        let before = self.shared.pressure.borrow().clone();
+        if before.as_ref() == Some(&now) {
+            return;
+        }
+        self.shared.pressure.send_replace(Some(now.clone()));
+        let before = before.unwrap_or_default();
         let node = &self.shared.config.node_name;
         let tell = |condition: &Condition, begins| {
             tracing::info!(%condition, begins, "pressure on the node");
-            self.shared
-                .events
-                .node(node, text::condition(node, *condition, begins));
+            let event = text::condition(node, *condition, begins);
+            self.shared.events.node(node, event);
         };
+        let missing = |of: &[Condition], c: &Condition| !of.contains(c);
         now.iter()
-            .filter(|c| !before.contains(c))
+            .filter(|c| missing(&before, c))
             .for_each(|c| tell(c, true));
         before
             .iter()
-            .filter(|c| !now.contains(c))
+            .filter(|c| missing(&now, c))
             .for_each(|c| tell(c, false));
     }
 

@@ -29,7 +29,8 @@ use crate::static_pod;
 /// What is watched, in the order in which several crossed thresholds are acted on: memory first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Signal {
-    /// Memory of the machine.
+    /// Memory of the machine that could be had without swapping: what the kernel says (`MemAvailable`), not the
+    /// kubelet's sum, which counts active page cache as used.
     MemoryAvailable,
     /// Memory left below the limit of all pods' cgroup.
     AllocatableMemoryAvailable,
