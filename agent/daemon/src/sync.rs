@@ -155,6 +155,9 @@ pub(crate) async fn pods(shared: Arc<Shared>) {
     else {
         return;
     };
+    if let Err(error) = shared.runtime.containers_sweep(&found) {
+        tracing::warn!(error = %chain(&error), "files of containers that are gone stay");
+    }
     // Static pods need no API.
     let mut found = group(found);
     let mut statics = Statics::new(shared.clone());

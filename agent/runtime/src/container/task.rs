@@ -1,6 +1,7 @@
 //! The process side of a container: start, signal, remove.
 
 use std::collections::HashMap;
+use std::fs;
 use std::time::Duration;
 
 use containerd_client::services::v1::{
@@ -185,6 +186,22 @@ impl Runtime {
         let mut errors = Errors::default();
         errors.note(self.forget_streams(id));
         errors.note(self.forget_start(id));
+        errors.finish()
+    }
+
+    /// Removes the files of containers that are not among these, which are all there are: an agent that was killed
+    /// while it removed a container has left them. Only while no container is being made.
+    pub fn containers_sweep(&self, all: &[Container]) -> Result<(), Error> {
+        let mut errors = Errors::default();
+        for dir in ["io", "started"] {
+            let entries = fs::read_dir(self.config().run_dir.join(dir));
+            let names = entries.into_iter().flatten().flatten();
+            for id in names.filter_map(|e| e.file_name().into_string().ok()) {
+                if !all.iter().any(|c| c.id == id) {
+                    errors.note(self.container_forget(&id));
+                }
+            }
+        }
         errors.finish()
     }
 
