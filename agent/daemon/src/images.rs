@@ -1,11 +1,8 @@
 //! Images: archives imported at start, and pulls.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared as Awaited};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use keelson_agent_plan::pull::{self, Decision};
@@ -14,6 +11,7 @@ use keelson_runtime::{Auth, Image};
 use tokio::sync::Semaphore;
 
 use crate::credentials::{self, Credential};
+use crate::once::Once;
 use crate::shared::{Shared, chain};
 
 /// Imports every archive of the directory; one that fails is reported and the others go on.
@@ -173,12 +171,10 @@ struct Done {
     took: SignedDuration,
 }
 
-type Running = Awaited<BoxFuture<'static, Result<Done, String>>>;
-
 /// The pulls of this node: so many at a time, and one for all who ask for the same image with the same credentials.
 pub(crate) struct Pulls {
     slots: Semaphore,
-    running: Mutex<BTreeMap<Asked, Running>>,
+    running: Once<Asked, Done>,
 }
 
 impl Pulls {
@@ -186,37 +182,15 @@ impl Pulls {
     pub(crate) fn new(parallel: usize) -> Pulls {
         Pulls {
             slots: Semaphore::new(parallel.max(1)),
-            running: Mutex::default(),
+            running: Once::default(),
         }
     }
 
     async fn pull(&self, shared: &Arc<Shared>, asked: Asked) -> Result<Done, String> {
-        let running = {
-            let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            let start = || begin(shared.clone(), asked.clone());
-            all.entry(asked.clone()).or_insert_with(start).clone()
-        };
-        running.await
+        let (shared, what) = (shared.clone(), asked.clone());
+        let work = || async move { pull_now(&shared, &what).await };
+        self.running.run(asked, work).await
     }
-
-    fn ended(&self, asked: &Asked) {
-        let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        all.remove(asked);
-    }
-}
-
-/// Starts a pull as a task of its own: it goes on when the pod that asked first goes away.
-fn begin(shared: Arc<Shared>, asked: Asked) -> Running {
-    let task = tokio::spawn(async move {
-        let done = pull_now(&shared, &asked).await;
-        shared.pulls.ended(&asked);
-        done
-    });
-    let flat = |r: Result<Result<Done, String>, tokio::task::JoinError>| match r {
-        Ok(done) => done,
-        Err(error) => Err(error.to_string()),
-    };
-    task.map(flat).boxed().shared()
 }
 
 async fn pull_now(shared: &Shared, asked: &Asked) -> Result<Done, String> {

@@ -29,6 +29,7 @@ mod network;
 mod node;
 mod objects;
 mod observe;
+mod once;
 mod outcome;
 mod pressure;
 mod probes;

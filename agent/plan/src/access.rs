@@ -160,7 +160,15 @@ mod tests {
     fn who_may_use_an_image() {
         use Verification::*;
         let mine = [secret("u", "h")];
-        let rows: &[(&str, Verification, bool, Option<Pulled>, &[Secret], bool)] = &[
+        type Row<'a> = (
+            &'a str,
+            Verification,
+            bool,
+            Option<Pulled>,
+            &'a [Secret],
+            bool,
+        );
+        let rows: &[Row<'_>] = &[
             (
                 "preloaded",
                 NeverVerifyPreloadedImages,

@@ -168,10 +168,13 @@ pub(crate) fn oom_kills(path: &str) -> u64 {
     text.map_or(0, |text| field(&text, "oom_kill"))
 }
 
+/// Where a controller's files are.
+type Place = Box<dyn Fn(&str) -> Option<PathBuf>>;
+
 /// A cgroup's directories, by controller.
 struct Group {
     unified: bool,
-    dir: Box<dyn Fn(&str) -> Option<PathBuf>>,
+    dir: Place,
 }
 
 impl Group {

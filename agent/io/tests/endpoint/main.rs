@@ -9,7 +9,6 @@ use base64::engine::general_purpose::STANDARD;
 use std::fs;
 use std::io::Write;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
