@@ -1,7 +1,6 @@
 //! This node in the API: registration, lease, status.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -86,6 +85,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             () = shared.shutdown.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
             _ = pressure.changed() => {}
+            () = shared.images_stale.notified() => keeper.images.0 = None,
         }
     }
 }
@@ -141,10 +141,8 @@ impl Keeper {
         if let Err(error) = self.shared.cni.status().await {
             problems.push(Inputs::network_down(&chain(&error)));
         }
-        let stale = self.shared.images_stale.load(Ordering::Relaxed);
-        let due = stale || self.images.0.is_none_or(|at| at.elapsed() > REPORT);
+        let due = self.images.0.is_none_or(|at| at.elapsed() > REPORT);
         if problems.is_empty() && due && *self.shared.imported.borrow() {
-            self.shared.images_stale.store(false, Ordering::Relaxed);
             let found = images(&self.shared).await;
             self.images_changed |= found != self.images.1;
             self.images = (Some(Instant::now()), found);

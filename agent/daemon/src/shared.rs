@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Service};
@@ -14,7 +13,7 @@ use keelson_agent_plan::Attempt;
 use keelson_agent_plan::eviction::{self, Condition};
 use keelson_agent_plan::status;
 use keelson_runtime::{Providers, Runtime};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -89,7 +88,7 @@ pub(crate) struct Shared {
     /// Their names.
     preloaded: Mutex<BTreeSet<String>>,
     /// Images were removed: what the node shows is to be read again.
-    pub(crate) images_stale: AtomicBool,
+    pub(crate) images_stale: Notify,
     /// What the node is short of; `None` until it was looked at.
     pub(crate) pressure: watch::Sender<Option<Vec<Condition>>>,
     /// Whether services are known yet: containers' environments need them.
@@ -130,7 +129,7 @@ impl Shared {
             writes: Semaphore::new(8),
             imported: watch::Sender::new(config.images_dir.is_none()),
             preloaded: Mutex::default(),
-            images_stale: AtomicBool::new(false),
+            images_stale: Notify::new(),
             pressure: watch::Sender::new(None),
             services_known: watch::Sender::new(false),
             node: watch::Sender::new(None),

@@ -35,7 +35,7 @@ fn bed() -> Bed {
         "
 imagesDir: {}/images
 evictionHard: {{memory.available: 64Mi, nodefs.available: 150Mi}}
-evictionPressureTransitionPeriod: 6s
+evictionPressureTransitionPeriod: 12s
 evictionMonitoringPeriod: 500ms
 imageMinimumGCAge: 1s
 systemReserved: {{memory: '{}', pid: 1k}}
@@ -126,12 +126,15 @@ fn disrupted(status: &Value) -> bool {
         .any(|c| c["type"] == "DisruptionTarget" && c["reason"] == "TerminationByKubelet")
 }
 
-/// Waits until a condition of the node and its taint are so.
+/// Waits until a condition of the node and its taint are so. While it holds nobody may enter.
 fn wait_pressure(bed: &Bed, kind: &str, taint: &str, holds: bool) {
     let status = if holds { "True" } else { "False" };
     let line =
         format!("get node n1 -o \"jsonpath={{.status.conditions[?(@.type=='{kind}')].status}}\"");
     bed.wait_for(&line, status);
+    if holds {
+        refused(bed, "late", kind);
+    }
     eventually("the taint follows", secs(30), || {
         let taints = bed.kubectl("get node n1 -o jsonpath={.spec.taints[*].key}");
         anyhow::ensure!(taints.contains(taint) == holds, "{taints}");
@@ -252,7 +255,6 @@ fn memory_pressure(bed: &Bed) {
     );
     assert!(disrupted(&status), "{status}");
     wait_pressure(bed, "MemoryPressure", "memory-pressure", true);
-    refused(bed, "late", "MemoryPressure");
     bed.kubectl("get pod modest --no-headers | grep Running");
     wait_pressure(bed, "MemoryPressure", "memory-pressure", false);
     let told = bed.kubectl("get events -A -o jsonpath='{.items[*].message}'");
@@ -294,7 +296,6 @@ fn disk_pressure(bed: &Bed) {
         anyhow::ensure!(!there.contains(JUNK), "{there}");
         Ok(())
     });
-    refused(bed, "late", "DiskPressure");
     wait_pressure(bed, "DiskPressure", "disk-pressure", false);
     let running = bed.kubectl("get pods --no-headers");
     assert_eq!(running.matches("Running").count(), 2, "{running}");

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -147,7 +146,9 @@ impl Collector {
                 }
             }
             freed += if whole { image.size } else { 0 };
-            self.shared.images_stale.store(true, Ordering::Relaxed);
+        }
+        if freed > 0 {
+            self.shared.images_stale.notify_one();
         }
         freed
     }
