@@ -38,7 +38,8 @@ awk '{print $2}' /proc/self/mounts >"$DIR/mounts"
 "#;
 
 /// How full this machine's disk is does not matter to a bed.
-const CALM: &str = "evictionHard: {memory.available: 100Mi}\nimageGCHighThresholdPercent: 100\n";
+pub const CALM: &str =
+    "evictionHard: {memory.available: 100Mi}\nimageGCHighThresholdPercent: 100\n";
 
 /// What keelson was started as, to start it so again.
 struct Started {

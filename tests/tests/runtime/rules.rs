@@ -2,6 +2,7 @@
 
 use keelson_tests::Bed;
 use keelson_tests::images::{ECHO, ECHO2};
+use keelson_tests::node::CALM;
 
 use crate::life::{pod, status, until};
 
@@ -94,17 +95,16 @@ echo "$@" >>/var/lib/wrapped/log
 exec runc "$@"
 END
 chmod +x /var/lib/wrapped/runc
-mkdir -p /etc/keelson
-cat >/etc/keelson/handlers.yaml <<'END'
-runtimeHandlers: {wrapped: {runtimeType: io.containerd.runc.v2, binaryName: /var/lib/wrapped/runc}}
-END
 "#;
+const HANDLERS: &str = "runtimeHandlers: {wrapped: {runtimeType: io.containerd.runc.v2, binaryName: /var/lib/wrapped/runc}}\n";
 
 pub(crate) fn handlers(bed: &Bed) {
     let node = bed.server();
     node.sh(WRAPPER);
+    let file = bed.folder().join("handlers.yaml");
+    std::fs::write(&file, format!("{CALM}{HANDLERS}")).unwrap();
     node.stop();
-    node.start_keelson(&["server", "--config", "/etc/keelson/handlers.yaml"]);
+    node.start_keelson(&["server", "--config", &file.display().to_string()]);
     bed.wait_ready();
     bed.wait_node_ready(node);
     bed.apply("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: wrapped}\nhandler: wrapped\noverhead: {podFixed: {cpu: 100m, memory: 16Mi}}\n");
