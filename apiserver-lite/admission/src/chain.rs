@@ -6,8 +6,8 @@ use serde_json::Value;
 use crate::plugins::{
     CertificateApproval, CertificateSigning, CertificateSubjectRestriction, DefaultIngressClass,
     DefaultStorageClass, DefaultTolerationSeconds, LimitRanger, NamespaceLifecycle,
-    NodeRestriction, PodSecurity, Priority, ResourceQuota, RuntimeClass, ServiceAccount,
-    StorageObjectInUseProtection, TaintNodesByCondition,
+    NodeRestriction, PersistentVolumeClaimResize, PodSecurity, Priority, ResourceQuota,
+    RuntimeClass, ServiceAccount, StorageObjectInUseProtection, TaintNodesByCondition,
 };
 use crate::{Authorizer, Lookup, Plugin, Request};
 
@@ -44,6 +44,7 @@ impl Chain {
             Box::new(DefaultTolerationSeconds),
             Box::new(DefaultStorageClass),
             Box::new(StorageObjectInUseProtection),
+            Box::new(PersistentVolumeClaimResize),
             Box::new(RuntimeClass),
         ];
         if let Some(authorizer) = authorizer {

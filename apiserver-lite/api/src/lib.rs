@@ -15,6 +15,7 @@ pub mod selector;
 pub mod status;
 mod strategy;
 pub mod validate;
+pub mod volume;
 
 pub use builtin::builtin;
 pub use resource::{Resource, Scope, Strategy, Table};

@@ -758,3 +758,75 @@ fn events_of_the_new_group() {
         ["type: Invalid value: \"x\": has invalid value: "]
     );
 }
+
+#[test]
+fn persistent_volumes() {
+    let with = |more: Value| {
+        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/x"}});
+        for (k, v) in more.as_object().into_iter().flatten() {
+            spec[k] = v.clone();
+        }
+        json!({"metadata": {"name": "v"}, "spec": spec})
+    };
+    let rows: &[(Value, &[&str])] = &[
+        (json!({}), &[]),
+        (
+            json!({"accessModes": []}),
+            &["spec.accessModes: Required value"],
+        ),
+        (
+            json!({"accessModes": ["ReadWriteOncePod", "ReadWriteOnce"]}),
+            &["spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes"],
+        ),
+        (
+            json!({"capacity": null}),
+            &["spec.capacity: Required value"],
+        ),
+        (
+            json!({"capacity": {"storage": "0"}}),
+            &["spec.capacity[storage]: Invalid value: \"0\": must be greater than zero"],
+        ),
+        (
+            json!({"hostPath": null}),
+            &["spec: Required value: must specify a volume type"],
+        ),
+        (
+            json!({"nfs": {"server": "s", "path": "/p"}}),
+            &["spec.nfs: Forbidden: may not specify more than 1 volume type"],
+        ),
+        (
+            json!({"hostPath": {"path": "/a/../b"}}),
+            &["spec.hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"],
+        ),
+        (
+            json!({"hostPath": null, "local": {"path": "/x"}}),
+            &["metadata.annotations: Required value: Local volume requires node affinity"],
+        ),
+        (
+            json!({"hostPath": null, "csi": {"driver": "d"}}),
+            &["spec.csi.volumeHandle: Required value"],
+        ),
+        (
+            json!({"persistentVolumeReclaimPolicy": "Keep"}),
+            &[
+                "spec.persistentVolumeReclaimPolicy: Unsupported value: \"Keep\": supported values: \"Delete\", \"Recycle\", \"Retain\"",
+            ],
+        ),
+    ];
+    for (more, want) in rows {
+        assert_eq!(
+            wrong("persistentvolumes", &with(more.clone())),
+            *want,
+            "{more}"
+        );
+    }
+    let changed = with(json!({"hostPath": {"path": "/y"}}));
+    assert_eq!(
+        wrong_update("persistentvolumes", &changed, &with(json!({}))),
+        [
+            "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation"
+        ]
+    );
+    let released = with(json!({"persistentVolumeReclaimPolicy": "Delete"}));
+    assert!(wrong_update("persistentvolumes", &released, &with(json!({}))).is_empty());
+}

@@ -9,12 +9,13 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod,
+    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
     ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::watcher;
 use kube::{Client, Resource};
@@ -102,17 +103,23 @@ caches! {
     quotas: ResourceQuota = Informer::default(),
     /// Claims.
     claims: PersistentVolumeClaim = Informer::default(),
+    /// Volumes.
+    volumes: PersistentVolume = Informer::default(),
+    /// Storage classes.
+    classes: StorageClass = Informer::default(),
     /// CertificateSigningRequests.
     requests: CertificateSigningRequest = Informer::default(),
     /// ClusterRoles.
     cluster_roles: ClusterRole = Informer::default(),
 }
 
-/// Controllers read of a pod's spec where it runs, its ports, what it asks for and tolerates. Environments,
-/// mounts, probes and volumes are most of its size.
+/// Controllers read of a pod's spec where it runs, its ports, its claims, what it asks for and tolerates.
+/// Environments, mounts, probes and other volumes are most of its size.
 fn slim_pod(pod: &mut Pod) {
     let Some(spec) = &mut pod.spec else { return };
-    spec.volumes = None;
+    let mut claims = spec.volumes.take().unwrap_or_default();
+    claims.retain(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
+    spec.volumes = (!claims.is_empty()).then_some(claims);
     spec.ephemeral_containers = None;
     let slim = |c: &mut Container| {
         *c = Container {

@@ -36,6 +36,7 @@ pub mod replicaset;
 pub mod revision;
 pub mod serviceaccount;
 pub mod statefulset;
+pub mod volume;
 
 mod start;
 

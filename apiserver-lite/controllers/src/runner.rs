@@ -151,7 +151,7 @@ fn report(controller: &str, key: &Key, error: &anyhow::Error) {
     }
 }
 
-/// Whether an object that a deletion gave back is still there. In doubt it is gone: its watch may have said so
+/// Whether an object that is being deleted is still there. In doubt it is gone: its watch may have said so
 /// already, and a cache that took it again would keep it for ever.
 fn is_held(object: &DynamicObject) -> bool {
     let meta = &object.metadata;
@@ -184,7 +184,10 @@ async fn once(
                 | Action::Delete { target, .. } => &target.resource,
                 Action::Event { .. } => continue,
             };
-            if !matches!(action, Action::Delete { .. }) || is_held(&object) {
+            // A patch that took the last finalizer away gives back what is gone.
+            let going = matches!(action, Action::Delete { .. })
+                || object.metadata.deletion_timestamp.is_some();
+            if !going || is_held(&object) {
                 controller.wrote(resource, *object);
             }
         }

@@ -28,6 +28,7 @@ use crate::replicaset::Replicas;
 use crate::runner::{self, Controller, Work};
 use crate::serviceaccount::{AccountTokens, Basics, MakeToken, Tokens};
 use crate::statefulset::StatefulSets;
+use crate::volume::{Binder, Ephemeral, LocalPath, Protection};
 
 /// What the controllers need to know. [`Config::new`] has upstream's defaults.
 #[derive(Clone)]
@@ -150,6 +151,11 @@ fn controllers(
         row(PodGc::new(c, client.clone(), config.ended_pods), 1),
         row(Requests::new(c, client.clone(), config.sign.clone()), 1),
         row(Aggregation::new(c), 1),
+        // Two workers could give one volume to two claims.
+        row(Binder::new(c), 1),
+        row(Protection::new(c, client.clone()), 1),
+        row(Ephemeral::new(c), 1),
+        row(LocalPath::new(c, client.clone()), 1),
     ];
     if config.account_token_secrets {
         rows.push(row(AccountTokens::new(c), 1));

@@ -3,18 +3,24 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod as ApiPod};
+use k8s_openapi::api::core::v1::{
+    Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod as ApiPod,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keelson_api::volume::{BIND_COMPLETED, BOUND_BY_CONTROLLER, SELECTED_NODE};
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions, Request};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::events::{Recorder, Saying};
 use crate::model::Pod;
+use crate::plugins::volume_binding::Decision;
 
 /// Conditions and events under way at once: they must not hold up bindings.
 const PARALLEL_REPORTS: usize = 8;
+/// How long volumes may take to be bound (upstream's `bindTimeoutSeconds`).
+const VOLUMES: std::time::Duration = std::time::Duration::from_secs(600);
 
 pub(crate) struct Writer {
     client: Client,
@@ -67,6 +73,89 @@ impl Writer {
             .create_subresource("binding", &pod.name, &PostParams::default(), body)
             .map_err(kube::Error::BuildRequest)?;
         self.client.request::<Value>(request).await.map(drop)
+    }
+
+    /// Gives a pod's claims their volumes on its node, or has them made there, and waits until they are bound.
+    ///
+    /// # Errors
+    /// Why they are not.
+    pub(crate) async fn bind_volumes(
+        &self,
+        pod: &Pod,
+        node: &str,
+        decisions: &[Decision],
+    ) -> Result<(), String> {
+        for decision in decisions {
+            self.decide_volume(node, decision)
+                .await
+                .map_err(|e| e.to_string())?;
+        }
+        let waits = decisions.iter().map(|d| self.bound(pod, node, d));
+        let all = futures::future::try_join_all(waits);
+        match tokio::time::timeout(VOLUMES, all).await {
+            Ok(done) => done.map(drop),
+            Err(_) => Err("binding volumes: context deadline exceeded".into()),
+        }
+    }
+
+    async fn decide_volume(&self, node: &str, d: &Decision) -> Result<(), kube::Error> {
+        let params = PatchParams::default();
+        match &d.volume {
+            Some((_, version)) if version.is_empty() => Ok(()),
+            Some((name, version)) => {
+                let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": d.namespace, "name": d.claim, "uid": d.uid});
+                let patch = json!({"metadata": {"resourceVersion": version, "annotations": {BOUND_BY_CONTROLLER: "yes"}},
+                    "spec": {"claimRef": claim}});
+                let volumes = Api::<PersistentVolume>::all(self.client.clone());
+                volumes
+                    .patch(name, &params, &Patch::Merge(&patch))
+                    .await
+                    .map(drop)
+            }
+            None => {
+                let patch =
+                    json!({"metadata": {"uid": d.uid, "annotations": {SELECTED_NODE: node}}});
+                self.claims(d)
+                    .patch(&d.claim, &params, &Patch::Merge(&patch))
+                    .await
+                    .map(drop)
+            }
+        }
+    }
+
+    fn claims(&self, d: &Decision) -> Api<PersistentVolumeClaim> {
+        Api::namespaced(self.client.clone(), &d.namespace)
+    }
+
+    /// Waits until a claim is bound, or whoever makes volumes has given the node back.
+    async fn bound(&self, pod: &Pod, node: &str, d: &Decision) -> Result<(), String> {
+        let note = |c: &PersistentVolumeClaim, key: &str| c.annotations().get(key).cloned();
+        // The node looks at the phase, which is written last.
+        let is_bound = |c: &PersistentVolumeClaim| {
+            let phase = c.status.as_ref().and_then(|s| s.phase.as_deref());
+            note(c, BIND_COMPLETED).is_some() && phase == Some("Bound")
+        };
+        let is_over = |claim: Option<&PersistentVolumeClaim>| {
+            claim.is_none_or(|c| {
+                c.uid().as_ref() != Some(&d.uid)
+                    || is_bound(c)
+                    || (d.volume.is_none() && note(c, SELECTED_NODE).as_deref() != Some(node))
+            })
+        };
+        let seen = kube::runtime::wait::await_condition(self.claims(d), &d.claim, is_over).await;
+        let id = format!("{}/{}", d.namespace, d.claim);
+        match seen.map_err(|e| e.to_string())? {
+            Some(claim) if is_bound(&claim) => Ok(()),
+            Some(claim) if claim.uid().as_ref() == Some(&d.uid) => {
+                tracing::debug!(pod = pod.full_name(), claim = id, node, "node given back");
+                Err(format!(
+                    "binding volumes: selectedNode annotation reset for PVC \"{id}\""
+                ))
+            }
+            _ => Err(format!(
+                "binding volumes: persistentvolumeclaim \"{id}\" not found"
+            )),
+        }
     }
 
     /// Says that a pod was placed.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::model::{Budget, Group, Labels, Node, Pod};
 use crate::snapshot::{NodeState, Snapshot};
+use crate::storage::Storage;
 
 /// The scheduler's picture of the cluster.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Cache {
     pub groups: Arc<BTreeMap<String, Group>>,
     /// Disruption budgets by `namespace/name`.
     pub budgets: Arc<BTreeMap<String, Budget>>,
+    /// Volumes, claims and classes.
+    pub storage: Arc<Storage>,
 }
 
 #[derive(Debug)]
@@ -126,6 +129,7 @@ impl Cache {
             namespaces: self.namespaces.clone(),
             groups: self.groups.clone(),
             budgets: self.budgets.clone(),
+            storage: self.storage.clone(),
         }
     }
 

@@ -13,8 +13,10 @@ use crate::api::{Nomination, Writer};
 use crate::cache::Cache;
 use crate::framework::{Change, Diagnosis, Outcome, schedule};
 use crate::model::{Node, Pod};
+use crate::plugins::volume_binding::{self, Decision};
 use crate::preemption::{self, Room};
 use crate::queue::Queue;
+use crate::storage::Storage;
 use crate::watch::{self, Kind, Object, Update};
 
 /// Updates that wait for the loop before the watches are held up.
@@ -24,7 +26,27 @@ const BUFFER: usize = 1024;
 struct Bound {
     pod: Arc<Pod>,
     node: String,
-    result: Result<(), kube::Error>,
+    volumes: Vec<Decision>,
+    result: Result<(), BindError>,
+}
+
+/// What kept a pod from its node.
+enum BindError {
+    /// Its volumes: why.
+    Volumes(String),
+    /// The binding itself.
+    Pod(kube::Error),
+}
+
+impl std::fmt::Display for BindError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Volumes(why) => {
+                write!(f, "running PreBind plugin \"VolumeBinding\": {why}")
+            }
+            Self::Pod(error) => write!(f, "binding rejected: {error}"),
+        }
+    }
 }
 
 /// Schedules until `stop`.
@@ -95,6 +117,11 @@ impl Driver {
             Update::Put(id, Object::Budget(budget)) => {
                 Arc::make_mut(&mut self.cache.budgets).insert(id, budget);
             }
+            Update::Put(_, Object::Volume(volume)) => {
+                self.storage(now, |s| s.put_volume(*volume));
+            }
+            Update::Put(_, Object::Claim(claim)) => self.storage(now, |s| s.put_claim(*claim)),
+            Update::Put(_, Object::Class(class)) => self.storage(now, |s| s.put_class(class)),
             Update::Gone(kind, id) => self.gone(kind, &id, now),
             Update::Listed(kind, ids) => {
                 let known = self.known(kind);
@@ -104,6 +131,13 @@ impl Driver {
                     .for_each(|id| self.gone(kind, id, now));
                 self.unseen.remove(&kind);
             }
+        }
+    }
+
+    /// Takes news of volumes, claims or classes; a change may let a pod in.
+    fn storage(&mut self, now: Instant, put: impl FnOnce(&mut Storage) -> bool) {
+        if put(Arc::make_mut(&mut self.cache.storage)) {
+            self.queue.changed(Change::STORAGE, now);
         }
     }
 
@@ -171,6 +205,9 @@ impl Driver {
             }
             Kind::Namespace => drop(Arc::make_mut(&mut self.cache.namespaces).remove(id)),
             Kind::Budget => drop(Arc::make_mut(&mut self.cache.budgets).remove(id)),
+            Kind::Volume => self.storage(now, |s| s.volumes.remove(id).is_some()),
+            Kind::Claim => self.storage(now, |s| s.remove_claim(id)),
+            Kind::Class => self.storage(now, |s| s.classes.remove(id).is_some()),
             _ => drop(Arc::make_mut(&mut self.cache.groups).remove(id)),
         }
     }
@@ -189,6 +226,9 @@ impl Driver {
             Kind::Node => self.cache.node_names(),
             Kind::Namespace => keys(&self.cache.namespaces),
             Kind::Budget => keys(&self.cache.budgets),
+            Kind::Volume => keys(&self.cache.storage.volumes),
+            Kind::Claim => keys(&self.cache.storage.claims),
+            Kind::Class => keys(&self.cache.storage.classes),
             _ => {
                 let prefix = format!("{kind:?}/");
                 let mut ids = keys(&self.cache.groups);
@@ -214,7 +254,10 @@ impl Driver {
             nominated.as_ref(),
             rand::random_range(0..usize::MAX),
         ) {
-            Outcome::Node(node) => self.bind(pod, node),
+            Outcome::Node(node) => {
+                let plan = volume_binding::decide(&pod, &snapshot, &node);
+                self.bind(pod, node, plan);
+            }
             Outcome::Nowhere(diagnosis) => {
                 let room =
                     preemption::find(&pod, nominated.as_ref().unwrap_or(&snapshot), &diagnosis);
@@ -224,19 +267,35 @@ impl Driver {
         true
     }
 
-    fn bind(&mut self, pod: Arc<Pod>, node: String) {
+    fn bind(&mut self, pod: Arc<Pod>, node: String, volumes: Vec<Decision>) {
         tracing::debug!(pod = pod.full_name(), node, "assigned");
         self.cache.assume(pod.clone(), &node);
+        if !volumes.is_empty() {
+            Arc::make_mut(&mut self.cache.storage).assume(&volumes, &node);
+        }
         let (writer, bound) = (self.writer.clone(), self.bound.clone());
         tokio::spawn(async move {
-            let result = writer.bind(&pod, &node).await;
+            let result = match writer.bind_volumes(&pod, &node, &volumes).await {
+                Ok(()) => writer.bind(&pod, &node).await.map_err(BindError::Pod),
+                Err(why) => Err(BindError::Volumes(why)),
+            };
             // The loop has ended: nobody needs to know.
-            let _ = bound.send(Bound { pod, node, result });
+            let _ = bound.send(Bound {
+                pod,
+                node,
+                volumes,
+                result,
+            });
         });
     }
 
     fn finish(&mut self, done: Bound, now: Instant) {
-        let Bound { pod, node, result } = done;
+        let Bound {
+            pod,
+            node,
+            volumes,
+            result,
+        } = done;
         let writer = self.writer.clone();
         match result {
             Ok(()) => {
@@ -246,11 +305,14 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(pod = pod.full_name(), node, %error, "bind");
                 self.cache.forget(&pod.uid);
+                if !volumes.is_empty() {
+                    Arc::make_mut(&mut self.cache.storage).forget(&volumes);
+                }
                 self.queue.try_again(&pod.uid, now);
                 self.queue.changed(Change::POD_GONE, now);
-                let is_gone = matches!(&error, kube::Error::Api(status) if status.code == 404);
+                let is_gone = matches!(&error, BindError::Pod(kube::Error::Api(status)) if status.code == 404);
                 if !is_gone {
-                    let note = format!("binding rejected: {error}");
+                    let note = error.to_string();
                     tokio::spawn(async move {
                         writer.report_refused(&pod, note, Nomination::Keep).await
                     });

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::BitOr;
 
 use crate::model::Pod;
-use crate::plugins::{self, FILTERS, SCORES, interpod_affinity, pod_topology_spread};
+use crate::plugins::{
+    self, FILTERS, SCORES, interpod_affinity, pod_topology_spread, volume_binding,
+};
 use crate::snapshot::{NodeState, Snapshot};
 
 /// What changed in the cluster, as a set: what a filter's refusal may be lifted by.
@@ -34,6 +36,8 @@ impl Change {
     pub const NAMESPACE: Self = Self(1 << 8);
     /// The pending pod itself.
     pub const OWN: Self = Self(1 << 9);
+    /// A volume, a claim or a class.
+    pub const STORAGE: Self = Self(1 << 10);
 
     /// Several at once.
     pub const fn or(self, other: Self) -> Self {
@@ -91,6 +95,8 @@ pub struct Cycle<'a> {
     pub spread: pod_topology_spread::Counts<'a>,
     /// Counts for `InterPodAffinity`.
     pub affinity: interpod_affinity::Counts<'a>,
+    /// The pod's claims, or why no node will do.
+    pub claims: Result<volume_binding::Claims<'a>, String>,
 }
 
 impl<'a> Cycle<'a> {
@@ -101,6 +107,7 @@ impl<'a> Cycle<'a> {
             snapshot,
             spread: pod_topology_spread::count(pod, snapshot),
             affinity: interpod_affinity::count(pod, snapshot),
+            claims: volume_binding::claims(pod, snapshot),
         }
     }
 
@@ -126,6 +133,8 @@ pub enum Outcome {
 pub struct Diagnosis {
     /// Refusals by node name.
     pub refusals: BTreeMap<String, Refusal>,
+    /// Why no node will do, whichever it is.
+    pub anywhere: Option<String>,
     /// Which changes may help.
     pub helps: Change,
 }
@@ -135,6 +144,9 @@ impl Diagnosis {
     pub fn message(&self) -> String {
         if self.refusals.is_empty() {
             return "no nodes available to schedule pods".into();
+        }
+        if let Some(why) = &self.anywhere {
+            return format!("0/{} nodes are available: {why}.", self.refusals.len());
         }
         let reasons = self.refusals.values().flat_map(|refusal| &refusal.reasons);
         tally(self.refusals.len(), reasons)
@@ -165,6 +177,7 @@ pub fn schedule(
     let later = nominated.map(|snapshot| Cycle::new(pod, snapshot));
     let mut diagnosis = Diagnosis {
         refusals: BTreeMap::new(),
+        anywhere: cycle.claims.as_ref().err().cloned(),
         helps: Change::NODE_ADDED,
     };
     let mut fit = Vec::new();

@@ -14,6 +14,7 @@ pub mod plugins;
 pub mod preemption;
 pub mod queue;
 pub mod snapshot;
+pub mod storage;
 #[cfg(test)]
 mod testing;
 mod watch;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{Budget, Group, Labels, Node, Pod, PodTerm, Resources};
+use crate::storage::Storage;
 
 /// A node with the pods that take its room: those bound to it and those assumed there.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +58,8 @@ pub struct Snapshot {
     pub groups: Arc<BTreeMap<String, Group>>,
     /// Disruption budgets.
     pub budgets: Arc<BTreeMap<String, Budget>>,
+    /// Volumes, claims and classes.
+    pub storage: Arc<Storage>,
 }
 
 impl Snapshot {

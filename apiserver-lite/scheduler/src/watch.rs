@@ -9,13 +9,17 @@ use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
+use keelson_api::volume::{Claim, Class, Volume};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{Budget, Group, Labels, Node, Pod, Selector};
+use crate::storage;
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,10 +32,13 @@ pub(crate) enum Kind {
     ReplicaSet,
     StatefulSet,
     Budget,
+    Volume,
+    Claim,
+    Class,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Pod,
         Self::Node,
         Self::Namespace,
@@ -40,6 +47,9 @@ impl Kind {
         Self::ReplicaSet,
         Self::StatefulSet,
         Self::Budget,
+        Self::Volume,
+        Self::Claim,
+        Self::Class,
     ];
 }
 
@@ -50,6 +60,9 @@ pub(crate) enum Object {
     Namespace(Labels),
     Group(Group),
     Budget(Budget),
+    Volume(Box<Volume>),
+    Claim(Box<Claim>),
+    Class(Class),
 }
 
 pub(crate) enum Update {
@@ -137,6 +150,22 @@ async fn follow_kind(kind: Kind, client: Client, updates: Sender<Update>) {
             let read = |budget: &PodDisruptionBudget| Some(Object::Budget(Budget::parse(budget)));
             follow(kind, client, updates, read).await;
         }
+        Kind::Volume => {
+            let read = |volume: &core::PersistentVolume| {
+                Some(Object::Volume(Box::new(Volume::parse(&json!(volume)))))
+            };
+            follow(kind, client, updates, read).await;
+        }
+        Kind::Claim => {
+            let read = |claim: &core::PersistentVolumeClaim| {
+                Some(Object::Claim(Box::new(Claim::parse(&json!(claim)))))
+            };
+            follow(kind, client, updates, read).await;
+        }
+        Kind::Class => {
+            let read = |class: &StorageClass| Some(Object::Class(Class::parse(&json!(class))));
+            follow(kind, client, updates, read).await;
+        }
     }
 }
 
@@ -158,7 +187,8 @@ fn id<K: Resource>(kind: Kind, object: &K) -> String {
     let name = meta.name.as_deref().unwrap_or_default();
     match kind {
         Kind::Pod => meta.uid.clone().unwrap_or_default(),
-        Kind::Node | Kind::Namespace => name.into(),
+        Kind::Node | Kind::Namespace | Kind::Volume | Kind::Class => name.into(),
+        Kind::Claim => storage::key(meta.namespace.as_deref().unwrap_or_default(), name),
         _ => format!(
             "{kind:?}/{}/{name}",
             meta.namespace.as_deref().unwrap_or_default()

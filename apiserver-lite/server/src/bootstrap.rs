@@ -29,10 +29,30 @@ pub(crate) fn user() -> User {
 
 /// Makes what is missing and mends default roles that lack rules.
 pub(crate) async fn run(server: &Server, router: &Router) -> Result<(), Error> {
+    // Before all else, once in a cluster's life: who deletes or changes the class has it so.
+    let system = "/api/v1/namespaces/kube-system";
+    if call(router, Method::GET, system, None).await?.0 == StatusCode::NOT_FOUND {
+        ensure(server, router, local_path(), |_, _| None).await?;
+    }
     for object in keelson_auth::defaults::objects() {
         ensure(server, router, object, mended).await?;
     }
     own_service(server, router).await
+}
+
+/// The class of volumes that are directories of a node (`keelson_controllers::volume::LocalPath`).
+fn local_path() -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": "local-path",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": "keelson.io/local-path",
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    })
 }
 
 /// Makes the Service of the API server again whenever somebody deletes it, until the server stops.

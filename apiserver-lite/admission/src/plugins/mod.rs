@@ -27,7 +27,9 @@ pub(crate) use priority::Priority;
 pub(crate) use resource_quota::ResourceQuota;
 pub(crate) use runtime_class::RuntimeClass;
 pub(crate) use service_account::ServiceAccount;
-pub(crate) use storage::{DefaultStorageClass, StorageObjectInUseProtection};
+pub(crate) use storage::{
+    DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection,
+};
 pub(crate) use taint_nodes::TaintNodesByCondition;
 
 use serde_json::{Value, json};

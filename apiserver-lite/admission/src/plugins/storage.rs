@@ -1,14 +1,16 @@
-//! Claims get the default class; claims and volumes in use are not lost.
+//! Claims get the default class and grow only where volumes can; claims and volumes in use are not lost.
 
 use std::cmp::Reverse;
 
 use async_trait::async_trait;
 use keelson_api::Status;
 use keelson_api::json::{at, has, set, text};
+use keelson_api::quantity::Quantity;
+use keelson_api::volume::{is_default_class, may_grow};
 use serde_json::{Value, json};
 
 use super::{array, creates};
-use crate::{Lookup, Plugin, Request};
+use crate::{Lookup, Operation, Plugin, Request};
 
 /// `DefaultStorageClass`.
 pub(crate) struct DefaultStorageClass;
@@ -34,7 +36,7 @@ impl Plugin for DefaultStorageClass {
         let classes = lookup
             .list("storage.k8s.io", "v1", "storageclasses", "")
             .await?;
-        let mut defaults: Vec<&Value> = classes.iter().filter(|c| is_default(c)).collect();
+        let mut defaults: Vec<&Value> = classes.iter().filter(|c| is_default_class(c)).collect();
         // Of several the newest, then by name.
         defaults.sort_by_key(|c| {
             (
@@ -49,14 +51,51 @@ impl Plugin for DefaultStorageClass {
     }
 }
 
-fn is_default(class: &Value) -> bool {
-    let annotations = at(class, "/metadata/annotations");
-    [
-        "storageclass.kubernetes.io/is-default-class",
-        "storageclass.beta.kubernetes.io/is-default-class",
-    ]
-    .iter()
-    .any(|key| annotations.get(*key).and_then(Value::as_str) == Some("true"))
+/// `PersistentVolumeClaimResize`.
+pub(crate) struct PersistentVolumeClaimResize;
+
+#[async_trait]
+impl Plugin for PersistentVolumeClaimResize {
+    fn name(&self) -> &'static str {
+        "PersistentVolumeClaimResize"
+    }
+
+    async fn validate(
+        &self,
+        req: &Request<'_>,
+        claim: &Value,
+        lookup: &dyn Lookup,
+    ) -> Result<(), Status> {
+        let (Operation::Update, Some(old)) = (req.op, req.old) else {
+            return Ok(());
+        };
+        let is_claim = req.is("", "persistentvolumeclaims") && req.subresource.is_empty();
+        let size = |v| Quantity::from_value(at(v, "/spec/resources/requests/storage"));
+        let (Ok(new), Ok(old)) = (size(claim), size(old)) else {
+            return Ok(());
+        };
+        if !is_claim || new.milli() <= old.milli() {
+            return Ok(());
+        }
+        let class = text(claim, "/spec/storageClassName");
+        let class = match class.is_empty() {
+            true => None,
+            false => {
+                lookup
+                    .get("storage.k8s.io", "v1", "storageclasses", "", class)
+                    .await?
+            }
+        };
+        if class.as_ref().is_some_and(may_grow) {
+            return Ok(());
+        }
+        Err(Status::forbidden(
+            "",
+            "persistentvolumeclaims",
+            req.name,
+            "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+        ))
+    }
 }
 
 /// `StorageObjectInUseProtection`.

@@ -166,11 +166,13 @@ async fn quotas_count_what_is_there() {
 async fn quotas_count_growth() {
     let quota = |hard: Value| {
         let q = json!({ "spec": { "hard": hard } });
-        cluster().with("resourcequotas", "ns", "q", q)
+        let class = json!({ "allowVolumeExpansion": true });
+        let cluster = cluster().with("storageclasses", "", "grows", class);
+        cluster.with("resourcequotas", "ns", "q", q)
     };
     let service =
         |kind: &str| json!({ "metadata": {}, "spec": { "type": kind, "ports": [{ "port": 80 }] } });
-    let claim = |size: &str| json!({ "metadata": {}, "spec": { "resources": { "requests": { "storage": size } } } });
+    let claim = |size: &str| json!({ "metadata": {}, "spec": { "storageClassName": "grows", "resources": { "requests": { "storage": size } } } });
     let update = |resource: &'static str, old: Value| Ask {
         old: Some(old),
         ..ask(Operation::Update, "", resource, "ns", "x")
@@ -224,6 +226,34 @@ async fn quotas_count_growth() {
         let lookup = quota(hard).with(plural, "ns", "x", old.clone());
         let out = run(&update(resource, old), new.clone(), &lookup).await;
         assert_eq!(out.is_ok(), allowed, "{resource} {new}: {out:?}");
+    }
+}
+
+#[tokio::test]
+async fn claims_grow_where_volumes_can() {
+    let lookup = cluster()
+        .with(
+            "storageclasses",
+            "",
+            "grows",
+            json!({ "allowVolumeExpansion": true }),
+        )
+        .with("storageclasses", "", "stays", json!({}));
+    let claim = |class: &str, size: &str| json!({ "metadata": {}, "spec": { "storageClassName": class, "resources": { "requests": { "storage": size } } } });
+    let table = [
+        ("grows", "1Gi", "2Gi", true),
+        ("stays", "1Gi", "1Gi", true),
+        ("stays", "1Gi", "2Gi", false),
+        ("gone", "1Gi", "2Gi", false),
+        ("", "1Gi", "2Gi", false),
+    ];
+    for (class, from, to, allowed) in table {
+        let ask = Ask {
+            old: Some(claim(class, from)),
+            ..ask(Operation::Update, "", "persistentvolumeclaims", "ns", "x")
+        };
+        let out = run(&ask, claim(class, to), &lookup).await;
+        assert_eq!(out.is_ok(), allowed, "{class} {from} {to}: {out:?}");
     }
 }
 

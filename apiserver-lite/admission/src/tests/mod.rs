@@ -205,6 +205,7 @@ fn the_order_is_upstreams() {
         "DefaultTolerationSeconds",
         "DefaultStorageClass",
         "StorageObjectInUseProtection",
+        "PersistentVolumeClaimResize",
         "RuntimeClass",
         "CertificateApproval",
         "CertificateSigning",

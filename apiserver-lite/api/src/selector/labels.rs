@@ -210,7 +210,8 @@ impl Requirement {
         })
     }
 
-    fn holds(&self, label: Option<&str>) -> bool {
+    /// Whether it holds for a label's value (`None`: absent).
+    pub fn holds(&self, label: Option<&str>) -> bool {
         let listed = |l: &str| self.values.iter().any(|v| v == l);
         let number = |s: &str| s.parse::<i64>().ok();
         let bound = || self.values.first().and_then(|v| number(v));

@@ -319,6 +319,8 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
 pub(crate) const PERSISTENT_VOLUME: Strategy = Strategy {
     default: Some(defaults::persistent_volume),
     prepare_create: Some(|v| json::set(v, "status", json!({"phase": "Pending"}))),
+    validate: Some(validate::persistent_volume),
+    validate_update: Some(validate::persistent_volume_update),
     ..STATUS_ONLY
 };
 pub(crate) const PERSISTENT_VOLUME_CLAIM: Strategy = Strategy {

@@ -81,7 +81,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("gitRepo", "repository"),
 ];
 
-fn source(kind: &str, at: &At<'_>, errs: &mut Errors) {
+pub(super) fn source(kind: &str, at: &At<'_>, errs: &mut Errors) {
     for (_, field) in NEEDED.iter().filter(|(k, _)| *k == kind) {
         if at.child(field).is_zero() {
             errs.required(&at.child(field), "");

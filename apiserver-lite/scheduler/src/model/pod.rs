@@ -49,6 +49,8 @@ pub struct Pod {
     pub weight: (i64, i64),
     /// Ports it takes of its node.
     pub ports: Vec<HostPort>,
+    /// Its claims' names, each with whether the claim is its own (a generic ephemeral volume).
+    pub claims: Vec<(String, bool)>,
     /// Its containers' images.
     pub images: Vec<String>,
     /// `spec.nodeSelector`.
@@ -154,6 +156,16 @@ pub struct PodTerm {
     pub namespace_selector: Option<Selector>,
 }
 
+/// The claims of a pod's volumes.
+fn claims(pod: &api::Pod, spec: &api::PodSpec) -> Vec<(String, bool)> {
+    let of = |v: &api::Volume| match (&v.persistent_volume_claim, &v.ephemeral) {
+        (Some(claim), _) => Some((claim.claim_name.clone(), false)),
+        (None, Some(_)) => Some((format!("{}-{}", pod.name_any(), v.name), true)),
+        _ => None,
+    };
+    spec.volumes.iter().flatten().filter_map(of).collect()
+}
+
 impl Pod {
     /// The pod in an API object.
     pub fn parse(pod: &api::Pod) -> Self {
@@ -190,6 +202,7 @@ impl Pod {
             requests: requests(spec, status),
             weight: weight(spec, status),
             ports: ports(spec),
+            claims: claims(pod, spec),
             images: spec
                 .containers
                 .iter()

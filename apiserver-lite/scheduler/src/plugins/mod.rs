@@ -11,6 +11,9 @@ pub mod node_resources_fit;
 pub mod node_unschedulable;
 pub mod pod_topology_spread;
 pub mod taint_toleration;
+pub mod volume_binding;
+pub mod volume_restrictions;
+pub mod volume_zone;
 
 use crate::framework::{Change, Cycle, Refusal};
 use crate::snapshot::NodeState;
@@ -74,6 +77,25 @@ pub const FILTERS: &[Filter] = &[
             .or(Change::NODE_ALLOCATABLE)
             .or(Change::POD_GONE)
             .or(Change::POD_CHANGED),
+    },
+    Filter {
+        name: "VolumeRestrictions",
+        check: volume_restrictions::check,
+        helps: Change::STORAGE.or(Change::POD_GONE),
+    },
+    Filter {
+        name: "VolumeBinding",
+        check: volume_binding::check,
+        helps: Change::NODE_ADDED
+            .or(Change::NODE_LABELS)
+            .or(Change::STORAGE),
+    },
+    Filter {
+        name: "VolumeZone",
+        check: volume_zone::check,
+        helps: Change::NODE_ADDED
+            .or(Change::NODE_LABELS)
+            .or(Change::STORAGE),
     },
     Filter {
         name: "PodTopologySpread",
