@@ -53,16 +53,29 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let plugin = config.cni_bin_dirs.first().map(|d| d.join("keelson-cni"));
     plugin.iter().for_each(|p| errors.extend(remove(p)));
     if args.data {
-        errors.extend(
-            [&paths.data, &paths.run]
-                .into_iter()
-                .filter_map(|p| remove(p)),
-        );
+        // What is mounted into pods belongs to others: an NFS export must not be emptied.
+        match still_mounted(&config.root_dir) {
+            Some(point) => errors.push(format!(
+                "remove {}: {point} is still mounted",
+                paths.data.display()
+            )),
+            None => errors.extend(remove(&paths.data)),
+        }
+        errors.extend(remove(&paths.run));
     }
     if errors.is_empty() {
         return Ok(());
     }
     bail!("not all could be removed:\n  {}", errors.join("\n  "));
+}
+
+/// The first mount below a directory.
+fn still_mounted(dir: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut points = mounts.lines().filter_map(|l| l.split(' ').nth(4));
+    points
+        .find(|p| Path::new(p).starts_with(dir) && Path::new(p) != dir)
+        .map(str::to_owned)
 }
 
 fn remove(path: &Path) -> Option<String> {

@@ -144,6 +144,11 @@ pub(crate) fn places(options: &NodeOptions, name: &str, ips: Vec<IpAddr>) -> kee
     let paths = Paths::of(options);
     let mut config = keelson_agent::Config::new(name, ips);
     config.root_dir = paths.data.join("agent");
+    config.storage_dir = paths.data.join("storage");
+    config.plugins_dir = options
+        .plugins_registry
+        .clone()
+        .unwrap_or_else(|| paths.data.join("plugins_registry"));
     config.run_dir = paths.run;
     config.images_dir = Some(
         options

@@ -61,6 +61,9 @@ pub(crate) struct NodeOptions {
     /// restart when it dies [default: every pod has its own].
     #[arg(long, num_args = 0..=1, default_missing_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) shim_sharing: Option<u32>,
+    /// Where CSI drivers make themselves known [default: DATA/plugins_registry].
+    #[arg(long)]
+    pub(crate) plugins_registry: Option<PathBuf>,
     /// Sysctls pods may set besides the safe ones; a prefix ends in *.
     #[arg(long, value_delimiter = ',')]
     pub(crate) allowed_unsafe_sysctls: Option<Vec<String>>,

@@ -30,8 +30,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("keelson-agent-io", &["agent-plan", "serving"]),
     (
         "keelson-agent",
-        &["agent-io", "agent-plan", "overlay", "runtime", "serving"],
+        &[
+            "agent-io",
+            "agent-plan",
+            "csi",
+            "overlay",
+            "runtime",
+            "serving",
+        ],
     ),
+    ("keelson-csi", &[]),
     ("keelson-logger", &[]),
     ("keelson-cni-plan", &[]),
     ("keelson-cni", &["cni-plan"]),

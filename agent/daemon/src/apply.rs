@@ -17,7 +17,7 @@ use crate::outcome::{Message, Outcome, StartError};
 use crate::shared::chain;
 use crate::volumes::Job;
 use crate::worker::Worker;
-use crate::{container, files, holder, hooks, images, kill, resize, sources};
+use crate::{container, files, holder, hooks, images, kill, resize, sources, volumes};
 
 /// When a container that could not be made is tried again: what it lacks may appear at any time.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -301,9 +301,8 @@ impl Worker {
     fn teardown_volumes(&mut self) {
         self.observed.volumes = Stage::Working;
         self.shared.objects.remove(&self.uid);
-        let (volumes, uid) = (self.shared.volumes.clone(), self.uid.clone());
-        let work = move || Outcome::VolumesRemoved(volumes.teardown(&uid).map_err(|e| chain(&e)));
-        self.blocking(work, |e| Outcome::VolumesRemoved(Err(e)));
+        let (shared, uid) = (self.shared.clone(), self.uid.clone());
+        self.step(async move { Outcome::VolumesRemoved(volumes::teardown(&shared, uid).await) });
     }
 
     fn remove_cgroup(&mut self) {

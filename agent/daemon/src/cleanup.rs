@@ -110,6 +110,7 @@ fn end_volumes(root: &Path, errors: &mut Vec<anyhow::Error>) {
         }
         Err(error) => errors.push(error.into()),
     }
+    errors.extend(volumes.unstage_all().into_iter().map(Into::into));
 }
 
 fn note(errors: &mut Vec<anyhow::Error>, action: &'static str, done: std::io::Result<()>) {

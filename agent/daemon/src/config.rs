@@ -71,6 +71,10 @@ pub struct Config {
     pub taints: Vec<Taint>,
     /// State that survives a reboot: volumes, hosts files, CNI results.
     pub root_dir: PathBuf,
+    /// Directories that are volumes of claims; empty: none.
+    pub storage_dir: PathBuf,
+    /// Where plugins make themselves known by their sockets.
+    pub plugins_dir: PathBuf,
     /// State that does not: pinned namespaces.
     pub run_dir: PathBuf,
     /// Container logs.
@@ -158,6 +162,8 @@ impl Config {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             root_dir: "/var/lib/keelson/agent".into(),
+            storage_dir: "/var/lib/keelson/storage".into(),
+            plugins_dir: "/var/lib/keelson/plugins_registry".into(),
             run_dir: "/run/keelson".into(),
             log_dir: "/var/log/pods".into(),
             etc_dir: "/etc".into(),

@@ -10,11 +10,11 @@ use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use keelson_agent_plan::quantity::value_of;
 use keelson_agent_plan::security::{self, Seccomp};
 use keelson_agent_plan::{
-    Attempt, AttemptState, env, ephemeral, event, names, resize, resources, static_pod,
+    Attempt, AttemptState, env, ephemeral, event, mount, names, resize, resources, static_pod,
 };
 use keelson_runtime::{
-    Container as Running, ContainerSpec, Created, Image, Kind, Mount, Namespace, Namespaces,
-    PodRef, Propagation, Resources, Security,
+    Container as Running, ContainerSpec, Created, Device, Image, Kind, Mount, Namespace,
+    Namespaces, PodRef, Propagation, Resources, Security,
 };
 
 use crate::apply::qos;
@@ -177,7 +177,10 @@ impl Job {
             mounts: self.mounts(c, &env).await?,
             env,
             resources: resources_of(c),
-            security: security_of(&wanted, &self.shared)?,
+            security: Security {
+                devices: self.devices(c)?,
+                ..security_of(&wanted, &self.shared)?
+            },
             tty: c.tty == Some(true),
             stdin: c.stdin == Some(true),
             stdin_once: c.stdin_once == Some(true),
@@ -294,8 +297,9 @@ impl Job {
         let volume = all.iter().find(|v| v.name == m.name);
         let volume = volume
             .ok_or_else(|| config(format!("volume {:?} is not in the pod's spec", m.name)))?;
-        let mut host_path =
-            volumes::path(&self.shared, &self.uid, volume).map_err(|e| config(chain(&e)))?;
+        let place =
+            volumes::place(&self.shared, &self.uid, volume).map_err(|e| config(chain(&e)))?;
+        let mut host_path = place.path;
         if let Some(sub) = env::sub_path(m, env).map_err(config)? {
             let (shared, uid, name, volume) = (
                 self.shared.clone(),
@@ -314,13 +318,35 @@ impl Job {
         Ok(Mount {
             host_path,
             container_path: PathBuf::from(&m.mount_path),
-            read_only: m.read_only == Some(true) || is_copy(volume),
+            read_only: m.read_only == Some(true) || is_copy(volume) || place.read_only,
+            recursive_read_only: mount::recursive(m, self.shared.recursive_read_only)
+                .map_err(config)?,
             propagation: match m.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::HostToContainer,
                 Some("Bidirectional") => Propagation::Bidirectional,
                 _ => Propagation::Private,
             },
         })
+    }
+
+    /// Volumes that are given as devices.
+    fn devices(&self, c: &Container) -> Result<Vec<Device>, StartError> {
+        let spec = self.pod.spec.as_ref();
+        let all = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+        let mut devices = Vec::new();
+        for d in c.volume_devices.iter().flatten() {
+            let volume = all.iter().find(|v| v.name == d.name);
+            let volume = volume
+                .ok_or_else(|| config(format!("volume {:?} is not in the pod's spec", d.name)))?;
+            let place =
+                volumes::place(&self.shared, &self.uid, volume).map_err(|e| config(chain(&e)))?;
+            devices.push(Device {
+                host_path: place.path,
+                container_path: PathBuf::from(&d.device_path),
+                access: if place.read_only { "r" } else { "rwm" }.into(),
+            });
+        }
+        Ok(devices)
     }
 
     /// With `shareProcessNamespace` all join the holder's processes; an ephemeral container those of its target.

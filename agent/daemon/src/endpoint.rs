@@ -12,6 +12,7 @@ use keelson_agent_io::endpoint::figures::{Depth, PodUse, System};
 use keelson_agent_io::endpoint::{
     Config, ContainerRef, ExecOptions, Pods, Refusal, Session, TerminalSize, router,
 };
+use keelson_agent_io::volumes::Storage;
 use keelson_agent_plan::{AttemptState, names};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
@@ -76,6 +77,16 @@ impl Node {
 
 #[async_trait]
 impl Pods for Node {
+    async fn remove_storage(&self, name: &str) -> Result<(), Refusal> {
+        let storage = Storage::new(&self.0.config.storage_dir);
+        let named = name.to_owned();
+        let removed = tokio::task::spawn_blocking(move || storage.remove(&named)).await;
+        let removed = removed.map_err(Refusal::internal)?;
+        removed.map_err(|e| Refusal::internal(chain(&e)))?;
+        tracing::info!(directory = name, "volume removed");
+        Ok(())
+    }
+
     async fn pods(&self) -> Vec<Pod> {
         self.0
             .entries()

@@ -16,6 +16,7 @@ mod cleanup;
 mod config;
 mod container;
 mod credentials;
+mod csi;
 mod doctor;
 mod endpoint;
 mod events;
@@ -79,6 +80,7 @@ pub async fn run(
     tasks.spawn(node::run(shared.clone()));
     tasks.spawn(pressure::run(shared.clone()));
     tasks.spawn(network::run(shared.clone()));
+    tasks.spawn(csi::run(shared.clone()));
     tasks.spawn(sync::services(shared.clone()));
     tasks.spawn(sync::runtime_events(shared.clone()));
     tasks.spawn(sync::pods(shared.clone()));

@@ -1,5 +1,6 @@
 //! This node in the API: registration, lease, status.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -176,16 +177,19 @@ impl Keeper {
     /// Creates the node, or brings the labels of the one that stands up to date.
     async fn register(&self, status: &NodeStatus) -> anyhow::Result<Node> {
         let config = &self.shared.config;
-        let wanted = io::node(
+        let mut wanted = io::node(
             &config.node_name,
             &config.labels,
             &config.taints,
             status.clone(),
         );
+        wanted.metadata.annotations = storage_note(config);
         let node = match self.nodes.get_opt(&config.node_name).await? {
             None => self.nodes.create(&PostParams::default(), &wanted).await?,
             Some(_) => {
-                let patch = json!({"metadata": {"labels": wanted.metadata.labels}});
+                let notes = wanted.metadata.annotations;
+                let patch =
+                    json!({"metadata": {"labels": wanted.metadata.labels, "annotations": notes}});
                 self.nodes
                     .patch(
                         &config.node_name,
@@ -281,6 +285,12 @@ impl Keeper {
         self.images_changed = false;
         Ok(())
     }
+}
+
+/// Where this node keeps directories that are volumes: whoever makes volumes for it must know.
+fn storage_note(config: &Config) -> Option<BTreeMap<String, String>> {
+    let dir = config.storage_dir.to_str().filter(|d| !d.is_empty())?;
+    Some([("keelson.io/local-path".to_owned(), dir.to_owned())].into())
 }
 
 /// A node without what the agent never reads.

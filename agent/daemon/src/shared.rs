@@ -8,15 +8,15 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Service};
 use keelson_agent_io::cni::Cni;
 use keelson_agent_io::node::Roots;
 use keelson_agent_io::probes::Prober;
-use keelson_agent_io::volumes::Volumes;
-use keelson_agent_plan::Attempt;
+use keelson_agent_io::volumes::{Storage, Volumes};
 use keelson_agent_plan::eviction::{self, Condition};
-use keelson_agent_plan::status;
+use keelson_agent_plan::{Attempt, mount, status};
 use keelson_runtime::{Providers, Runtime};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::csi::Drivers;
 use crate::events::Recorder;
 use crate::images::Pulls;
 use crate::metrics::Metrics;
@@ -74,6 +74,10 @@ pub(crate) struct Shared {
     pub(crate) burstable: Burstable,
     /// What volumes are made of.
     pub(crate) objects: Objects,
+    /// CSI drivers of this node.
+    pub(crate) csi: Drivers,
+    /// Whether mounts can be read-only with all below them.
+    pub(crate) recursive_read_only: bool,
     pub(crate) shutdown: CancellationToken,
     /// Pulls under way.
     pub(crate) pulls: Pulls,
@@ -120,7 +124,10 @@ impl Shared {
             mirrors: Mirrors::default(),
             burstable: Burstable::default(),
             objects: Objects::default(),
-            volumes: Volumes::new(&config.root_dir),
+            csi: Drivers::default(),
+            volumes: Volumes::new(&config.root_dir).with_storage(Storage::new(&config.storage_dir)),
+            recursive_read_only: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+                .is_ok_and(|release| mount::kernel_can(&release)),
             prober: Prober::new(),
             roots: Roots::host(&config.root_dir),
             pulls: Pulls::new(config.parallel_pulls),

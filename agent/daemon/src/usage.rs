@@ -131,7 +131,8 @@ fn volumes_of(shared: &Shared, uid: &str, pod: &Pod) -> Vec<VolumeUse> {
     let all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     // What a hostPath leads to is not the pod's, and may be everything.
     let ours = all.filter(|v| v.host_path.is_none());
-    ours.filter_map(|v| volume(v, &volumes::path(shared, uid, v).ok()?))
+    let place = |v| volumes::place(shared, uid, v).ok();
+    ours.filter_map(|v| volume(v, &place(v).filter(|p| !p.is_block)?.path))
         .collect()
 }
 

@@ -3,20 +3,40 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, Pod, Volume};
-use keelson_agent_io::volumes::{Error, Owner, Plugin, Source};
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, PersistentVolume, PersistentVolumeClaim, Pod, Volume,
+};
+use keelson_agent_io::volumes::{Error, Owner, Plugin, Record, Source, of_volume};
+use keelson_agent_plan::claim::{self, Claimed};
 use keelson_agent_plan::env::{Facts, downward};
+use kube::Api;
 
+use crate::csi;
 use crate::shared::{Shared, chain};
 use crate::sources::{self, Tokens};
 use crate::worker::Worker;
 
 /// Where a volume stands on the host.
-pub(crate) fn path(shared: &Shared, uid: &str, volume: &Volume) -> Result<PathBuf, Error> {
+pub(crate) fn place(shared: &Shared, uid: &str, volume: &Volume) -> Result<Record, Error> {
+    let open = |path| Record {
+        path,
+        is_block: false,
+        read_only: false,
+        csi: None,
+    };
     let plugin = match volume {
         Volume {
             host_path: Some(h), ..
-        } => return Ok(PathBuf::from(&h.path)),
+        } => return Ok(open(PathBuf::from(&h.path))),
+        Volume {
+            persistent_volume_claim: Some(_),
+            ..
+        }
+        | Volume {
+            ephemeral: Some(_), ..
+        }
+        | Volume { csi: Some(_), .. } => return shared.volumes.recorded(uid, &volume.name),
+        Volume { nfs: Some(_), .. } => Plugin::Nfs,
         Volume {
             config_map: Some(_),
             ..
@@ -33,12 +53,8 @@ pub(crate) fn path(shared: &Shared, uid: &str, volume: &Volume) -> Result<PathBu
         } => Plugin::DownwardApi,
         _ => Plugin::EmptyDir,
     };
-    Ok(shared
-        .volumes
-        .pod_dir(uid)?
-        .join("volumes")
-        .join(plugin.dir())
-        .join(&volume.name))
+    let dir = shared.volumes.pod_dir(uid)?.join("volumes");
+    Ok(open(dir.join(plugin.dir()).join(&volume.name)))
 }
 
 /// The work on all of a pod's volumes.
@@ -83,6 +99,15 @@ impl Job {
     pub(crate) async fn materialize(&self) -> Result<(), (String, String)> {
         for v in self.all() {
             let fail = |message: String| (v.name.clone(), message);
+            if let Some(claimed) = claim::of(&self.pod, v) {
+                self.claimed(v, &claimed).await.map_err(fail)?;
+                continue;
+            }
+            if let Some(spec) = csi::inline(&self.pod, v) {
+                let made = csi::mount(&self.shared, &self.pod, &v.name, spec, self.owner()).await;
+                made.map_err(fail)?;
+                continue;
+            }
             let source = self.source(v).await.map_err(fail)?;
             let (volumes, uid, name, owner) = (
                 self.shared.volumes.clone(),
@@ -131,6 +156,86 @@ impl Job {
         all_done
     }
 
+    /// Makes a claimed volume, and remembers where it is.
+    async fn claimed(&self, v: &Volume, claimed: &Claimed) -> Result<(), String> {
+        let (client, name) = (self.shared.client.clone(), &claimed.claim);
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+        let claim = claims.get(name).await.map_err(|e| {
+            format!(
+                "error processing PVC {namespace}/{name}: failed to fetch PVC from API server: {e}"
+            )
+        })?;
+        let volume = claim::volume_of(&self.pod, claimed, &claim)?;
+        let volume = Api::<PersistentVolume>::all(client)
+            .get(volume)
+            .await
+            .map_err(|e| format!("failed to fetch PV {volume} from API server: {e}"))?;
+        claim::check(&volume, &claim, &self.node())?;
+        let is_block = claim::is_block(&volume);
+        self.check_use(v, is_block)?;
+        if let Some(spec) = csi::persistent(&volume, &claim, claimed.read_only) {
+            return csi::mount(&self.shared, &self.pod, &v.name, spec, self.owner()).await;
+        }
+        let source = of_volume(&volume, claimed.read_only).map_err(|e| chain(&e))?;
+        let read_only = claimed.read_only;
+        let (volumes, uid, name) = (
+            self.shared.volumes.clone(),
+            self.uid.clone(),
+            v.name.clone(),
+        );
+        // What nobody writes is not given away either.
+        let owner = match read_only {
+            true => Owner::default(),
+            false => self.owner(),
+        };
+        let work = move || {
+            let path = volumes.materialize(&uid, &name, &source, &owner)?;
+            let record = Record {
+                path,
+                is_block,
+                read_only,
+                csi: None,
+            };
+            volumes.record(&uid, &name, &record)
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|e| e.to_string())?.map_err(|e| chain(&e))
+    }
+
+    /// Devices are for `volumeDevices`, file systems for `volumeMounts`.
+    fn check_use(&self, v: &Volume, is_block: bool) -> Result<(), String> {
+        let spec = self.pod.spec.as_ref();
+        let containers = spec.into_iter().flat_map(|s| {
+            s.containers
+                .iter()
+                .chain(s.init_containers.iter().flatten())
+        });
+        let all: Vec<&Container> = containers.collect();
+        let mounted = |c: &&Container| c.volume_mounts.iter().flatten().any(|m| m.name == v.name);
+        let given = |c: &&Container| c.volume_devices.iter().flatten().any(|d| d.name == v.name);
+        let name = &v.name;
+        match is_block {
+            true if all.iter().any(mounted) => Err(format!(
+                "volume {name} has volumeMode Block, but is specified in volumeMounts"
+            )),
+            false if all.iter().any(given) => Err(format!(
+                "volume {name} has volumeMode Filesystem, but is specified in volumeDevices"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn node(&self) -> keelson_agent_plan::admit::Node {
+        let node = self.shared.node.borrow();
+        let labels = node.as_ref().and_then(|n| n.metadata.labels.clone());
+        keelson_agent_plan::admit::Node {
+            name: self.shared.config.node_name.clone(),
+            labels: labels.unwrap_or_default(),
+            ..Default::default()
+        }
+    }
+
     async fn source(&self, v: &Volume) -> Result<Source, String> {
         let data = sources::of_volume(&self.shared, &self.pod, &self.tokens, v).await?;
         let resolve = |item: &DownwardAPIVolumeFile| {
@@ -156,11 +261,22 @@ impl Job {
         });
         let first = users.next().flatten();
         let shared = first.filter(|f| users.all(|u| u == Some(*f)));
+        let policy = pod.and_then(|p| p.fs_group_change_policy.as_deref());
         Owner {
+            on_root_mismatch: policy == Some("OnRootMismatch"),
             fs_group: pod.and_then(|p| p.fs_group).and_then(id),
             fs_user: shared.and_then(id),
         }
     }
+}
+
+/// Takes all of a pod's volumes away. What drivers put there they are asked for first.
+pub(crate) async fn teardown(shared: &Arc<Shared>, uid: String) -> Result<(), String> {
+    csi::unmount(shared, &uid).await?;
+    let volumes = shared.volumes.clone();
+    let work = move || volumes.teardown(&uid).map_err(|e| chain(&e));
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| e.to_string())?
 }
 
 /// Volumes whose files follow the API.

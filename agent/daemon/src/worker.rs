@@ -90,6 +90,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         orphan: start.orphan,
         status: start.status,
         host_ips: shared.config.node_ips.clone(),
+        recursive_read_only: shared.recursive_read_only,
         ..Observed::default()
     };
     let worker = Worker {

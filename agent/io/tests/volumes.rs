@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use k8s_openapi::api::core::v1::Volume;
 use keelson_agent_io::volumes::{
-    Data, Error, File, HostPathType, Keys, Medium, Owner, Part, Plugin, Source, Volumes, Want,
-    wants,
+    Data, Error, File, HostPathType, Keys, Medium, Owner, Part, Plugin, Record, Source, Storage,
+    Volumes, Want, wants,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -211,7 +211,7 @@ fn a_projected_volume_joins_its_sources_and_belongs_to_the_group() {
     .unwrap();
     let owner = Owner {
         fs_group: Some(2000),
-        fs_user: None,
+        ..Owner::default()
     };
     let path = volumes.materialize("u", "v", &source, &owner).unwrap();
     let read = |f: &str| fs::read_to_string(path.join(f)).unwrap();
@@ -461,4 +461,241 @@ fn a_sub_path_that_is_swapped_all_the_time_does_not_escape() {
         );
     });
     volumes.teardown("u").unwrap();
+}
+
+#[test]
+fn directories_of_the_node_are_made_and_removed() {
+    let (dir, _) = private();
+    let storage = Storage::new(dir.path().join("storage"));
+    let path = storage.ensure("pvc-1_ns_data").unwrap();
+    assert_eq!(mode(&path), 0o777);
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::create_dir(path.join("a")).unwrap();
+    fs::write(path.join("a/b"), "x").unwrap();
+    // What is there stays as it is.
+    storage.ensure("pvc-1_ns_data").unwrap();
+    assert_eq!(mode(&path), 0o700);
+    assert_eq!(storage.name(&path), Some("pvc-1_ns_data"));
+    assert_eq!(storage.name(Path::new("/etc/passwd")), None);
+    assert_eq!(storage.name(&path.join("a")), None);
+    // A link that its user made is removed, not followed.
+    let outside = dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("kept"), "").unwrap();
+    symlink(&outside, path.join("link")).unwrap();
+    // Nor while something is mounted in it.
+    let point = path.join("a");
+    mount(
+        Some(&outside),
+        &point,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .unwrap();
+    let refused = storage.remove("pvc-1_ns_data").unwrap_err().to_string();
+    assert!(refused.contains("still mounted"), "{refused}");
+    nix::mount::umount(&point).unwrap();
+    storage.remove("pvc-1_ns_data").unwrap();
+    storage.remove("pvc-1_ns_data").unwrap();
+    assert!(!path.exists() && outside.join("kept").exists());
+    // A link in the place of a directory leads nowhere.
+    symlink(&outside, &path).unwrap();
+    assert!(storage.ensure("pvc-1_ns_data").is_err());
+    storage.remove("pvc-1_ns_data").unwrap();
+    assert!(outside.join("kept").exists());
+    for name in ["", ".", "..", "a/b", "../outside"] {
+        assert!(
+            matches!(storage.ensure(name), Err(Error::Name { .. })),
+            "{name}"
+        );
+        assert!(
+            matches!(storage.remove(name), Err(Error::Name { .. })),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn local_volumes_are_given_to_the_group() {
+    let (dir, volumes) = private();
+    let disk = dir.path().join("disk");
+    fs::create_dir_all(disk.join("a")).unwrap();
+    fs::write(disk.join("a/file"), "x").unwrap();
+    let outside = dir.path().join("outside");
+    fs::write(&outside, "").unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o600)).unwrap();
+    symlink(&outside, disk.join("link")).unwrap();
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(disk.join("a/file"), fs::Permissions::from_mode(0o600)).unwrap();
+    let source = |path: &Path| Source::Local {
+        path: path.to_owned(),
+        fs_type: None,
+        options: Vec::new(),
+    };
+    let owner = |on_root_mismatch| Owner {
+        fs_group: Some(4242),
+        on_root_mismatch,
+        ..Owner::default()
+    };
+    let used = volumes
+        .materialize("u", "v", &source(&disk), &owner(false))
+        .unwrap();
+    assert_eq!(used, disk);
+    let gid = |path: &Path| fs::symlink_metadata(path).unwrap().gid();
+    for path in [
+        &disk,
+        &disk.join("a"),
+        &disk.join("a/file"),
+        &disk.join("link"),
+    ] {
+        assert_eq!(gid(path), 4242, "{}", path.display());
+    }
+    assert_eq!(mode(&disk), 0o2775);
+    assert_eq!(mode(&disk.join("a/file")), 0o660);
+    // The link's target is not in the volume.
+    assert_eq!((gid(&outside), mode(&outside)), (0, 0o600));
+    // With a right root nothing below is looked at, unless always is asked for.
+    let file = disk.join("a/file");
+    std::os::unix::fs::chown(&file, None, Some(0)).unwrap();
+    volumes
+        .materialize("u", "v", &source(&disk), &owner(true))
+        .unwrap();
+    assert_eq!(gid(&file), 0);
+    volumes
+        .materialize("u", "v", &source(&disk), &owner(false))
+        .unwrap();
+    assert_eq!(gid(&file), 4242);
+    // The pod goes, the volume stays.
+    volumes.teardown("u").unwrap();
+    assert!(file.exists());
+    let missing = volumes.materialize("u", "v", &source(&dir.path().join("none")), &nobody());
+    let missing = missing.unwrap_err().to_string();
+    assert!(missing.ends_with("does not exist"), "{missing}");
+}
+
+#[test]
+fn where_a_claim_was_put_is_remembered() {
+    let (dir, volumes) = private();
+    let record = Record {
+        path: dir.path().to_owned(),
+        is_block: false,
+        read_only: true,
+        csi: None,
+    };
+    assert!(volumes.recorded("u", "v").is_err());
+    volumes.record("u", "v", &record).unwrap();
+    assert_eq!(volumes.recorded("u", "v").unwrap(), record);
+    assert_eq!(volumes.records("u").unwrap(), [("v".to_owned(), record)]);
+    assert_eq!(volumes.records("other").unwrap(), []);
+    volumes.teardown("u").unwrap();
+    assert!(volumes.recorded("u", "v").is_err());
+}
+
+#[test]
+fn what_lies_where_others_were_mounted_is_never_removed() {
+    let (dir, volumes) = private();
+    let point = dir.path().join("pods/u/volumes/kubernetes.io~nfs/v");
+    fs::create_dir_all(&point).unwrap();
+    let others = dir.path().join("others");
+    fs::create_dir(&others).unwrap();
+    fs::write(others.join("file"), "x").unwrap();
+    mount(
+        Some(&others),
+        &point,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .unwrap();
+    volumes.teardown("u").unwrap();
+    assert!(others.join("file").exists());
+    // A mount that is not seen any more, but whose content is: it is told, not removed.
+    fs::create_dir_all(&point).unwrap();
+    fs::write(point.join("file"), "x").unwrap();
+    let told = volumes.teardown("u").unwrap_err().to_string();
+    assert!(told.contains("remove mount point"), "{told}");
+    assert!(point.join("file").exists());
+}
+
+#[test]
+fn what_cannot_be_mounted_says_why() {
+    let (dir, volumes) = private();
+    let nfs = Source::Nfs {
+        server: "127.0.0.1".into(),
+        path: "/none".into(),
+        options: vec![
+            "vers=4.2".into(),
+            "soft".into(),
+            "timeo=1".into(),
+            "retry=0".into(),
+        ],
+        read_only: true,
+    };
+    let why = volumes
+        .materialize("u", "v", &nfs, &nobody())
+        .unwrap_err()
+        .to_string();
+    assert!(why.starts_with("mount 127.0.0.1:/none over nfs: "), "{why}");
+    volumes.teardown("u").unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let why = volumes.materialize("u", "v", &Source::Device { path: file }, &nobody());
+    let why = why.unwrap_err().to_string();
+    assert!(why.ends_with("is not a block device"), "{why}");
+}
+
+#[test]
+fn persistent_volumes_as_values() {
+    let rows = [
+        (
+            json!({"local": {"path": "/d"}, "mountOptions": ["noatime"]}),
+            "local /d noatime",
+        ),
+        (
+            json!({"local": {"path": "/d"}, "volumeMode": "Block"}),
+            "device /d",
+        ),
+        (
+            json!({"hostPath": {"path": "/h", "type": "Directory"}}),
+            "host /h",
+        ),
+        (
+            json!({"nfs": {"server": "s", "path": "/p", "readOnly": true}}),
+            "nfs s:/p true",
+        ),
+        (
+            json!({"nfs": {"server": "s", "path": "/p"}}),
+            "nfs s:/p false",
+        ),
+        (
+            json!({"iscsi": {"targetPortal": "x", "iqn": "y", "lun": 0}}),
+            "volume \"pv\": source iscsi is not supported by this node agent",
+        ),
+        (
+            json!({}),
+            "volume \"pv\": an empty source is not supported by this node agent",
+        ),
+    ];
+    for (spec, want) in rows {
+        let volume =
+            serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": spec})).unwrap();
+        let got = match keelson_agent_io::volumes::of_volume(&volume, false) {
+            Ok(Source::Local { path, options, .. }) => {
+                format!("local {} {}", path.display(), options.join(","))
+            }
+            Ok(Source::Device { path }) => format!("device {}", path.display()),
+            Ok(Source::HostPath { path, .. }) => format!("host {}", path.display()),
+            Ok(Source::Nfs {
+                server,
+                path,
+                read_only,
+                ..
+            }) => format!("nfs {server}:{path} {read_only}"),
+            Ok(other) => format!("{other:?}"),
+            Err(e) => e.to_string(),
+        };
+        assert_eq!(got, want);
+    }
 }

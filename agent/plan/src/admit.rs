@@ -152,7 +152,7 @@ fn selected(spec: &PodSpec, node: &Node) -> bool {
 }
 
 /// A term without any requirement matches nothing.
-fn term(t: &NodeSelectorTerm, node: &Node) -> bool {
+pub(crate) fn term(t: &NodeSelectorTerm, node: &Node) -> bool {
     let name = |key: &str| (key == "metadata.name").then(|| node.name.clone());
     let (labels, fields) = (
         t.match_expressions.iter().flatten(),

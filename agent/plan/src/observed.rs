@@ -234,6 +234,8 @@ pub struct Observed {
     pub status: PodStatus,
     /// The node's addresses, primary first.
     pub host_ips: Vec<IpAddr>,
+    /// Whether the node can make mounts read-only with all below them.
+    pub recursive_read_only: bool,
 }
 
 impl Observed {

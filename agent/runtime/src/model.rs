@@ -135,6 +135,8 @@ pub struct Mount {
     pub container_path: PathBuf,
     /// Mount read-only.
     pub read_only: bool,
+    /// Read-only with all that is mounted below (KEP-3857); needs runc 1.1 and Linux 5.12.
+    pub recursive_read_only: bool,
     /// Propagation.
     pub propagation: Propagation,
 }

@@ -133,6 +133,11 @@ pub trait Pods: Send + Sync + 'static {
         String::new()
     }
 
+    /// Removes a directory that was a volume (`keelson.io/local-path`); one that is not there is removed.
+    async fn remove_storage(&self, _name: &str) -> Result<(), Refusal> {
+        Err(Refusal::not_found("this node keeps no volumes"))
+    }
+
     /// The agent's configuration for `/configz`, without secrets.
     fn config(&self) -> serde_json::Value {
         serde_json::json!({})

@@ -54,6 +54,10 @@ pub fn router(config: Config) -> Router {
             any(port_forward_uid),
         )
         .route("/configz", get(configz))
+        .route(
+            "/keelson/storage/{name}",
+            axum::routing::delete(remove_storage),
+        )
         .fallback(|| async { Refusal::not_found("404 page not found") })
         .with_state(config.clone())
         .merge(looks::router(config))
@@ -303,6 +307,13 @@ async fn port_forward_uid(
     let netns = app.pods.netns(&ns, &pod).await?;
     let target = forward::Target { pod, uid, netns };
     Ok(upgrade.spawn(|agreed, io| forward::serve(agreed, io, target, ports)))
+}
+
+async fn remove_storage(State(app): App, Path(name): Path<String>) -> Result<Json<Value>, Refusal> {
+    app.pods.remove_storage(&name).await?;
+    Ok(Json(
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+    ))
 }
 
 async fn configz(State(app): App) -> Json<Value> {

@@ -4,11 +4,14 @@
 //! be repeated: what stands already is kept or replaced, never doubled.
 
 mod atomic;
+pub mod csi;
 mod host_path;
 mod mounts;
 mod owner;
 mod payload;
+mod persistent;
 mod source;
+mod storage;
 mod subpath;
 
 use std::fs;
@@ -16,10 +19,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use host_path::HostPathType;
-pub use owner::Owner;
+pub use owner::{Owner, give_tree as give};
 pub use payload::{File, Keys, Part};
+pub use persistent::{CsiRecord, Record, of_volume};
 pub(crate) use source::bytes as quantity;
+pub use source::bytes as quantity_bytes;
 pub use source::{Data, Downward, Medium, Plugin, Source, Want, wants};
+pub use storage::Storage;
 
 /// What went wrong with a volume.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +64,17 @@ pub enum Error {
         path: PathBuf,
         /// Such as `directory`.
         what: &'static str,
+    },
+    /// A path of a local volume where nothing is.
+    #[error("path {0:?} does not exist")]
+    NotThere(PathBuf),
+    /// A file system that could not be mounted.
+    #[error("mount {what}: {why}")]
+    Mount {
+        /// What was to be mounted.
+        what: String,
+        /// Why it was not.
+        why: String,
     },
     /// A source this agent does not offer.
     #[error("volume {volume:?}: {what} is not supported by this node agent")]
@@ -128,12 +145,28 @@ fn chain(e: &Error) -> String {
 #[derive(Clone, Debug)]
 pub struct Volumes {
     root: PathBuf,
+    storage: Option<Storage>,
 }
+
+/// Below a pod's `plugins`: where its claimed volumes were put.
+const CLAIMS: &str = "keelson.io~claims";
 
 impl Volumes {
     /// Volumes below `<root>/pods`. Nothing is made yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self {
+            root: root.into(),
+            storage: None,
+        }
+    }
+
+    /// With directories of this node that may become volumes.
+    #[must_use]
+    pub fn with_storage(self, storage: Storage) -> Self {
+        Self {
+            storage: Some(storage),
+            ..self
+        }
     }
 
     /// A pod's directory: `<root>/pods/<uid>`.
@@ -144,7 +177,7 @@ impl Volumes {
     /// Where a volume stands: `<root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>`; for a hostPath
     /// the path itself.
     pub fn path(&self, uid: &str, name: &str, source: &Source) -> Result<PathBuf, Error> {
-        if let Source::HostPath { path, .. } = source {
+        if let Source::HostPath { path, .. } | Source::Device { path } = source {
             return Ok(path.clone());
         }
         let dir = self
@@ -173,8 +206,96 @@ impl Volumes {
             Source::Files { .. } => {
                 self.files(uid, &path, source, owner)?;
             }
+            Source::Device { path } => persistent::device(path)?,
+            Source::Local {
+                path: local,
+                fs_type,
+                options,
+            } => {
+                let used = match self
+                    .storage
+                    .as_ref()
+                    .and_then(|s| Some((s, s.name(local)?)))
+                {
+                    Some((storage, name)) => storage.ensure(name)?,
+                    None => persistent::local(local, fs_type.as_deref(), options, &path)?,
+                };
+                owner::give_tree(&used, owner)?;
+                return Ok(used);
+            }
+            Source::Nfs {
+                server,
+                path: export,
+                options,
+                read_only,
+            } => {
+                self.directory(uid, &path)?;
+                persistent::nfs(server, export, options, *read_only, &path)?;
+            }
         }
         Ok(path)
+    }
+
+    /// Remembers where a claimed volume was put.
+    pub fn record(&self, uid: &str, name: &str, record: &Record) -> Result<(), Error> {
+        let path = self.record_path(uid, name)?;
+        let dir = path.parent().unwrap_or(&path);
+        fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+        let text = serde_json::to_vec(record).unwrap_or_default();
+        // Whole or not at all.
+        let new = dir.join(format!(".{name}"));
+        fs::write(&new, text).map_err(Error::io("write", &new))?;
+        fs::rename(&new, &path).map_err(Error::io("write", &path))
+    }
+
+    /// Where a claimed volume was put.
+    pub fn recorded(&self, uid: &str, name: &str) -> Result<Record, Error> {
+        let path = self.record_path(uid, name)?;
+        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+        serde_json::from_slice(&text).map_err(|e| Error::io("read", &path)(io::Error::from(e)))
+    }
+
+    /// All that is remembered of a pod's claimed volumes, by the volume's name.
+    pub fn records(&self, uid: &str) -> Result<Vec<(String, Record)>, Error> {
+        let dir = self.pod_dir(uid)?.join("plugins").join(CLAIMS);
+        let entries = match fs::read_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            r => r.map_err(Error::io("read directory", &dir))?,
+        };
+        let names = entries
+            .flatten()
+            .filter_map(|e| e.file_name().into_string().ok());
+        // Those with a dot were never finished.
+        let names = names.filter(|n| !n.starts_with('.'));
+        names
+            .map(|name| Ok((name.clone(), self.recorded(uid, &name)?)))
+            .collect()
+    }
+
+    /// Forgets where a claimed volume was: it is no longer there.
+    pub fn forget(&self, uid: &str, name: &str) -> Result<(), Error> {
+        let path = self.record_path(uid, name)?;
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Unmounts the parts of volumes that containers were given: before the volumes themselves go.
+    pub fn release_sub_paths(&self, uid: &str) -> Result<Vec<Error>, Error> {
+        Ok(mounts::unmount_below(
+            &self.pod_dir(uid)?.join("volume-subpaths"),
+        ))
+    }
+
+    /// Unmounts what drivers staged for the whole node. For the end of a node only: pods use it.
+    pub fn unstage_all(&self) -> Vec<Error> {
+        mounts::unmount_below(&self.root.join("plugins"))
+    }
+
+    fn record_path(&self, uid: &str, name: &str) -> Result<PathBuf, Error> {
+        let dir = self.pod_dir(uid)?.join("plugins").join(CLAIMS);
+        Ok(dir.join(element("volume name", name)?))
     }
 
     /// Brings a volume of files up to date in place; true if something changed. Readers see all of the old
@@ -277,7 +398,18 @@ impl Volumes {
         };
         let dir = self.pod_dir(uid).map_err(|e| fail(vec![e]))?;
         let mut errors = mounts::unmount_below(&dir);
-        mounts::remove_tree(&dir, &mut errors);
+        // What lies where something of others was mounted is theirs: nothing there is removed with its content.
+        for plugin in Plugin::MOUNTED {
+            mounts::remove_mount_points(&dir.join("volumes").join(plugin.dir()), &mut errors);
+        }
+        // `<name>/mount`: a driver's own are a step deeper.
+        let drivers = dir.join("volumes").join(Plugin::Csi.dir());
+        for entry in fs::read_dir(drivers).into_iter().flatten().flatten() {
+            mounts::remove_mount_points(&entry.path(), &mut errors);
+        }
+        if errors.is_empty() {
+            mounts::remove_tree(&dir, &mut errors);
+        }
         if errors.is_empty() {
             Ok(())
         } else {

@@ -66,6 +66,24 @@ pub(super) fn take_away(point: &Path) -> Result<(), Error> {
     .map_err(Error::io("unmount", point))
 }
 
+/// Removes the empty directories of a directory.
+pub(super) fn remove_mount_points(dir: &Path, errors: &mut Vec<Error>) {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+        Err(e) => return errors.push(Error::io("read directory", dir)(e)),
+        Ok(entries) => entries,
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        match fs::remove_dir(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                errors.push(Error::io("remove mount point", &path)(e));
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Removes a tree, but nothing that is mounted into it: a host path may hang there.
 pub(super) fn remove_tree(dir: &Path, errors: &mut Vec<Error>) {
     match points_below(dir) {
@@ -100,7 +118,7 @@ fn remove_children(dir: &Path, mounted: &[PathBuf], errors: &mut Vec<Error>) -> 
     Ok(())
 }
 
-fn points_below(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn points_below(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let real = match dir.canonicalize() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         r => r.map_err(Error::io("resolve", dir))?,

@@ -35,9 +35,18 @@ pub enum Plugin {
     Projected,
     /// `downwardAPI`.
     DownwardApi,
+    /// A local volume.
+    Local,
+    /// `nfs`.
+    Nfs,
+    /// `csi`.
+    Csi,
 }
 
 impl Plugin {
+    /// Those whose directories are mount points of what belongs to others.
+    pub(super) const MOUNTED: [Self; 2] = [Self::Local, Self::Nfs];
+
     /// The directory below `volumes`.
     pub fn dir(self) -> &'static str {
         match self {
@@ -47,6 +56,9 @@ impl Plugin {
             Self::Secret => "kubernetes.io~secret",
             Self::Projected => "kubernetes.io~projected",
             Self::DownwardApi => "kubernetes.io~downward-api",
+            Self::Local => "kubernetes.io~local-volume",
+            Self::Nfs => "kubernetes.io~nfs",
+            Self::Csi => "kubernetes.io~csi",
         }
     }
 
@@ -81,6 +93,31 @@ pub enum Source {
         default_mode: u32,
         /// Where the files come from; later parts win.
         parts: Vec<Part>,
+    },
+    /// A block device of the host, given as one.
+    Device {
+        /// The device node.
+        path: PathBuf,
+    },
+    /// A directory of the node, or a device of it that is mounted.
+    Local {
+        /// Absolute.
+        path: PathBuf,
+        /// The device's file system.
+        fs_type: Option<String>,
+        /// How it is mounted.
+        options: Vec<String>,
+    },
+    /// An NFS export.
+    Nfs {
+        /// A name or an address.
+        server: String,
+        /// What it exports.
+        path: String,
+        /// How it is mounted.
+        options: Vec<String>,
+        /// Nobody writes.
+        read_only: bool,
     },
 }
 
@@ -188,6 +225,9 @@ impl Source {
                 kind,
             });
         }
+        if let Some(nfs) = super::persistent::nfs_of(volume) {
+            return Ok(nfs);
+        }
         let (plugin, mode, parts) = if let Some(c) = &volume.config_map {
             let part = config_map(data, &c.name, c.items.as_deref(), c.optional);
             (Plugin::ConfigMap, c.default_mode, vec![part])
@@ -222,6 +262,8 @@ impl Source {
         match self {
             Self::EmptyDir { .. } => Plugin::EmptyDir,
             Self::HostPath { .. } => Plugin::HostPath,
+            Self::Device { .. } | Self::Local { .. } => Plugin::Local,
+            Self::Nfs { .. } => Plugin::Nfs,
             Self::Files { plugin, .. } => *plugin,
         }
     }
@@ -396,7 +438,7 @@ fn other_kind(volume: &Volume) -> String {
 }
 
 /// A quantity as bytes, rounded up. Source: the quantity grammar of the API conventions.
-pub(crate) fn bytes(text: &str) -> Option<u64> {
+pub fn bytes(text: &str) -> Option<u64> {
     const SUFFIXES: [(&str, f64); 16] = [
         ("Ki", 1024.0),
         ("Mi", 1_048_576.0),

@@ -13,6 +13,7 @@ use crate::ephemeral;
 use crate::event;
 use crate::lifecycle::container::{FRESH, Role, again, has_started, restart_at, verdict};
 use crate::lifecycle::{Context, Goal, is_sidecar};
+use crate::mount;
 use crate::names;
 use crate::observed::{Attempt, AttemptState, Image};
 use crate::resize;
@@ -96,6 +97,7 @@ impl Builder<'_> {
             started: Some(started),
             state: Some(state),
             last_state: Some(last.map(finished).unwrap_or_default()),
+            volume_mounts: mount::statuses(self.c, self.ctx.observed.recursive_read_only),
             ..Default::default()
         }
     }

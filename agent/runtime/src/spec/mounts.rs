@@ -82,7 +82,11 @@ pub(super) fn all(spec: &ContainerSpec) -> Result<Vec<Mount>, Error> {
             Propagation::HostToContainer => "rslave",
             Propagation::Bidirectional => "rshared",
         };
-        let access = if mount.read_only { "ro" } else { "rw" };
+        let access = match (mount.read_only, mount.recursive_read_only) {
+            (true, true) => "rro",
+            (true, false) => "ro",
+            _ => "rw",
+        };
         if !mount.container_path.is_absolute() {
             let path = mount.container_path.display().to_string();
             return Err(Error::invalid("mount path", path, "not absolute"));

@@ -134,6 +134,7 @@ fn mounts_come_parents_first_and_replace_defaults() {
         host_path: "/host".into(),
         container_path: to.into(),
         read_only: true,
+        recursive_read_only: to == "/data/deep/er",
         propagation,
     };
     let spec = ContainerSpec {
@@ -167,6 +168,10 @@ fn mounts_come_parents_first_and_replace_defaults() {
     assert_eq!(
         mounts[6]["options"],
         serde_json::json!(["rbind", "rslave", "ro"])
+    );
+    assert_eq!(
+        mounts[8]["options"],
+        serde_json::json!(["rbind", "rprivate", "rro"])
     );
     assert_eq!(json["linux"]["rootfsPropagation"], "rslave");
     let shared = built(&pod_container(), &facts());
