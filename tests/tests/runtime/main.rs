@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod beside;
+mod claims;
 mod conform;
+mod csi;
 mod figures;
 mod images;
 mod life;
@@ -49,6 +51,15 @@ fn pods() {
     suite.step("bound tokens are projected and follow the pod", || {
         volumes::tokens(&bed)
     });
+    suite.step("claims: directories of the node", || {
+        claims::directories(&bed)
+    });
+    suite.step("claims: volumes by hand", || claims::by_hand(&bed));
+    suite.step("claims: local volumes and devices", || claims::local(&bed));
+    suite.step("claims: a pod's own", || claims::ephemeral(&bed));
+    suite.step("claims: how mounts travel", || claims::mounts(&bed));
+    suite.step("claims: NFS without a server", || claims::nfs(&bed));
+    suite.step("claims: a CSI driver", || csi::driver(&bed));
     suite.step("security context", || volumes::security(&bed));
     suite.step("init containers go first, in order", || life::init(&bed));
     suite.step("restart policies and CrashLoopBackOff", || {
