@@ -370,6 +370,7 @@ pub(crate) async fn mount(
             driver: spec.driver.clone(),
             id: spec.id.clone(),
             staging: target.staging.clone(),
+            inline: spec.inline,
         }),
     };
     let lock = shared.csi.volume(&spec.id);
@@ -560,6 +561,32 @@ async fn take_away(
         let _ = staging.parent().map(std::fs::remove_dir);
     }
     shared.volumes.forget(uid, name).map_err(|e| chain(&e))
+}
+
+/// The volumes of drivers that pods here have, as the Node tells them: whoever detaches waits for it. `None`: nobody
+/// needs to be told.
+pub(crate) fn volumes_in_use(shared: &Shared, told: bool) -> Option<Vec<String>> {
+    let none = shared
+        .csi
+        .known
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_empty();
+    if none && !told {
+        return None;
+    }
+    let pods = shared.volumes.list().unwrap_or_default();
+    let records = pods
+        .iter()
+        .flat_map(|uid| shared.volumes.records(uid).unwrap_or_default());
+    let name = |c: CsiRecord| format!("kubernetes.io/csi/{}^{}", c.driver, c.id);
+    // A pod's own volumes are attached nowhere.
+    let persistent = records
+        .filter_map(|(_, r)| r.csi)
+        .filter(|c| !c.inline)
+        .map(name);
+    let all: std::collections::BTreeSet<String> = persistent.collect();
+    Some(all.into_iter().collect())
 }
 
 /// Whether another pod here uses a staged volume.

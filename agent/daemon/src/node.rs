@@ -16,6 +16,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::csi;
 use crate::shared::{Shared, chain};
 
 /// Between two renewals of the lease, and two looks at the node's own figures.
@@ -115,6 +116,8 @@ impl Keeper {
             .status(previous.conditions.clone().unwrap_or_default())
             .await?;
         status.images = status.images.filter(|i| !i.is_empty());
+        status.volumes_in_use =
+            csi::volumes_in_use(&self.shared, previous.volumes_in_use.is_some());
         let node = match known {
             Some(node) if self.written.is_some() => node,
             _ => Arc::new(self.register(&status).await?),

@@ -681,6 +681,12 @@ fn changes_of_jobs() {
 #[test]
 fn only_bound_claims_grow() {
     let claim = |size: &str, phase: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}, "status": {"phase": phase}});
+    let mut bound = claim("3Gi", "Bound");
+    bound["status"]["capacity"] = json!({"storage": "2Gi"});
+    for (size, fine) in [("2Gi", true), ("1Gi", false)] {
+        let says = wrong_update("persistentvolumeclaims", &claim(size, "Bound"), &bound);
+        assert_eq!(says.is_empty(), fine, "{size}: {says:?}");
+    }
     for (phase, fine) in [("Pending", false), ("Bound", true)] {
         let (new, old) = (claim("2Gi", phase), claim("1Gi", phase));
         let says = wrong_update("persistentvolumeclaims", &new, &old);

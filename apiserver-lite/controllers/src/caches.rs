@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass, VolumeAttachment};
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::watcher;
 use kube::{Client, Resource};
@@ -107,6 +107,10 @@ caches! {
     volumes: PersistentVolume = Informer::default(),
     /// Storage classes.
     classes: StorageClass = Informer::default(),
+    /// CSI drivers.
+    drivers: CSIDriver = Informer::default(),
+    /// Volumes attached to nodes.
+    attachments: VolumeAttachment = Informer::default(),
     /// CertificateSigningRequests.
     requests: CertificateSigningRequest = Informer::default(),
     /// ClusterRoles.

@@ -155,9 +155,13 @@ fn report(controller: &str, key: &Key, error: &anyhow::Error) {
 /// already, and a cache that took it again would keep it for ever.
 fn is_held(object: &DynamicObject) -> bool {
     let meta = &object.metadata;
+    // A namespace's own.
+    let held = object.data.pointer("/spec/finalizers");
+    let held = held.and_then(serde_json::Value::as_array);
     meta.deletion_timestamp.is_some()
         && (meta.deletion_grace_period_seconds.is_some_and(|g| g > 0)
-            || meta.finalizers.as_ref().is_some_and(|f| !f.is_empty()))
+            || meta.finalizers.as_ref().is_some_and(|f| !f.is_empty())
+            || held.is_some_and(|f| !f.is_empty()))
 }
 
 async fn once(

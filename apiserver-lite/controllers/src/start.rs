@@ -28,7 +28,7 @@ use crate::replicaset::Replicas;
 use crate::runner::{self, Controller, Work};
 use crate::serviceaccount::{AccountTokens, Basics, MakeToken, Tokens};
 use crate::statefulset::StatefulSets;
-use crate::volume::{Binder, Ephemeral, LocalPath, Protection};
+use crate::volume::{Attaching, Binder, Ephemeral, LocalPath, Protection};
 
 /// What the controllers need to know. [`Config::new`] has upstream's defaults.
 #[derive(Clone)]
@@ -155,6 +155,7 @@ fn controllers(
         row(Binder::new(c), 1),
         row(Protection::new(c, client.clone()), 1),
         row(Ephemeral::new(c), 1),
+        row(Attaching::new(c), 1),
         row(LocalPath::new(c, client.clone()), 1),
     ];
     if config.account_token_secrets {

@@ -5,6 +5,7 @@
 mod loss;
 mod network;
 mod rollout;
+mod volumes;
 
 use keelson_tests::snapshot::Snapshot;
 use keelson_tests::{Bed, Suite, eventually, wait::secs};
@@ -42,6 +43,8 @@ fn two_nodes() {
     suite.step("what is not ready gets no requests", || {
         rollout::readiness(&bed)
     });
+    suite.step("volumes hold pods to their node", || volumes::follow(&bed));
+    suite.step("volumes of a StatefulSet", || volumes::sets(&bed));
     suite.step("drain", || rollout::drain(&bed));
     suite.step("deleting everything leaves nothing", || {
         network::undeploy(&bed);

@@ -236,7 +236,7 @@ pub(crate) fn driver(bed: &Bed) {
 apiVersion: storage.k8s.io/v1
 kind: CSIDriver
 metadata: {{name: {NAME}}}
-spec: {{attachRequired: false, podInfoOnMount: true, volumeLifecycleModes: [Persistent, Ephemeral]}}
+spec: {{podInfoOnMount: true, volumeLifecycleModes: [Persistent, Ephemeral]}}
 ---
 apiVersion: v1
 kind: PersistentVolume
@@ -264,6 +264,13 @@ spec:
   - {{name: own, csi: {{driver: {NAME}}}}}
 "#
     ));
+    // We are the attacher too.
+    let attachment = "get volumeattachment -o jsonpath={.items[*].metadata.name}";
+    bed.wait_contains("describe pod csi", "is not attached to this node");
+    let name = bed.kubectl(attachment);
+    bed.kubectl(&format!(
+        "patch volumeattachment {name} --subresource=status --type=merge -p '{{\"status\":{{\"attached\":true}}}}'"
+    ));
     let ready = bed.try_kubectl("wait pod csi --for=condition=Ready --timeout=60s");
     assert!(
         ready.ok,
@@ -277,6 +284,10 @@ spec:
     );
     bed.server().sh(
         "ls /var/lib/keelson/agent/plugins/kubernetes.io/csi/test.keelson.io/*/globalmount/staged",
+    );
+    bed.wait_for(
+        "get node n1 -o jsonpath={.status.volumesInUse[*]}",
+        &format!("kubernetes.io/csi/{NAME}^handle"),
     );
     // The driver is away when the pod goes: it is asked when it is back, also by an agent that started again.
     let before = driver.calls();
@@ -307,6 +318,7 @@ spec:
             "no {call:?} in {before:?}"
         );
     }
+    bed.wait_for(attachment, "");
     let after = driver.calls();
     for call in ["unpublish handle", "unpublish inline"] {
         assert!(after.iter().any(|c| c == call), "no {call:?} in {after:?}");

@@ -38,6 +38,9 @@ pub struct CsiRecord {
     pub id: String,
     /// Where it stands for the whole node, if the driver does that.
     pub staging: Option<PathBuf>,
+    /// A pod's own, which nobody else knows.
+    #[serde(default)]
+    pub inline: bool,
 }
 
 /// The file system of a device that names none.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::field::{At, Errors};
 use super::{check, check_update, label_selector, quantity};
 use crate::json;
+use crate::quantity::Quantity;
 use crate::status::Cause;
 
 /// A PersistentVolumeClaim.
@@ -204,6 +205,15 @@ pub(crate) fn persistent_volume_claim_update(new: &Value, old: &Value) -> Vec<Ca
             }
             spec
         };
+        let bytes = |at: &At<'_>, field| Quantity::from_value(json::at(at.value, field)).ok();
+        let size = |at| bytes(at, "/spec/resources/requests/storage").map(Quantity::milli);
+        let has = bytes(old, "/status/capacity/storage").map(Quantity::milli);
+        if size(new) < size(old) && size(new) < has {
+            errs.forbidden(
+                "spec.resources.requests.storage",
+                "field can not be less than status.capacity",
+            );
+        }
         let (volume, had) = (new.child("spec.volumeName"), old.child("spec.volumeName"));
         if fixed(new) != fixed(old) || (!had.is_zero() && volume.value != had.value) {
             errs.forbidden("spec", "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims");

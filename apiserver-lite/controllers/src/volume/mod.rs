@@ -1,6 +1,7 @@
 //! Volumes and claims: who is bound to whom ([`Binder`]), what is kept while it is in use ([`Protection`]), claims of
-//! generic ephemeral volumes ([`Ephemeral`]), and directories of nodes as volumes ([`LocalPath`]).
+//! generic ephemeral volumes ([`Ephemeral`]), directories of nodes as volumes ([`LocalPath`]), and attaching ([`Attaching`]).
 
+mod attach;
 mod binder;
 mod claim;
 mod ephemeral;
@@ -10,6 +11,7 @@ mod protect;
 mod tests;
 mod volume;
 
+pub use attach::Attaching;
 pub use binder::Binder;
 pub use claim::{Around, plan as claim};
 pub use ephemeral::{Ephemeral, plan as ephemeral};
