@@ -96,7 +96,7 @@ impl Node for Driver {
             pod.cloned().unwrap_or_default()
         ));
         let target = Path::new(&r.target_path);
-        std::fs::create_dir_all(&target)?;
+        std::fs::create_dir_all(target)?;
         std::fs::write(target.join("volume"), &what)?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }

@@ -10,7 +10,7 @@ use keelson_api::volume::{
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::volume::{phase_patch, reference};
+use super::release::{phase_patch, reference};
 use super::{parsed_claim, parsed_volume, phase, unchanged};
 use crate::action::{Action, Target};
 
@@ -148,8 +148,8 @@ impl Plan<'_> {
             return self.tell("Warning", "ProvisioningFailed", message);
         }
         let mut actions = self.pending();
-        let named = |key: &&str| self.claim.annotations().get(*key) == Some(&class.provisioner);
-        if !PROVISIONER.iter().all(|key| named(&key)) {
+        let named = |key: &str| self.claim.annotations().get(key) == Some(&class.provisioner);
+        if !PROVISIONER.iter().all(|key| named(key)) {
             let notes: Value = PROVISIONER
                 .iter()
                 .map(|key| ((*key).to_owned(), json!(class.provisioner)))

@@ -63,18 +63,17 @@ impl LocalPath {
         let Some(removal) = removal(volume) else {
             return Ok(Outcome::default());
         };
-        // A claim that came back by name is another one.
         let node = volume.annotations().get(NODE).cloned().unwrap_or_default();
         let there = self.caches.nodes.get(&Key::new("", node.clone())).is_some();
-        if let (Some(directory), true) = (&removal.directory, there) {
-            if let Err(error) = self.remove(&node, directory).await {
-                let message = format!("remove {directory} on node {node}: {error}");
-                let event = tell(Target::of(volume), "Warning", "VolumeFailedDelete", message);
-                return Ok(Outcome {
-                    actions: vec![event],
-                    again: Some(AGAIN),
-                });
-            }
+        if let (Some(directory), true) = (&removal.directory, there)
+            && let Err(error) = self.remove(&node, directory).await
+        {
+            let message = format!("remove {directory} on node {node}: {error}");
+            let event = tell(Target::of(volume), "Warning", "VolumeFailedDelete", message);
+            return Ok(Outcome {
+                actions: vec![event],
+                again: Some(AGAIN),
+            });
         }
         Ok(removal.actions.into())
     }
@@ -236,7 +235,7 @@ fn made(claim: &PersistentVolumeClaim, class: &Class, node: &Node, root: &str) -
         "spec": {
             "accessModes": parsed.modes,
             "capacity": {"storage": request.as_ref().and_then(|r| r.get("storage"))},
-            "claimRef": super::volume::reference(claim),
+            "claimRef": super::release::reference(claim),
             "persistentVolumeReclaimPolicy": class.reclaim,
             "storageClassName": class.name,
             "volumeAttributesClassName": claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.clone()),

@@ -7,9 +7,9 @@ mod claim;
 mod ephemeral;
 mod local;
 mod protect;
+mod release;
 #[cfg(test)]
 mod tests;
-mod volume;
 
 pub use attach::Attaching;
 pub use binder::Binder;
@@ -17,7 +17,7 @@ pub use claim::{Around, plan as claim};
 pub use ephemeral::{Ephemeral, plan as ephemeral};
 pub use local::{LocalPath, NODE as LOCAL_NODE, PROVISIONER as LOCAL_PATH};
 pub use protect::Protection;
-pub use volume::{Holder, plan as volume};
+pub use release::{Holder, plan as volume};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use keelson_api::volume::{Claim, Volume};
