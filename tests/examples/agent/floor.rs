@@ -36,6 +36,10 @@ impl Floor {
     pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Self> {
         let channel = containerd_client::connect(socket).await?;
         let client = Client::from(channel.clone());
+        let layers = layers(channel, &client).await?;
+        let [layer] = layers.as_slice() else {
+            anyhow::bail!("the image has {} layers, one is expected", layers.len());
+        };
         // Else the garbage collector takes a snapshot before its container is made.
         let message = CreateRequest {
             id: LEASE.into(),
@@ -43,10 +47,6 @@ impl Floor {
         };
         let request = with_namespace!(message, NAMESPACE);
         client.leases().create(request).await?;
-        let layers = layers(channel, &client).await?;
-        let [layer] = layers.as_slice() else {
-            anyhow::bail!("the image has {} layers, one is expected", layers.len());
-        };
         Ok(Self {
             client,
             parent: layer.clone(),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use keelson_tests::wait::{eventually_async, secs};
 use keelson_tests::{Bed, Node};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -83,7 +84,11 @@ fn whole() -> anyhow::Result<()> {
         node.space.init()
     ));
     bed.kube(async |client| {
-        let floor = Arc::new(Floor::connect(&socket).await?);
+        // The node is ready before its images are in.
+        let floor = eventually_async("the image", secs(60), async || {
+            Floor::connect(&socket).await
+        });
+        let floor = Arc::new(floor.await);
         let pods = Pods::new(client, node);
         let agent = || Usage::of(node.pid());
         let mut aims = Vec::new();
