@@ -175,7 +175,8 @@ pub(crate) struct NodeOptions {
 #[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct ServerOptions {
-    /// File with any of these options, in YAML; unknown ones are refused.
+    /// File with any of these options, in YAML; unknown ones are refused. KubeletConfiguration's fields about eviction,
+    /// image collection, log rotation and reserved resources stand there too, under their names.
     #[arg(long)]
     #[serde(skip)]
     config: Option<PathBuf>,
@@ -221,7 +222,8 @@ pub(crate) struct ServerOptions {
 #[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct AgentOptions {
-    /// File with any of these options, in YAML; unknown ones are refused.
+    /// File with any of these options, in YAML; unknown ones are refused. KubeletConfiguration's fields about eviction,
+    /// image collection, log rotation and reserved resources stand there too, under their names.
     #[arg(long)]
     #[serde(skip)]
     config: Option<PathBuf>,
