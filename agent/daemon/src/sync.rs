@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use keelson_agent_plan::{admit, event, resources, static_pod};
-use keelson_runtime::{Container, Kind, RuntimeEvent};
+use keelson_runtime::{Container, Kind, RuntimeEvent, State};
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 
@@ -141,6 +141,23 @@ async fn relist(shared: &Shared) {
     }
 }
 
+fn is_running(c: &Container) -> bool {
+    matches!(c.state, State::Running { .. })
+}
+
+/// Tells of containers that ended after the agent had listed them and before their workers were there to be told.
+async fn ended_unseen(shared: Arc<Shared>, mut running: HashMap<String, String>) {
+    let Some(all) = insist(&shared, "list containers", || shared.runtime.containers()).await else {
+        return;
+    };
+    for c in all.iter().filter(|c| is_running(c)) {
+        running.remove(&c.id);
+    }
+    for (id, uid) in running {
+        shared.tell(&uid, Message::Container(id));
+    }
+}
+
 fn group(all: Vec<Container>) -> BTreeMap<String, Vec<Container>> {
     let mut by_pod: BTreeMap<String, Vec<Container>> = BTreeMap::new();
     for c in all {
@@ -158,6 +175,8 @@ pub(crate) async fn pods(shared: Arc<Shared>) {
     if let Err(error) = shared.runtime.containers_sweep(&found) {
         tracing::warn!(error = %chain(&error), "files of containers that are gone stay");
     }
+    let running = found.iter().filter(|c| is_running(c));
+    let running = running.map(|c| (c.id.clone(), c.pod.uid.clone())).collect();
     // Static pods need no API.
     let mut found = group(found);
     let mut statics = Statics::new(shared.clone());
@@ -174,6 +193,7 @@ pub(crate) async fn pods(shared: Arc<Shared>) {
     let mut sync = Sync {
         shared: shared.clone(),
         found,
+        running,
         listed: Vec::new(),
         first: true,
     };
@@ -187,6 +207,8 @@ struct Sync {
     shared: Arc<Shared>,
     /// What the runtime had when the agent started and no worker has taken yet.
     found: BTreeMap<String, Vec<Container>>,
+    /// What ran then, by container id, and whose it is.
+    running: HashMap<String, String>,
     /// A list under way.
     listed: Vec<Pod>,
     first: bool,
@@ -237,6 +259,8 @@ impl Sync {
         }
         if std::mem::take(&mut self.first) {
             self.orphans();
+            let running = std::mem::take(&mut self.running);
+            tokio::spawn(ended_unseen(self.shared.clone(), running));
         }
     }
 

@@ -86,6 +86,9 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         waits: false,
     };
     shared.entries().insert(uid.clone(), entry);
+    // From here on their ends are told.
+    let ids = start.containers.iter().map(|c| (c.id.clone(), uid.clone()));
+    shared.owners().extend(ids);
     let observed = Observed {
         orphan: start.orphan,
         status: start.status,

@@ -243,3 +243,21 @@ fn probes_hooks_and_grace() {
     let refused = m.until("big", "refused", |s| s["phase"] == "Failed");
     assert_eq!(refused["reason"], "OutOfcpu");
 }
+
+#[test]
+fn images_that_nobody_needs_go_when_they_are_old() {
+    let m = Machine::start();
+    m.import("used:test", "/bin/cat");
+    let mut user = sh("c", "trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    user["image"] = json!("used:test");
+    let uid = m.pod("user", json!({"containers": [user]}));
+    m.until("user", "ready", |s| condition(s, "Ready"));
+    m.import("junk:test", "/bin/true");
+    assert!(m.has_image("junk:test"));
+    m.image_gone("junk:test");
+    assert!(m.has_image("used:test"), "a container runs from it");
+    m.delete_pod("user", 10);
+    m.gone(&uid);
+    m.image_gone("used:test");
+    assert!(m.has_image("busybox:test"), "what has an archive stays");
+}

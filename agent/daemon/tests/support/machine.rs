@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
 use keelson_agent::{Config, Eviction};
+use keelson_agent_plan::image_gc::Policy;
 use keelson_runtime::archive::{self, Entry};
 use keelson_runtime::{Container, ImageConfig, Runtime};
 use serde_json::{Value, json};
@@ -45,7 +47,7 @@ impl Machine {
         let containerd = spawn_containerd(&dir);
         fs::create_dir_all(dir.join("images")).unwrap();
         fs::create_dir_all(dir.join("cni")).unwrap();
-        write_busybox(&dir.join("images/busybox.tar"), "busybox:test");
+        write_busybox(&dir.join("images/busybox.tar"), "busybox:test", "/bin/sh");
         let conf = json!({"cniVersion": "1.0.0", "name": "test", "plugins": [{"type": "ptp",
             "ipam": {"type": "host-local", "subnet": "10.99.0.0/24", "dataDir": dir.join("ipam")}}]});
         fs::write(dir.join("cni/10-test.conflist"), conf.to_string()).unwrap();
@@ -89,8 +91,16 @@ impl Machine {
             // How full this machine's disk is does not matter here.
             eviction: Eviction {
                 thresholds: Vec::new(),
+                period: Duration::from_millis(500),
                 ..Eviction::default()
             },
+            image_gc: Policy {
+                high: 100,
+                min_age: SignedDuration::ZERO,
+                max_age: Some(SignedDuration::from_secs(1)),
+                ..Policy::default()
+            },
+            image_gc_period: Duration::from_millis(500),
             ..Config::new("n1", vec!["192.0.2.1".parse().unwrap()])
         };
         let client = tokio.block_on(async { self.api.client() });
@@ -132,6 +142,25 @@ impl Machine {
             .expect("connect")
     }
 
+    /// Brings an image in without the agent's knowledge.
+    pub(crate) fn import(&self, name: &str, command: &str) {
+        let archive = self.dir.join("other.tar");
+        write_busybox(&archive, name, command);
+        let imported = self.tokio.block_on(self.runtime().import(&archive));
+        imported.expect("import");
+    }
+
+    pub(crate) fn has_image(&self, name: &str) -> bool {
+        let image = self.tokio.block_on(self.runtime().image(name));
+        image.expect("image").is_some()
+    }
+
+    /// Waits until an image is gone.
+    pub(crate) fn image_gone(&self, name: &str) {
+        let gone = || (!self.has_image(name)).then_some(());
+        self.wait("the image is gone", gone, || json!(name));
+    }
+
     pub(crate) fn containers(&self) -> Vec<Container> {
         let runtime = self.runtime();
         self.tokio
@@ -145,7 +174,9 @@ impl Machine {
         spec["nodeName"] = json!("n1");
         for list in ["containers", "initContainers"] {
             for c in spec[list].as_array_mut().into_iter().flatten() {
-                c["image"] = json!("busybox:test");
+                if c["image"].is_null() {
+                    c["image"] = json!("busybox:test");
+                }
                 c["imagePullPolicy"] = json!("IfNotPresent");
             }
         }
@@ -340,7 +371,7 @@ fn logger() -> PathBuf {
     binary
 }
 
-fn write_busybox(path: &Path, name: &str) {
+fn write_busybox(path: &Path, name: &str, command: &str) {
     let mut files = vec![Entry::Copy {
         from: "/bin/busybox".into(),
         to: "/bin/busybox".into(),
@@ -356,7 +387,7 @@ fn write_busybox(path: &Path, name: &str) {
         }),
     );
     let config = ImageConfig {
-        cmd: vec!["/bin/sh".into()],
+        cmd: vec![command.into()],
         ..ImageConfig::default()
     };
     archive::write(path, name, &files, &config).expect("archive");
