@@ -65,7 +65,8 @@ pub(super) async fn join(io: Io, protocol: Protocol, session: Session) {
         protocol,
         _here: here,
     };
-    let mut input = Box::pin(futures::stream::unfold(state, Incoming::next));
+    // Asked once more after its end when the client went first.
+    let mut input = Box::pin(futures::stream::unfold(state, Incoming::next).fuse());
     let mut client = Channels { sink, protocol };
     super::join(&mut input, gone, &mut client, session).await;
     // Closing on unread input would reset the connection, and the client might lose the exit code.
