@@ -7,6 +7,7 @@ use keelson_agent_io::volumes::Volumes;
 use keelson_runtime::{Container, Runtime};
 
 use crate::config::Config;
+use crate::image_volume;
 
 /// Kills and removes every container of ours, then networks, namespaces, volumes, cgroups and logs. Goes on after
 /// errors and gives them all; can be repeated. With `images`, those that we brought into containerd go too. Without a containerd only its part is left out.
@@ -23,6 +24,11 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
             let cni = config.cni().swept();
             errors.extend(cni.gc(&[]).await.into_iter().map(Into::into));
             end_sandboxes(&runtime, &mut errors).await;
+            let volumes = Volumes::new(&config.root_dir);
+            for uid in volumes.list().unwrap_or_default() {
+                let released = image_volume::release(&volumes, &runtime, &uid).await;
+                errors.extend(released.err().map(anyhow::Error::msg));
+            }
             errors.extend(runtime.cgroups_remove().err().map(Into::into));
             errors.extend(runtime.leases_remove().await.err().map(Into::into));
             if images {

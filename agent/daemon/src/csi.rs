@@ -372,6 +372,7 @@ pub(crate) async fn mount(
             staging: target.staging.clone(),
             inline: spec.inline,
         }),
+        view: None,
     };
     let lock = shared.csi.volume(&spec.id);
     let _one = lock.lock().await;

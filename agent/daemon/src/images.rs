@@ -111,6 +111,37 @@ pub(crate) async fn ensure(
     }
 }
 
+/// Makes sure that an image is there which no container runs: a volume's.
+pub(crate) async fn present(
+    shared: &Arc<Shared>,
+    pod: &Pod,
+    name: &str,
+    policy: Option<&str>,
+) -> Result<(), String> {
+    let _ = shared.imported.subscribe().wait_for(|done| *done).await;
+    let whole = keelson_runtime::image::normalise(name).ok();
+    let Some(whole) = whole.filter(|_| pull::valid_name(name)) else {
+        return Err(event::invalid_image_message(name));
+    };
+    let found = shared.runtime.image(name).await.map_err(|e| chain(&e))?;
+    let allowed = match &found {
+        Some(image) => allowed(shared, pod, &whole, image).await,
+        None => true,
+    };
+    match pull::decide(policy, name, found.is_some() && allowed) {
+        Decision::Use => Ok(()),
+        Decision::NeverPull if allowed => Err(event::never_pull_message(name)),
+        Decision::NeverPull => Err(event::never_verified_message(name)),
+        Decision::Pull => {
+            let asked = Asked {
+                credentials: credentials::all(shared, pod, pull::repository(&whole)).await,
+                name: whole,
+            };
+            shared.pulls.pull(shared, asked).await.map(drop)
+        }
+    }
+}
+
 async fn pull(
     shared: &Arc<Shared>,
     pod: &Pod,

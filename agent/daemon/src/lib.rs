@@ -23,6 +23,7 @@ mod events;
 mod files;
 mod holder;
 mod hooks;
+mod image_volume;
 mod images;
 mod kill;
 mod metrics;

@@ -11,18 +11,16 @@ use keelson_agent_plan::claim::{self, Claimed};
 use keelson_agent_plan::env::{Facts, downward};
 use kube::Api;
 
-use crate::csi;
 use crate::shared::{Shared, chain};
 use crate::sources::{self, Tokens};
 use crate::worker::Worker;
+use crate::{csi, image_volume};
 
 /// Where a volume stands on the host.
 pub(crate) fn place(shared: &Shared, uid: &str, volume: &Volume) -> Result<Record, Error> {
     let open = |path| Record {
         path,
-        is_block: false,
-        read_only: false,
-        csi: None,
+        ..Record::default()
     };
     let plugin = match volume {
         Volume {
@@ -35,7 +33,8 @@ pub(crate) fn place(shared: &Shared, uid: &str, volume: &Volume) -> Result<Recor
         | Volume {
             ephemeral: Some(_), ..
         }
-        | Volume { csi: Some(_), .. } => return shared.volumes.recorded(uid, &volume.name),
+        | Volume { csi: Some(_), .. }
+        | Volume { image: Some(_), .. } => return shared.volumes.recorded(uid, &volume.name),
         Volume { nfs: Some(_), .. } => Plugin::Nfs,
         Volume {
             config_map: Some(_),
@@ -105,6 +104,11 @@ impl Job {
             }
             if let Some(spec) = csi::inline(&self.pod, v) {
                 let made = csi::mount(&self.shared, &self.pod, &v.name, spec, self.owner()).await;
+                made.map_err(fail)?;
+                continue;
+            }
+            if let Some(image) = &v.image {
+                let made = image_volume::mount(&self.shared, &self.pod, &v.name, image).await;
                 made.map_err(fail)?;
                 continue;
             }
@@ -195,7 +199,7 @@ impl Job {
                 path,
                 is_block,
                 read_only,
-                csi: None,
+                ..Record::default()
             };
             volumes.record(&uid, &name, &record)
         };
@@ -273,6 +277,7 @@ impl Job {
 /// Takes all of a pod's volumes away. What drivers put there they are asked for first.
 pub(crate) async fn teardown(shared: &Arc<Shared>, uid: String) -> Result<(), String> {
     csi::unmount(shared, &uid).await?;
+    image_volume::release(&shared.volumes, &shared.runtime, &uid).await?;
     let volumes = shared.volumes.clone();
     let work = move || volumes.teardown(&uid).map_err(|e| chain(&e));
     let done = tokio::task::spawn_blocking(work).await;

@@ -582,7 +582,7 @@ fn where_a_claim_was_put_is_remembered() {
         path: dir.path().to_owned(),
         is_block: false,
         read_only: true,
-        csi: None,
+        ..Record::default()
     };
     assert!(volumes.recorded("u", "v").is_err());
     volumes.record("u", "v", &record).unwrap();

@@ -42,7 +42,7 @@ pub use disk::LayerUsage;
 pub use error::{Error, PullKind};
 pub use events::{Events, RuntimeEvent};
 pub use exec::{ExecOptions, ExecOutput, ExecProcess, ExecSession, Stdin};
-pub use image::{Image, ImageConfig, Pulled};
+pub use image::{Image, ImageConfig, Pulled, ViewMount};
 pub use model::{
     ContainerSpec, Device, Handler, HugepageLimit, Kind, Mount, Namespace, Namespaces, PodRef,
     Propagation, Resources, Seccomp, Security,

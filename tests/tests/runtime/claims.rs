@@ -253,3 +253,34 @@ pub(crate) fn nfs(bed: &Bed) {
     bed.wait_contains("describe pod nfs", "mount 127.0.0.1:/none over nfs:");
     bed.kubectl("delete pod nfs --timeout=60s");
 }
+
+pub(crate) fn image(bed: &Bed) {
+    user(bed, "image", &format!("image: {{reference: '{ECHO}'}}"), "");
+    ready(bed, "image");
+    let inside = bed.kubectl("exec image -- ls /v/bin");
+    assert!(inside.lines().any(|l| l == "sh"), "{inside}");
+    let refused = bed.try_kubectl("exec image -- sh -c 'echo x >/v/x'");
+    assert!(
+        !refused.ok && refused.err.contains("Read-only"),
+        "{refused:?}"
+    );
+    bed.kubectl("delete pod image");
+    eventually("the view is gone", secs(30), || {
+        let left = bed
+            .server()
+            .sh("ctr -n k8s.io snapshots ls | grep -- -volume- || true");
+        anyhow::ensure!(left.trim().is_empty(), "{left}");
+        Ok(())
+    });
+    user(
+        bed,
+        "none",
+        "image: {reference: 'nowhere.test/none:1', pullPolicy: Never}",
+        "",
+    );
+    bed.wait_contains(
+        "describe pod none",
+        "Container image \"nowhere.test/none:1\" is not present with pull policy of Never",
+    );
+    bed.kubectl("delete pod none");
+}

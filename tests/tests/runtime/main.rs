@@ -59,6 +59,7 @@ fn pods() {
     suite.step("claims: a pod's own", || claims::ephemeral(&bed));
     suite.step("claims: how mounts travel", || claims::mounts(&bed));
     suite.step("claims: NFS without a server", || claims::nfs(&bed));
+    suite.step("claims: an image's files", || claims::image(&bed));
     suite.step("claims: a CSI driver", || csi::driver(&bed));
     suite.step("security context", || volumes::security(&bed));
     suite.step("init containers go first, in order", || life::init(&bed));

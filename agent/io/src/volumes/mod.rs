@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub use host_path::HostPathType;
 pub use owner::{Owner, give_tree as give};
 pub use payload::{File, Keys, Part};
-pub use persistent::{CsiRecord, Record, of_volume};
+pub use persistent::{CsiRecord, Record, View, of_volume};
 pub(crate) use source::bytes as quantity;
 pub use source::bytes as quantity_bytes;
 pub use source::{Data, Downward, Medium, Plugin, Source, Want, wants};
@@ -286,6 +286,24 @@ impl Volumes {
         Ok(mounts::unmount_below(
             &self.pod_dir(uid)?.join("volume-subpaths"),
         ))
+    }
+
+    /// Where a pod's image volume stands.
+    pub fn image_path(&self, uid: &str, name: &str) -> Result<PathBuf, Error> {
+        let dir = self.pod_dir(uid)?.join("volumes");
+        Ok(dir
+            .join(Plugin::Image.dir())
+            .join(element("volume name", name)?))
+    }
+
+    /// Mounts an image's files at a path of ours.
+    pub fn mount_views(&self, path: &Path, views: &[View]) -> Result<(), Error> {
+        persistent::views(path, views)
+    }
+
+    /// Unmounts one path of ours; nothing mounted there is fine.
+    pub fn unmount(&self, path: &Path) -> Result<(), Error> {
+        mounts::take_away(path)
     }
 
     /// Unmounts what drivers staged for the whole node. For the end of a node only: pods use it.

@@ -8,13 +8,13 @@ use std::process::Command;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, Volume};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_bind};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, HostPathType, Source, mounts};
 
 /// Where a claimed volume was put: read back when a container is made, also by an agent that starts again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     /// A directory, or a device node.
@@ -26,6 +26,51 @@ pub struct Record {
     /// Who is to be asked to take it away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub csi: Option<CsiRecord>,
+    /// The view of an image that is mounted there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<String>,
+}
+
+/// One mount of an image's files, as the runtime says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// `overlay`, `bind`, or the snapshotter's own.
+    pub kind: String,
+    /// What is mounted.
+    pub source: PathBuf,
+    /// As in fstab.
+    pub options: Vec<String>,
+}
+
+/// Mounts an image's files read-only, unless something is mounted there.
+pub(super) fn views(target: &Path, views: &[View]) -> Result<(), Error> {
+    fs::create_dir_all(target).map_err(Error::io("create directory", target))?;
+    if mounts::is_mount_point(target)? {
+        return Ok(());
+    }
+    for view in views {
+        let fail = |e: Errno| Error::Mount {
+            what: format!("image as {}", view.kind),
+            why: std::io::Error::from(e).to_string(),
+        };
+        if view.kind == "bind" {
+            mount_bind(&view.source, target).map_err(fail)?;
+            continue;
+        }
+        let flag = |o: &&String| !matches!(o.as_str(), "ro" | "rw" | "bind" | "rbind");
+        let options: Vec<String> = view.options.iter().filter(flag).cloned().collect();
+        let data = data(&options)?;
+        let flags = MountFlags::RDONLY | MountFlags::NODEV;
+        mount(
+            &view.source,
+            target,
+            view.kind.as_str(),
+            flags,
+            data.as_c_str(),
+        )
+        .map_err(fail)?;
+    }
+    Ok(())
 }
 
 /// A volume that a CSI driver put there.

@@ -41,11 +41,13 @@ pub enum Plugin {
     Nfs,
     /// `csi`.
     Csi,
+    /// `image`.
+    Image,
 }
 
 impl Plugin {
     /// Those whose directories are mount points of what belongs to others.
-    pub(super) const MOUNTED: [Self; 2] = [Self::Local, Self::Nfs];
+    pub(super) const MOUNTED: [Self; 3] = [Self::Local, Self::Nfs, Self::Image];
 
     /// The directory below `volumes`.
     pub fn dir(self) -> &'static str {
@@ -59,6 +61,7 @@ impl Plugin {
             Self::Local => "kubernetes.io~local-volume",
             Self::Nfs => "kubernetes.io~nfs",
             Self::Csi => "kubernetes.io~csi",
+            Self::Image => "kubernetes.io~image",
         }
     }
 

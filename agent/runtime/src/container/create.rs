@@ -115,7 +115,7 @@ impl Runtime {
     }
 
     /// How a container's snapshot is mounted.
-    pub(super) async fn rootfs(&self, key: &str) -> Result<Vec<Mount>, Error> {
+    pub(crate) async fn rootfs(&self, key: &str) -> Result<Vec<Mount>, Error> {
         let message = MountsRequest {
             snapshotter: self.config().snapshotter().into(),
             key: key.to_owned(),

@@ -7,6 +7,9 @@ mod name;
 mod pull;
 mod registries;
 mod unpack;
+mod view;
+
+pub use view::ViewMount;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
