@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn what_drivers_ask_for() {
-        let rows: [(Option<Value>, bool, &str, &str, bool); 6] = [
+        type Row = (Option<Value>, bool, &'static str, &'static str, bool);
+        let rows: [Row; 6] = [
             (None, true, "ext4", "ReadWriteOnce", true),
             (None, true, "", "ReadWriteOnce", false),
             (None, true, "ext4", "ReadWriteMany", false),

@@ -498,7 +498,8 @@ mod tests {
             name: "n1",
             labels: &labels,
         });
-        let table: Vec<(&str, Claim, For, &[&str], Option<&str>)> = vec![
+        type Row<'a> = (&'a str, Claim, For<'a>, &'a [&'a str], Option<&'a str>);
+        let table: Vec<Row<'_>> = vec![
             (
                 "nothing there",
                 claim("1Gi", "RWO", none()),
