@@ -89,6 +89,8 @@ async fn http_status_and_redirects_decide() {
     let (port, _) = server(None).await;
     let prober = Prober::new();
     let looped = format!("Get \"http://127.0.0.1:{port}/redirect?to=/redirect\"");
+    let body = "x".repeat(10 << 10);
+    let elsewhere = format!("Probe terminated redirects, Response body: {body}");
     let table = [
         ("/status/200", ProbeResult::Success),
         ("status/204", ProbeResult::Success),
@@ -108,7 +110,7 @@ async fn http_status_and_redirects_decide() {
         ),
         (
             "/redirect?to=http://192.0.2.1/",
-            ProbeResult::Warning("Probe terminated redirects, Response body: ".into()),
+            ProbeResult::Warning(elsewhere),
         ),
     ];
     for (path, want) in table {

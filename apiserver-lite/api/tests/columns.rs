@@ -274,3 +274,20 @@ fn other_kinds() {
         assert_eq!(cells(plural, &with(v.clone())), *want, "{plural}");
     }
 }
+
+#[test]
+fn what_is_measured() {
+    let usage = |cpu: &str, memory: &str| json!({"usage": {"cpu": cpu, "memory": memory}});
+    let node = with(
+        json!({"metadata": {}, "window": "10.01s", "usage": {"cpu": "250m", "memory": "1024Ki"}}),
+    );
+    let pod = json!({"metadata": {}, "window": "1s", "containers": [usage("1500n", "1Mi"), usage("2m", "512Ki")]});
+    assert_eq!(
+        cells("metrics.k8s.io/nodes", &node),
+        "x | 250m | 1Mi | 10.01s"
+    );
+    assert_eq!(
+        cells("metrics.k8s.io/pods", &with(pod)),
+        "x | 2001500n | 1536Ki | 1s"
+    );
+}

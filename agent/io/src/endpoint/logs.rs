@@ -171,35 +171,43 @@ impl Reader {
         }
     }
 
-    /// Opens the file that took this one's place; called when this one is read to its end. True if there is one.
+    /// Opens the file that took this one's place; called when this one is read to its end. True if there is more to read.
     async fn reopen(&mut self, path: &Path) -> io::Result<bool> {
-        let now = match tokio::fs::metadata(path).await {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            now => now?,
+        let next = match self.id {
+            None => found(Self::open(path, None).await)?,
+            Some(id) => Self::after(path, id).await?,
         };
-        // The writer goes over to the new file with a line: until it has one, more may come in the old.
-        if self.id == Some(identity(&now)) || (self.file.is_some() && now.len() == 0) {
-            return Ok(false);
-        }
-        // What was written between our last read and the rotation still stands in the old file.
-        if self.file.is_some() && !self.at_end().await? {
+        let Some(next) = next else { return Ok(false) };
+        // The writer has gone over to the new file; what it wrote before that still stands in the old one.
+        if !self.at_end().await? {
             return Ok(true);
         }
-        // Several may have been begun since: a slow reader gets them all.
-        let next = match self.id {
-            Some(id) => {
-                let log = path.to_owned();
-                let next = tokio::task::spawn_blocking(move || crate::logs::next(&log, id));
-                next.await.map_err(io::Error::other)??
-            }
-            None => path.to_owned(),
+        *self = next;
+        Ok(true)
+    }
+
+    /// The file that was begun after the one with this identity. None is begun before it has a line: until then more may
+    /// come in the old one.
+    async fn after(path: &Path, id: (u64, u64)) -> io::Result<Option<Self>> {
+        let next = || async {
+            let log = path.to_owned();
+            let next = tokio::task::spawn_blocking(move || crate::logs::next(&log, id));
+            next.await.map_err(io::Error::other)?
         };
-        match Self::open(&next, None).await {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            r => {
-                *self = r?;
-                Ok(true)
+        loop {
+            let Some(opened) = found(Self::open(&next().await?, None).await)? else {
+                return Ok(None);
+            };
+            // Unless the log was rotated between the look and the opening.
+            let now = found(tokio::fs::metadata(next().await?).await)?;
+            if now.map(|m| identity(&m)) != opened.id {
+                continue;
             }
+            let empty = match &opened.file {
+                Some(file) => file.metadata().await?.len() == 0,
+                None => true,
+            };
+            return Ok(Some(opened).filter(|o| !empty && o.id != Some(id)));
         }
     }
 
@@ -209,6 +217,14 @@ impl Reader {
         };
         let at = file.stream_position().await?;
         Ok(at >= file.metadata().await?.len())
+    }
+}
+
+/// `None` when it is not there.
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        r => r.map(Some),
     }
 }
 
