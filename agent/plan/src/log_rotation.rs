@@ -73,7 +73,9 @@ pub fn after<'a>(log: &'a str, names: &'a [String], current: Option<&str>) -> &'
     let rotated = |n: &&String| {
         n.as_str() != log && is_part(log, n) && !n.ends_with(PACKED) && !n.ends_with(UNFINISHED)
     };
-    let Some(current) = current else { return log };
+    let Some(current) = current.filter(|c| *c != log) else {
+        return log;
+    };
     let later = names
         .iter()
         .filter(rotated)
@@ -101,6 +103,7 @@ mod tests {
             ("packed ones are passed over", Some("0.log.2"), "0.log.4"),
             ("the last", Some("0.log.4"), "0.log"),
             ("gone", None, "0.log"),
+            ("the log itself", Some("0.log"), "0.log"),
         ] {
             assert_eq!(after("0.log", &all, current), want, "{name}");
         }
