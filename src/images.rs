@@ -52,7 +52,8 @@ mod tests {
             let mut config = keelson_agent::Config::new("n", Vec::new());
             configure(&mut config, &options, Path::new("/data")).map(|()| config)
         };
-        let rows: [(&str, fn(&mut NodeOptions)); 2] = [
+        type Change = fn(&mut NodeOptions);
+        let rows: [(&str, Change); 2] = [
             ("max-parallel-image-pulls", |o| {
                 o.max_parallel_image_pulls = Some(0);
             }),

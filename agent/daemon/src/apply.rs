@@ -215,7 +215,7 @@ impl Worker {
                 false => Ok(Created::earlier(&id)),
             };
             let result = match made {
-                Ok(created) => job.start(created).await,
+                Ok(created) => job.start(created).await.map(Box::new),
                 Err(e) => Err(e),
             };
             Outcome::Started {
@@ -470,7 +470,7 @@ impl Worker {
         name: &str,
         attempt: u32,
         id: &str,
-        result: Result<Container, StartError>,
+        result: Result<Box<Container>, StartError>,
     ) {
         failpoint::pass("start ended");
         self.observed.busy.remove(name);
@@ -482,7 +482,7 @@ impl Worker {
                 self.shared.metrics.container_started(role);
                 self.event(event::started(name));
                 self.post_start(name, attempt, id);
-                return self.note_running(container);
+                return self.note_running(*container);
             }
             // It was collected after it had been made sure of: once more.
             Err(StartError::ImageGone) => {

@@ -116,10 +116,10 @@ impl Doctor {
                 let _ = self.runtime.container_kill(name, "KILL", true).await;
                 self.runtime.container_remove(name).await?;
             }
-            Kind::Network => match self.cni.detach(name).await.into_iter().next() {
-                Some(error) => return Err(error.into()),
-                None => {}
-            },
+            Kind::Network => {
+                let failed = self.cni.detach(name).await.into_iter().next();
+                failed.map_or(Ok(()), Err)?;
+            }
             Kind::Sandbox => self.runtime.sandbox_remove(name).await?,
             Kind::Volumes => self.volumes.teardown(name)?,
             Kind::Cgroup => self.runtime.pod_cgroup_remove(name)?,

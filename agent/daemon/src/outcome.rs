@@ -69,7 +69,7 @@ pub(crate) enum Outcome {
         container: String,
         attempt: u32,
         id: String,
-        result: Result<Container, StartError>,
+        result: Result<Box<Container>, StartError>,
     },
     PostStart {
         container: String,
