@@ -499,7 +499,8 @@ fn directories_of_the_node_are_made_and_removed() {
     nix::mount::umount(&point).unwrap();
     storage.remove("pvc-1_ns_data").unwrap();
     storage.remove("pvc-1_ns_data").unwrap();
-    assert!(!path.exists() && outside.join("kept").exists());
+    assert!(!path.parent().unwrap().exists() && outside.join("kept").exists());
+    fs::create_dir(path.parent().unwrap()).unwrap();
     // A link in the place of a directory leads nowhere.
     symlink(&outside, &path).unwrap();
     assert!(storage.ensure("pvc-1_ns_data").is_err());

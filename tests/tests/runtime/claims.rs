@@ -77,7 +77,9 @@ pub(crate) fn directories(bed: &Bed) {
     eventually("claim, volume and directory are gone", secs(30), || {
         let left = bed.kubectl("get pvc,pv -o name");
         anyhow::ensure!(left.trim().is_empty(), "{left}");
-        let left = bed.server().sh(&format!("ls {STORAGE}"));
+        let left = bed
+            .server()
+            .sh(&format!("ls {STORAGE} 2>/dev/null || true"));
         anyhow::ensure!(left.trim().is_empty(), "{left}");
         Ok(())
     });

@@ -65,11 +65,14 @@ impl Storage {
         if let Some(point) = mounts::points_below(&path)?.first() {
             return Err(Error::io("remove (still mounted)", point)(Errno::BUSY));
         }
-        match fs::symlink_metadata(&path) {
+        let removed = match fs::symlink_metadata(&path) {
             Ok(m) if m.is_dir() => fs::remove_dir_all(&path).map_err(Error::io("remove", &path)),
             Ok(_) => fs::remove_file(&path).map_err(Error::io("remove", &path)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(Error::io("stat", &path)(e)),
-        }
+        };
+        // The last one takes the root with it, if there is nothing else in it.
+        let _ = fs::remove_dir(&self.root);
+        removed
     }
 }
