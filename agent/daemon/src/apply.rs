@@ -46,12 +46,7 @@ impl Worker {
             }
             Action::CreateSandbox => self.create_sandbox(),
             Action::EnsureImage { container, attempt } => self.ensure_image(container, attempt),
-            Action::CreateContainer { container, attempt } => {
-                if attempt > 0 {
-                    self.restarted(&container);
-                }
-                self.start(container, attempt, true);
-            }
+            Action::CreateContainer { container, attempt } => self.start(container, attempt, true),
             Action::StartContainer { container, attempt } => self.start(container, attempt, false),
             Action::UpdateCgroup(figures) => self.update_cgroup(figures),
             Action::UpdateContainer { container, attempt } => {
@@ -474,6 +469,10 @@ impl Worker {
     ) {
         failpoint::pass("start ended");
         self.observed.busy.remove(name);
+        // Only now: while it starts there is nothing it waits for.
+        if attempt > 0 {
+            self.restarted(name);
+        }
         let at = Timestamp::now();
         let role = Role::of(&self.pod, name);
         match result {

@@ -187,7 +187,7 @@ async fn allowed(shared: &Shared, pod: &Pod, name: &str, image: &Image) -> bool 
     let policy = &shared.config.pull_policy;
     let known = shared
         .records
-        .known(&image.digest, &image.names, repository);
+        .known(&image.digest, &image.names, name, repository);
     if access::may_use(policy, repository, &known, &[]) {
         return true;
     }

@@ -71,16 +71,26 @@ impl Records {
         Ok(records)
     }
 
-    /// What is known of an image by the name (normalised, without tag) a pod has for it. `names` are all names it has
-    /// here: one that is being pulled counts.
-    pub(crate) fn known(&self, digest: &str, names: &[String], repository: &str) -> Known {
+    /// What is known of an image by the name (normalised) a pod has for it, and by that without its tag. `names` are
+    /// all names it has here: one that is being pulled counts. A name that was there without a pull stays one that
+    /// anybody may use, also when the same image is pulled by another name.
+    pub(crate) fn known(
+        &self,
+        digest: &str,
+        names: &[String],
+        name: &str,
+        repository: &str,
+    ) -> Known {
         let record = self.read(digest);
-        let begun = || names.iter().any(|name| file(&self.pulling, name).exists());
+        let begun = names.iter().any(|name| file(&self.pulling, name).exists());
+        let was_pulled = record.is_some();
+        let pulled = record
+            .and_then(|mut r| r.credential_mapping.remove(repository))
+            .map(pulled);
+        let loaded = pulled.is_none() && !begun && names.iter().any(|n| n == name);
         Known {
-            by_agent: record.is_some() || begun(),
-            pulled: record
-                .and_then(|mut r| r.credential_mapping.remove(repository))
-                .map(pulled),
+            by_agent: (was_pulled || begun) && !loaded,
+            pulled,
         }
     }
 
@@ -209,7 +219,8 @@ mod tests {
     fn records_outlive_the_agent() {
         let dir = tempfile::tempdir().expect("directory");
         let records = || Records::new(dir.path()).expect("records");
-        let known = |names: &[String]| records().known("sha256:d", names, "r.example/a");
+        let known =
+            |names: &[String]| records().known("sha256:d", names, "r.example/a:1", "r.example/a");
         let names = ["r.example/a:1".to_owned()];
         assert_eq!(known(&names), Known::default());
         records().begin("r.example/a:1").expect("begun");
@@ -228,12 +239,13 @@ mod tests {
             .expect("ended");
         let found = known(&[]);
         assert_eq!((found.by_agent, found.pulled), (true, Some(with)));
-        let other = records().known("sha256:d", &[], "r.example/b");
-        assert_eq!(
-            (other.by_agent, other.pulled),
-            (true, None),
-            "under another name"
-        );
+        let other = |there: &[String]| {
+            let known = records().known("sha256:d", there, "r.example/b:1", "r.example/b");
+            (known.by_agent, known.pulled)
+        };
+        assert_eq!(other(&[]), (true, None), "under another name");
+        let loaded = ["r.example/b:1".to_owned()];
+        assert_eq!(other(&loaded), (false, None), "that was loaded");
         let got = Some(("sha256:d", Pulled::ByAnybody));
         records()
             .end("r.example/a:1", "r.example/a", got)

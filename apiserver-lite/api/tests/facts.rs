@@ -56,6 +56,16 @@ fn kinds_plurals_and_scopes() {
         storage::v1 { CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass }
     };
     let mut want: BTreeSet<String> = facts.iter().map(|f| format!("{f:?}")).collect();
+    // No kinds of the library: computed, not stored.
+    for (kind, plural, namespaced) in [
+        ("NodeMetrics", "nodes", false),
+        ("PodMetrics", "pods", true),
+    ] {
+        want.insert(format!(
+            "{:?}",
+            ("metrics.k8s.io", "v1beta1", kind, plural, namespaced)
+        ));
+    }
     // A subresource there, a resource of its own here.
     want.insert(format!("{:?}", ("", "v1", "Binding", "bindings", true)));
     let table = keelson_api::builtin();
