@@ -36,7 +36,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let name = node::name(&args.node)?;
     let client = client(&args, &name).await?;
-    let config = node::places(&args.node, &name, Vec::new());
+    let mut config = node::places(&args.node, &name, Vec::new());
+    // One that `scripts/up` started, where no other ran.
+    let own = config.run_dir.join("containerd/containerd.sock");
+    if args.node.containerd.is_none() && own.exists() {
+        config.containerd_socket = own;
+    }
     let doctor = keelson_agent::Doctor::new(config).await?;
     let findings = doctor.examine(&client).await?;
     let mut left = findings.len();

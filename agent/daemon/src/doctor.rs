@@ -30,7 +30,13 @@ impl Doctor {
     pub async fn new(config: Config) -> anyhow::Result<Self> {
         let connect =
             tokio::time::timeout(super::cleanup::CONNECT, Runtime::open(config.runtime()));
-        let runtime = connect.await?.context("connect to containerd")?;
+        let at = || {
+            format!(
+                "connect to containerd at {}",
+                config.containerd_socket.display()
+            )
+        };
+        let runtime = connect.await.with_context(at)?.with_context(at)?;
         Ok(Self {
             runtime,
             cni: config.cni(),
