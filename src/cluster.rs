@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::Context;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -28,6 +30,14 @@ pub(crate) struct Cluster {
     pub(crate) cluster_dns: Vec<IpAddr>,
     /// The DNS domain.
     pub(crate) cluster_domain: String,
+}
+
+/// How a kubeconfig says the API is reached.
+pub(crate) async fn access(kubeconfig: &Path) -> anyhow::Result<Config> {
+    let read = Kubeconfig::read_from(kubeconfig);
+    let read = read.with_context(|| format!("read {}", kubeconfig.display()))?;
+    let options = KubeConfigOptions::default();
+    Ok(Config::from_custom_kubeconfig(read, &options).await?)
 }
 
 /// Publishes the facts, readable for nodes.

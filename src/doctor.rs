@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use anyhow::bail;
+use kube::Client;
 
 use crate::options::NodeOptions;
-use crate::{join, node};
+use crate::{cluster, join, node};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -72,8 +71,5 @@ async fn client(args: &Args, name: &str) -> anyhow::Result<Client> {
         let pki = node::Paths::of(&args.node).data.join("agent/pki");
         return Ok(join::join(server, None, name, &pki).await?.client);
     }
-    let kubeconfig = Kubeconfig::read_from(&args.kubeconfig)
-        .with_context(|| format!("read {}", args.kubeconfig.display()))?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    Ok(Client::try_from(cluster::access(&args.kubeconfig).await?)?)
 }

@@ -8,8 +8,9 @@ use clap::Subcommand;
 use k8s_openapi::api::core::v1::Secret;
 use keelson_auth::token::bootstrap::{Join, NAMESPACE, Token};
 use kube::api::{ListParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
+
+use crate::cluster;
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -48,9 +49,7 @@ enum Command {
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let kubeconfig = Kubeconfig::read_from(&args.kubeconfig)
-        .with_context(|| format!("read {}", args.kubeconfig.display()))?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let config = cluster::access(&args.kubeconfig).await?;
     let ca = config
         .root_cert
         .clone()

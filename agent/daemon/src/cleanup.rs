@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use keelson_agent_io::volumes::Volumes;
-use keelson_runtime::{Container, Runtime};
+use keelson_runtime::Runtime;
 
 use crate::config::Config;
 use crate::image_volume;
@@ -60,6 +60,23 @@ pub(crate) const CONNECT: std::time::Duration = std::time::Duration::from_secs(1
 /// Between two tries.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
 
+/// Kills and removes a container.
+pub(crate) async fn end_container(
+    runtime: &Runtime,
+    id: &str,
+) -> Result<(), keelson_runtime::Error> {
+    // One that has ended can't be killed; removing tells what matters.
+    let _ = runtime.container_kill(id, "KILL", true).await;
+    // A shim that ends while it is asked answers with a closed connection: the second time it is gone.
+    match runtime.container_remove(id).await {
+        Err(_) => {
+            tokio::time::sleep(AGAIN).await;
+            runtime.container_remove(id).await
+        }
+        removed => removed,
+    }
+}
+
 async fn end_containers(
     runtime: &Runtime,
     logs: &mut BTreeSet<std::path::PathBuf>,
@@ -70,22 +87,8 @@ async fn end_containers(
         Err(error) => return errors.push(error.into()),
     };
     // All at once: each waits for its shim.
-    let end = |c: &Container| {
-        let (runtime, id) = (runtime.clone(), c.id.clone());
-        async move {
-            // One that has ended can't be killed; removing tells what matters.
-            let _ = runtime.container_kill(&id, "KILL", true).await;
-            // A shim that ends while it is asked answers with a closed connection: the second time it is gone.
-            match runtime.container_remove(&id).await {
-                Err(_) => {
-                    tokio::time::sleep(AGAIN).await;
-                    runtime.container_remove(&id).await
-                }
-                removed => removed,
-            }
-        }
-    };
-    let ended = futures::future::join_all(containers.iter().map(end)).await;
+    let ends = containers.iter().map(|c| end_container(runtime, &c.id));
+    let ended = futures::future::join_all(ends).await;
     errors.extend(ended.into_iter().filter_map(Result::err).map(Into::into));
     // `<log dir>/<namespace>_<pod>_<uid>/<container>/<attempt>.log`
     let pods = containers

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -49,8 +49,12 @@ pub(crate) struct Drivers {
 }
 
 impl Drivers {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Registered>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn get(&self, name: &str) -> Result<Driver, String> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         known.get(name).map(|r| r.driver.clone()).ok_or_else(|| {
             format!("driver name {name} not found in the list of registered CSI drivers")
         })
@@ -63,7 +67,7 @@ impl Drivers {
     }
 
     fn here(&self) -> BTreeMap<String, plan::Here> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         known
             .iter()
             .map(|(name, r)| (name.clone(), r.here.clone()))
@@ -80,12 +84,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         forget(&shared, &sockets).await;
         for found in sockets {
             let known = |r: &Registered| r.found == found;
-            let taken = {
-                let all = shared.csi.known.lock();
-                all.unwrap_or_else(PoisonError::into_inner)
-                    .values()
-                    .any(known)
-            };
+            let taken = shared.csi.known().values().any(known);
             if taken || failed.contains_key(&found) {
                 continue;
             }
@@ -152,35 +151,18 @@ async fn take(
         driver,
         here,
     };
-    {
-        let mut known = shared
-            .csi
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        known.insert(plugin.name.clone(), registered);
+    shared.csi.known().insert(plugin.name.clone(), registered);
+    if let Err(error) = tell(shared).await {
+        shared.csi.known().remove(&plugin.name);
+        return Err(error);
     }
-    let told = tell(shared).await;
-    if told.is_err() {
-        let mut known = shared
-            .csi
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        known.remove(&plugin.name);
-    }
-    told?;
     tracing::info!(driver = plugin.name, "CSI driver registered");
     Ok(())
 }
 
 async fn forget(shared: &Arc<Shared>, sockets: &[Found]) {
     let gone: Vec<String> = {
-        let mut known = shared
-            .csi
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut known = shared.csi.known();
         let gone = known.iter().filter(|(_, r)| !sockets.contains(&r.found));
         let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
         gone.iter().for_each(|name| _ = known.remove(name));

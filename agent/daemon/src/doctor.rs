@@ -15,7 +15,7 @@ use kube::{Api, Client};
 
 use crate::apply::remove_dir;
 use crate::config::Config;
-use crate::{files, statics};
+use crate::{cleanup, files, statics};
 
 /// A node under examination.
 pub struct Doctor {
@@ -28,8 +28,7 @@ pub struct Doctor {
 impl Doctor {
     /// Connects to containerd. The agent may run or not.
     pub async fn new(config: Config) -> anyhow::Result<Self> {
-        let connect =
-            tokio::time::timeout(super::cleanup::CONNECT, Runtime::open(config.runtime()));
+        let connect = tokio::time::timeout(cleanup::CONNECT, Runtime::open(config.runtime()));
         let at = || {
             format!(
                 "connect to containerd at {}",
@@ -117,11 +116,7 @@ impl Doctor {
     pub async fn remove(&self, found: &Found) -> anyhow::Result<()> {
         let name = found.name.as_str();
         match found.kind {
-            Kind::Container => {
-                // One that has ended can't be killed; removing tells what matters.
-                let _ = self.runtime.container_kill(name, "KILL", true).await;
-                self.runtime.container_remove(name).await?;
-            }
+            Kind::Container => cleanup::end_container(&self.runtime, name).await?,
             Kind::Network => {
                 let failed = self.cni.detach(name).await.into_iter().next();
                 failed.map_or(Ok(()), Err)?;

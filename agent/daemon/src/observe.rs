@@ -34,7 +34,7 @@ impl Worker {
             self.observed.terminating_since = Some(Timestamp::now());
         }
         let runtime = self.shared.runtime.clone();
-        if runtime.has_pod_cgroup(&self.uid) {
+        if runtime.pod_cgroup_found(&self.uid).is_some() {
             self.observed.cgroup = whole_or_part(known);
             if let Some(spec) = self.pod.spec.as_ref().filter(|_| known) {
                 self.shared.burstable.add(&runtime, &self.uid, spec);

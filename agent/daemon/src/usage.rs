@@ -111,15 +111,14 @@ fn measure(shared: &Shared, pod: &mut PodUse, entry: &Entry, depth: Depth) {
     for container in &mut pod.containers {
         container.usage = read(&container.cgroup, depth);
         if depth == Depth::Disk {
-            let dir = names::log_path(
+            let dir = names::container_log_dir(
                 &shared.config.log_dir,
                 &pod.namespace,
                 &pod.name,
                 &pod.uid,
                 &container.name,
-                0,
             );
-            container.logs = dir.parent().and_then(|dir| count(dir).ok());
+            container.logs = count(&dir).ok();
         }
     }
     if depth == Depth::Disk {

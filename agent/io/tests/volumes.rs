@@ -672,11 +672,11 @@ fn persistent_volumes_as_values() {
         ),
         (
             json!({"iscsi": {"targetPortal": "x", "iqn": "y", "lun": 0}}),
-            "volume \"pv\": source iscsi is not supported by this node agent",
+            "volume \"pv\": source iscsi is not supported by this node agent: use csi, hostPath, local or nfs",
         ),
         (
             json!({}),
-            "volume \"pv\": an empty source is not supported by this node agent",
+            "volume \"pv\": an empty source is not supported by this node agent: use csi, hostPath, local or nfs",
         ),
     ];
     for (spec, want) in rows {

@@ -22,7 +22,7 @@ pub fn recursive(mount: &VolumeMount, supported: bool) -> Result<bool, String> {
         Some("IfPossible") => Ok(supported && mount.read_only == Some(true)),
         Some("Enabled") if supported => Ok(true),
         Some("Enabled") => Err(format!(
-            "recursive read-only mount of volume {:?} is not supported by this node",
+            "recursive read-only mount of volume {:?} is not supported by this node: it needs Linux 5.12; recursiveReadOnly may be IfPossible or Disabled",
             mount.name
         )),
         Some(other) => Err(format!("unknown recursive read-only mode {other:?}")),

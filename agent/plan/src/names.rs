@@ -25,7 +25,18 @@ pub fn log_dir_uid(dir: &str) -> Option<&str> {
     }
 }
 
-/// A run's log file: `<pod's log directory>/<container>/<attempt>.log`.
+/// A container's log directory: `<pod's log directory>/<container>`.
+pub fn container_log_dir(
+    root: &Path,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    container: &str,
+) -> PathBuf {
+    log_dir(root, namespace, name, uid).join(container)
+}
+
+/// A run's log file: `<container's log directory>/<attempt>.log`.
 pub fn log_path(
     root: &Path,
     namespace: &str,
@@ -34,9 +45,7 @@ pub fn log_path(
     container: &str,
     attempt: u32,
 ) -> PathBuf {
-    log_dir(root, namespace, name, uid)
-        .join(container)
-        .join(format!("{attempt}.log"))
+    container_log_dir(root, namespace, name, uid, container).join(format!("{attempt}.log"))
 }
 
 /// A file path is one element: no separator, and not the directory itself or its parent.

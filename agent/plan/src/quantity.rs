@@ -43,6 +43,25 @@ pub fn value(text: &str) -> Option<i64> {
         .or_else(|| text.parse().ok())
 }
 
+/// A count as the API writes it: with the largest binary suffix that leaves a whole number.
+pub fn binary(bytes: u64) -> String {
+    let units = [
+        ("Ei", 60),
+        ("Pi", 50),
+        ("Ti", 40),
+        ("Gi", 30),
+        ("Mi", 20),
+        ("Ki", 10),
+    ];
+    let unit = units
+        .iter()
+        .find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift));
+    unit.map_or_else(
+        || bytes.to_string(),
+        |(name, shift)| format!("{}{name}", bytes >> shift),
+    )
+}
+
 /// Thousandths of a map's entry, as of `limits["cpu"]`; zero when absent or malformed.
 pub fn milli_of<'a>(
     map: impl Into<Option<&'a std::collections::BTreeMap<String, Quantity>>>,
@@ -120,6 +139,22 @@ fn decimal(text: &str, factor: i128) -> Option<i128> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_written_with_the_largest_suffix() {
+        let rows = [
+            (0, "0"),
+            (1023, "1023"),
+            (1536, "1536"),
+            (2048, "2Ki"),
+            (100 << 20, "100Mi"),
+            (1 << 60, "1Ei"),
+            ((1 << 30) + 1024, "1048577Ki"),
+        ];
+        for (n, want) in rows {
+            assert_eq!(binary(n), want);
+        }
+    }
 
     #[test]
     fn quantities() {

@@ -1,6 +1,7 @@
 //! cgroups of pods and quality-of-service classes, laid out as the cgroupfs driver of Kubernetes
 //! does: `<root>/[burstable|besteffort/]pod<uid>/<container id>`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::hierarchies::{self, V1, V2};
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
-use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue};
+use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue, Subsystem};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -101,11 +102,10 @@ impl Runtime {
         remove(&self.qos_cgroup(Qos::Guaranteed))
     }
 
-    /// Whether a pod has a cgroup below our root, or a part of one.
-    pub fn has_pod_cgroup(&self, uid: &str) -> bool {
-        CLASSES
-            .iter()
-            .any(|qos| exists(&self.pod_cgroup(uid, *qos)))
+    /// The cgroup a pod has below our root, or a part of one, in whichever class it is.
+    pub fn pod_cgroup_found(&self, uid: &str) -> Option<String> {
+        let mut places = CLASSES.iter().map(|qos| self.pod_cgroup(uid, *qos));
+        places.find(|path| exists(path))
     }
 
     /// UIDs of all pods that have a cgroup below our root.
@@ -218,6 +218,8 @@ struct Hierarchies {
     v1: Option<V1>,
     /// Where any kind of cgroup is mounted.
     mounts: Vec<PathBuf>,
+    /// The hierarchy of each controller; the unified one by no name.
+    roots: BTreeMap<String, PathBuf>,
 }
 
 static HIERARCHIES: LazyLock<Hierarchies> = LazyLock::new(|| {
@@ -230,10 +232,15 @@ static HIERARCHIES: LazyLock<Hierarchies> = LazyLock::new(|| {
         .collect();
     mounts.sort();
     mounts.dedup();
-    Hierarchies {
-        v1: (!hierarchies::is_cgroup2_unified_mode()).then(V1::new),
-        mounts,
-    }
+    let v1 = (!hierarchies::is_cgroup2_unified_mode()).then(V1::new);
+    let roots = match &v1 {
+        None => BTreeMap::from([(String::new(), V2::new().root())]),
+        Some(v1) => {
+            let root = |s: &Subsystem| (s.controller_name(), s.to_controller().path().to_owned());
+            v1.subsystems().iter().map(root).collect()
+        }
+    };
+    Hierarchies { v1, mounts, roots }
 });
 
 fn hierarchy() -> Box<dyn Hierarchy> {
@@ -245,18 +252,9 @@ fn hierarchy() -> Box<dyn Hierarchy> {
 
 /// The directory of a cgroup in the hierarchy of one controller; the unified one on v2.
 pub(crate) fn controller_dir(controller: &str, path: &str) -> Option<PathBuf> {
-    let hierarchy = hierarchy();
-    let relative = path.trim_start_matches('/');
-    if hierarchy.v2() {
-        return Some(hierarchy.root().join(relative));
-    }
-    let subsystems = hierarchy.subsystems();
-    let mut roots = subsystems
-        .iter()
-        .filter(|s| s.controller_name() == controller);
-    roots
-        .next()
-        .map(|s| s.to_controller().path().join(relative))
+    let name = if unified() { "" } else { controller };
+    let root = HIERARCHIES.roots.get(name)?;
+    Some(root.join(path.trim_start_matches('/')))
 }
 
 /// Whether the hierarchy is the unified one.

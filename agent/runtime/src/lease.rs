@@ -25,10 +25,15 @@ impl RunLease {
         }
     }
 
-    /// Another one, as this one seems to be gone.
+    /// Another one if this one is gone. One that is there stays: others may rely on it just now.
     pub(crate) async fn anew(&self, client: &Client) -> Result<Lease, Error> {
         let mut held = self.0.lock().await;
-        Ok(held.insert(make(client).await?).clone())
+        let there = list(client).await?;
+        let is_there = |lease: &&Lease| there.iter().any(|id| lease.0 == id.as_str());
+        match held.as_ref().filter(is_there) {
+            Some(lease) => Ok(lease.clone()),
+            None => Ok(held.insert(make(client).await?).clone()),
+        }
     }
 
     /// The lease, if it was ever asked for: what is removed under it is forgotten by it.

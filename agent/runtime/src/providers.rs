@@ -220,7 +220,9 @@ fn check(provider: Provider) -> Result<(Provider, Duration), String> {
         return refuse("apiVersion must be credentialprovider.kubelet.k8s.io/v1");
     }
     if provider.token_attributes.is_some() {
-        return refuse("tokenAttributes is not supported");
+        return refuse(
+            "tokenAttributes is not supported: leave it out, plugins get no service account tokens here",
+        );
     }
     match provider.default_cache_duration.as_deref().map(duration) {
         Some(Some(keep)) => Ok((provider, keep)),

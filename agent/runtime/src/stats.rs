@@ -118,16 +118,10 @@ impl Runtime {
 
     /// Usage of a pod's cgroup, with all containers.
     pub fn pod_stats(&self, uid: &str) -> Result<Stats, Error> {
-        let pods = self.pod_cgroups()?;
-        let (_, qos) = pods
-            .into_iter()
-            .find(|(pod, _)| pod == uid)
-            .ok_or_else(|| Error::not_found("cgroup of pod", uid))?;
-        cgroup_stats(&self.pod_cgroup(uid, qos))
+        let path = self.pod_cgroup_found(uid);
+        cgroup_stats(&path.ok_or_else(|| Error::not_found("cgroup of pod", uid))?)
     }
-}
 
-impl Runtime {
     /// containerd's process, if its socket tells.
     pub async fn process(&self) -> Option<i32> {
         let stream = tokio::net::UnixStream::connect(&self.config().socket).await;

@@ -171,13 +171,6 @@ fn log_dir(shared: &Shared, entry: &Entry, container: &str) -> PathBuf {
     let m = &entry.pod.metadata;
     let text = |o: &Option<String>| o.clone().unwrap_or_default();
     let (namespace, name) = (text(&m.namespace), text(&m.name));
-    let file = names::log_path(
-        &shared.config.log_dir,
-        &namespace,
-        &name,
-        &uid(entry),
-        container,
-        0,
-    );
-    file.parent().map(PathBuf::from).unwrap_or(file)
+    let root = &shared.config.log_dir;
+    names::container_log_dir(root, &namespace, &name, &uid(entry), container)
 }

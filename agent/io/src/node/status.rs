@@ -11,6 +11,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use keelson_agent_plan::quantity::binary;
+
 use super::Facts;
 
 /// What the node is short of, as the eviction's thresholds say.
@@ -149,18 +151,6 @@ fn resources(facts: &Facts, max_pods: u32) -> BTreeMap<String, Quantity> {
 
 fn kib(bytes: u64) -> Quantity {
     Quantity(format!("{}Ki", bytes / 1024))
-}
-
-/// The shortest binary form: `2Mi`, `1Gi`, `0`.
-fn binary(bytes: u64) -> String {
-    let units = [("Gi", 30), ("Mi", 20), ("Ki", 10)];
-    let unit = units
-        .iter()
-        .find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift));
-    unit.map_or_else(
-        || bytes.to_string(),
-        |(name, shift)| format!("{}{name}", bytes >> shift),
-    )
 }
 
 fn images(all: &[ContainerImage]) -> Vec<ContainerImage> {

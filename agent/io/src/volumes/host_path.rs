@@ -28,6 +28,10 @@ pub enum HostPathType {
     BlockDevice,
 }
 
+/// What a `type` may be.
+pub(super) const TYPES: &str =
+    "BlockDevice, CharDevice, Directory, DirectoryOrCreate, File, FileOrCreate, Socket or none";
+
 type Is = fn(&FileType) -> bool;
 
 impl HostPathType {

@@ -77,12 +77,14 @@ pub enum Error {
         why: String,
     },
     /// A source this agent does not offer.
-    #[error("volume {volume:?}: {what} is not supported by this node agent")]
+    #[error("volume {volume:?}: {what} is not supported by this node agent: use {instead}")]
     Unsupported {
         /// The volume's name.
         volume: String,
         /// The source.
         what: String,
+        /// What is supported in its place.
+        instead: &'static str,
     },
     /// A downward API reference that cannot be resolved.
     #[error("volume {volume:?}: downward API file {path:?}: {why}")]

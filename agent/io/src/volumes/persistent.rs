@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, HostPathType, Source, mounts};
+use super::{Error, HostPathType, Source, host_path, mounts};
 
 /// Where a claimed volume was put: read back when a container is made, also by an agent that starts again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,9 +100,10 @@ pub fn of_volume(volume: &PersistentVolume, read_only: bool) -> Result<Source, E
     let none = PersistentVolumeSpec::default();
     let spec = volume.spec.as_ref().unwrap_or(&none);
     let is_block = spec.volume_mode.as_deref() == Some("Block");
-    let unsupported = |what: &str| Error::Unsupported {
+    let unsupported = |what: &str, instead| Error::Unsupported {
         volume: name.to_owned(),
         what: what.to_owned(),
+        instead,
     };
     if let Some(local) = &spec.local {
         let path = PathBuf::from(&local.path);
@@ -121,18 +122,18 @@ pub fn of_volume(volume: &PersistentVolume, read_only: bool) -> Result<Source, E
             return Ok(Source::Device { path });
         }
         let kind = HostPathType::parse(host.type_.as_deref().unwrap_or_default());
-        let kind = kind.ok_or_else(|| unsupported("hostPath of this type"))?;
+        let kind = kind.ok_or_else(|| unsupported("hostPath of this type", host_path::TYPES))?;
         return Ok(Source::HostPath { path, kind });
     }
     match &spec.nfs {
-        Some(_) if is_block => Err(unsupported("a device over nfs")),
+        Some(_) if is_block => Err(unsupported("a device over nfs", "volumeMode Filesystem")),
         Some(nfs) => Ok(Source::Nfs {
             server: nfs.server.clone(),
             path: nfs.path.clone(),
             options: spec.mount_options.clone().unwrap_or_default(),
             read_only: read_only || nfs.read_only == Some(true),
         }),
-        None => Err(unsupported(&kind_of(spec))),
+        None => Err(unsupported(&kind_of(spec), "csi, hostPath, local or nfs")),
     }
 }
 

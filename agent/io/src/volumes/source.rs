@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::payload::{File, Keys, Part};
-use super::{Error, HostPathType};
+use super::{Error, HostPathType, host_path};
 
 /// Where an emptyDir lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,8 +221,14 @@ impl Source {
             return empty_dir(volume, e);
         }
         if let Some(h) = &volume.host_path {
-            let kind = HostPathType::parse(h.type_.as_deref().unwrap_or_default())
-                .ok_or_else(|| unsupported(volume, format!("hostPath type {:?}", h.type_)))?;
+            let kind =
+                HostPathType::parse(h.type_.as_deref().unwrap_or_default()).ok_or_else(|| {
+                    unsupported(
+                        volume,
+                        format!("hostPath type {:?}", h.type_),
+                        host_path::TYPES,
+                    )
+                })?;
             return Ok(Self::HostPath {
                 path: PathBuf::from(&h.path),
                 kind,
@@ -251,7 +257,7 @@ impl Source {
                 projected(volume, p, data, downward)?,
             )
         } else {
-            return Err(unsupported(volume, other_kind(volume)));
+            return Err(unsupported(volume, other_kind(volume), SOURCES));
         };
         Ok(Self::Files {
             plugin,
@@ -279,14 +285,23 @@ fn empty_dir(
     let medium = match e.medium.as_deref().unwrap_or_default() {
         "" => Medium::Disk,
         "Memory" => Medium::Memory,
-        m => return Err(unsupported(volume, format!("emptyDir medium {m:?}"))),
+        m => {
+            return Err(unsupported(
+                volume,
+                format!("emptyDir medium {m:?}"),
+                "\"\" or \"Memory\"",
+            ));
+        }
     };
     let size_limit = match &e.size_limit {
         None => None,
-        Some(q) => Some(
-            bytes(&q.0)
-                .ok_or_else(|| unsupported(volume, format!("emptyDir sizeLimit {:?}", q.0)))?,
-        ),
+        Some(q) => Some(bytes(&q.0).ok_or_else(|| {
+            unsupported(
+                volume,
+                format!("emptyDir sizeLimit {:?}", q.0),
+                "a number of bytes, such as 64Mi",
+            )
+        })?),
     };
     Ok(Source::EmptyDir {
         medium,
@@ -326,11 +341,13 @@ fn projected(
             return Err(unsupported(
                 volume,
                 "projected source clusterTrustBundle".into(),
+                PROJECTIONS,
             ));
         } else if s.pod_certificate.is_some() {
             return Err(unsupported(
                 volume,
                 "projected source podCertificate".into(),
+                PROJECTIONS,
             ));
         } else {
             continue;
@@ -423,10 +440,15 @@ fn mode_bits(mode: i32) -> u32 {
     u32::try_from(mode).unwrap_or(0) & 0o777
 }
 
-fn unsupported(volume: &Volume, what: String) -> Error {
+/// Sources of a pod's own volumes; those of a claim are [`super::of_volume`]'s.
+const SOURCES: &str = "configMap, csi, downwardAPI, emptyDir, ephemeral, hostPath, image, nfs, persistentVolumeClaim, projected or secret";
+const PROJECTIONS: &str = "configMap, downwardAPI, secret or serviceAccountToken";
+
+fn unsupported(volume: &Volume, what: String, instead: &'static str) -> Error {
     Error::Unsupported {
         volume: volume.name.clone(),
         what,
+        instead,
     }
 }
 

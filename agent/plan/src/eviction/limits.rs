@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
 
 use super::{quantity, text};
+use crate::quantity::binary;
 use crate::resources;
 
 const STORAGE: &str = "ephemeral-storage";
@@ -88,7 +89,7 @@ pub fn exceeded(pod: &Pod, disk: &PodDisk, dedicated: bool) -> Option<String> {
     if let Some(total) = resources::limit(spec, STORAGE) {
         let bytes = u64::try_from(total / 1000).unwrap_or(0);
         if disk.total() > bytes {
-            return Some(text::pod_storage(&text::binary(bytes)));
+            return Some(text::pod_storage(&binary(bytes)));
         }
     }
     spec.containers.iter().find_map(|c| {

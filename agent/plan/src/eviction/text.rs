@@ -6,25 +6,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::{Amount, Condition, Observations, Signal, Threshold};
 use crate::event::Event;
-
-/// A count as the API writes it: with the largest binary suffix that leaves a whole number.
-pub fn binary(bytes: u64) -> String {
-    let units = [
-        ("Ei", 60),
-        ("Pi", 50),
-        ("Ti", 40),
-        ("Gi", 30),
-        ("Mi", 20),
-        ("Ki", 10),
-    ];
-    let unit = units
-        .iter()
-        .find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift));
-    unit.map_or_else(
-        || bytes.to_string(),
-        |(name, shift)| format!("{}{name}", bytes >> shift),
-    )
-}
+use crate::quantity::binary;
 
 /// Why a pod goes: what is short, and which of its containers use more of it than they asked for.
 /// `usage`: by container; unknown for what is not counted by container.
@@ -127,22 +109,6 @@ mod tests {
     use super::super::Observation;
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn counts() {
-        let rows = [
-            (0, "0"),
-            (1023, "1023"),
-            (1536, "1536"),
-            (2048, "2Ki"),
-            (100 << 20, "100Mi"),
-            (1 << 60, "1Ei"),
-            ((1 << 30) + 1024, "1048577Ki"),
-        ];
-        for (n, want) in rows {
-            assert_eq!(binary(n), want);
-        }
-    }
 
     #[test]
     fn messages() {

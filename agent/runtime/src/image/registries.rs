@@ -140,7 +140,7 @@ impl Registries {
                 .any(|t| !t.cert_file.is_empty() || !t.key_file.is_empty())
             {
                 return Err(format!(
-                    "configs.{host}.tls: client certificates (cert_file, key_file) are not supported"
+                    "configs.{host}.tls: client certificates (cert_file, key_file) are not supported: use ca_file or insecure_skip_verify, and auth"
                 ));
             }
             let auth = config.iter().filter_map(|c| c.auth.as_ref());
@@ -208,7 +208,9 @@ impl Registries {
 impl HostAuth {
     fn pair(&self) -> Result<Option<(String, String)>, String> {
         match self {
-            a if !a.identity_token.is_empty() => Err("identity_token is not supported".into()),
+            a if !a.identity_token.is_empty() => {
+                Err("identity_token is not supported: use username and password, or auth".into())
+            }
             a if !a.auth.is_empty() => auth::decode(&a.auth).map(Some),
             a if a.username.is_empty() => Ok(None),
             a => Ok(Some((a.username.clone(), a.password.clone()))),
@@ -229,7 +231,7 @@ fn place(endpoint: &str) -> Result<(String, Option<bool>), String> {
     match host {
         "" => Err(format!("{endpoint:?} names no host")),
         host if host.contains('/') => Err(format!(
-            "{endpoint}: a path other than /v2 is not supported"
+            "{endpoint}: a path other than /v2 is not supported: give the host alone, and the path by rewrite"
         )),
         host => Ok((host.to_owned(), plain)),
     }

@@ -204,8 +204,14 @@ fn unfit(claim: &keelson_api::volume::Claim) -> Option<&'static str> {
             !claim.modes.iter().all(|m| one_node.contains(&m.as_str())),
             "Only support ReadWriteOnce and ReadWriteOncePod access mode",
         ),
-        (claim.is_block, "block volumes are not supported"),
-        (claim.has_selector, "claim.Spec.Selector is not supported"),
+        (
+            claim.is_block,
+            "block volumes are not supported by this class: use volumeMode Filesystem",
+        ),
+        (
+            claim.has_selector,
+            "claim.Spec.Selector is not supported by this class: leave spec.selector out",
+        ),
     ];
     rows.iter().find(|(wrong, _)| *wrong).map(|(_, why)| *why)
 }
