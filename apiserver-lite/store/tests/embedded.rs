@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use keelson_store::embedded::{Embedded, Options};
 use keelson_store::{Error, Range, Store, Swap, Watch, WatchMessage};
 use tempfile::TempDir;
@@ -109,6 +109,36 @@ async fn a_watch_has_no_gap_and_no_duplicate_at_the_seam() {
     for task in writers.into_iter().chain(watchers) {
         task.await.unwrap();
     }
+}
+
+/// A reader may see a commit before its writer has told the watchers of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_revision_that_was_read_can_be_watched_from() {
+    let (_dir, _, store) = fresh(Options::default());
+    let writer = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for _ in 0..500 {
+                let (one, other) = (store.clone(), store.clone());
+                let _ = tokio::join!(put(&one, "/a", "x"), put(&other, "/b", "x"));
+            }
+        })
+    };
+    while !writer.is_finished() {
+        let read = store.list(Range::default()).await.unwrap().revision;
+        assert!(store.revision().await.unwrap() >= read);
+        if let Some(kv) = store.get("/a").await.unwrap() {
+            let mut watch = store.watch("/", kv.mod_revision).await.unwrap();
+            if let Some(next) = watch.next().now_or_never() {
+                let events = match next.unwrap().unwrap() {
+                    WatchMessage::Events(events) => events,
+                    WatchMessage::Progress(_) => continue,
+                };
+                assert!(events.iter().all(|e| e.revision > kv.mod_revision));
+            }
+        }
+    }
+    writer.await.unwrap();
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ mod watch;
 mod writer;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -68,7 +68,7 @@ impl Default for Options {
 struct Shared {
     file: File,
     hub: Mutex<Hub>,
-    /// The newest committed revision.
+    /// The newest committed revision, as the writer tells it.
     revision: AtomicU64,
     /// History up to here is gone.
     compacted: AtomicU64,
@@ -78,6 +78,11 @@ struct Shared {
 impl Shared {
     fn hub(&self) -> MutexGuard<'_, Hub> {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest revision a reader may have seen: a commit can be read a moment before `revision` tells of it.
+    fn newest(&self) -> Result<Revision, Error> {
+        self.file.view()?.revision()
     }
 
     /// Runs a read off the async threads, a bounded number at a time.
@@ -158,7 +163,7 @@ impl Drop for Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn revision(&self) -> Result<Revision, Error> {
-        Ok(self.shared.revision.load(Ordering::Acquire))
+        self.shared.newest()
     }
 
     // A point read of a cached page takes microseconds: cheaper here than on another thread.

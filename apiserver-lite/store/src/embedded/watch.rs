@@ -14,7 +14,7 @@ const STRETCH: usize = 512;
 
 /// Starts a watch of everything under `prefix` after `from`.
 pub(super) fn start(shared: &Arc<Shared>, prefix: &str, from: Revision) -> Result<Watch, Error> {
-    let now = shared.revision.load(Ordering::Acquire);
+    let now = shared.newest()?;
     if from > now {
         return Err(Error::Future { asked: from, now });
     }
