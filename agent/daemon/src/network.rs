@@ -21,7 +21,7 @@ pub(crate) const CONF_FILE: &str = "10-keelson.conflist";
 
 /// Follows the nodes.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let (tx, rx) = watch::channel(Vec::new());
+    let (tx, rx) = watch::channel(None);
     let routes = async {
         if !shared.config.overlay {
             return;
@@ -62,7 +62,7 @@ struct Nodes<'a> {
     all: BTreeMap<String, overlay::Node>,
     /// A list under way.
     fresh: BTreeMap<String, overlay::Node>,
-    tx: watch::Sender<Vec<overlay::Node>>,
+    tx: watch::Sender<Option<Vec<overlay::Node>>>,
 }
 
 impl Nodes<'_> {
@@ -81,7 +81,7 @@ impl Nodes<'_> {
             }
             Event::Delete(node) => _ = self.all.remove(&parse(&node).name),
         }
-        let now: Vec<overlay::Node> = self.all.values().cloned().collect();
+        let now = Some(self.all.values().cloned().collect());
         self.tx.send_if_modified(|old| {
             let new = *old != now;
             *old = now;

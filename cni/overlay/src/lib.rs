@@ -50,13 +50,20 @@ pub struct Options {
     pub cluster_cidrs: Vec<ipnet::IpNet>,
 }
 
-/// Keeps routes and masquerade as the nodes are. Ends when the sender of `nodes` is gone; what is set stays,
-/// so that a restart interrupts nothing.
-pub async fn run(options: Options, mut nodes: watch::Receiver<Vec<Node>>) -> Result<(), Error> {
+/// Keeps routes and masquerade as the nodes are; `None` as long as they are not known: nothing is touched then. Ends
+/// when the sender of `nodes` is gone; what is set stays, so that a restart interrupts nothing.
+pub async fn run(
+    options: Options,
+    mut nodes: watch::Receiver<Option<Vec<Node>>>,
+) -> Result<(), Error> {
     let kernel = routes::Kernel::open()?;
     let mut masqueraded = None;
     loop {
-        let now = nodes.borrow_and_update().clone();
+        let known = nodes.wait_for(Option::is_some).await;
+        let Some(now) = known.ok().and_then(|n| n.clone()) else {
+            return Ok(());
+        };
+        nodes.mark_unchanged();
         for error in kernel.sync(&wanted(&options.node, &now)).await? {
             tracing::warn!(node = options.node, error = %error, "route not set");
         }

@@ -70,9 +70,11 @@ fn routes_follow_the_nodes_and_foreign_ones_stay() {
             cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
         };
         let own = node("a", "10.42.0.0/24", "192.168.7.1");
-        let (send, nodes) =
-            watch::channel(vec![own.clone(), node("b", "10.42.1.0/24", "192.168.7.2")]);
-        let task = tokio::spawn(run(options, nodes));
+        let (send, nodes) = watch::channel(Some(vec![
+            own.clone(),
+            node("b", "10.42.1.0/24", "192.168.7.2"),
+        ]));
+        let task = tokio::spawn(run(options.clone(), nodes));
         until("routed", || {
             ip("route").contains("10.42.1.0/24 via 192.168.7.2")
         })
@@ -84,13 +86,24 @@ fn routes_follow_the_nodes_and_foreign_ones_stay() {
         );
         assert!(rules.contains("masquerade"), "{rules}");
 
-        send.send(vec![own.clone(), node("b", "10.42.1.0/24", "192.168.7.3")])
-            .expect("running");
+        send.send(Some(vec![
+            own.clone(),
+            node("b", "10.42.1.0/24", "192.168.7.3"),
+        ]))
+        .expect("running");
         until("moved", || {
             ip("route").contains("10.42.1.0/24 via 192.168.7.3")
         })
         .await;
-        send.send(vec![own, node("c", "10.42.2.0/24", "10.1.1.1")])
+        // One that starts and does not know the nodes yet leaves all as it is.
+        let (unknown, nodes) = watch::channel(None);
+        let other = tokio::spawn(run(options, nodes));
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert!(ip("route").contains("10.42.1.0/24 via 192.168.7.3"));
+        drop(unknown);
+        other.await.expect("task").expect("ends well");
+
+        send.send(Some(vec![own, node("c", "10.42.2.0/24", "10.1.1.1")]))
             .expect("running");
         until("removed", || !ip("route").contains("10.42.1.0/24")).await;
         assert!(
