@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, HostPathType, Source, host_path, mounts};
+use super::{Error, HostPathType, Source, disk, host_path, mounts};
 
 /// Where a claimed volume was put: read back when a container is made, also by an agent that starts again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,9 +87,6 @@ pub struct CsiRecord {
     #[serde(default)]
     pub inline: bool,
 }
-
-/// The file system of a device that names none.
-const FS_TYPE: &str = "ext4";
 
 /// A volume as a value.
 ///
@@ -195,20 +192,7 @@ pub(super) fn local(
     }
     fs::create_dir_all(target).map_err(Error::io("create directory", target))?;
     if !mounts::is_mount_point(target)? {
-        let fs_type = fs_type.filter(|f| !f.is_empty()).unwrap_or(FS_TYPE);
-        let data = data(options)?;
-        mount(path, target, fs_type, MountFlags::empty(), data.as_c_str()).map_err(|e| {
-            Error::Mount {
-                what: format!("{} as {fs_type}", path.display()),
-                why: match e {
-                    Errno::INVAL => format!(
-                        "{}: it has no file system of this type; devices are not formatted here",
-                        std::io::Error::from(e)
-                    ),
-                    e => std::io::Error::from(e).to_string(),
-                },
-            }
-        })?;
+        disk::mount(path, fs_type, options, target)?;
     }
     Ok(target.to_owned())
 }
@@ -300,7 +284,7 @@ fn bracketed(server: &str) -> String {
     }
 }
 
-fn data(options: &[String]) -> Result<std::ffi::CString, Error> {
+pub(super) fn data(options: &[String]) -> Result<std::ffi::CString, Error> {
     let text = options.join(",");
     std::ffi::CString::new(text.clone()).map_err(|_| Error::Mount {
         what: format!("with options {text:?}"),
