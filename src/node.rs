@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Taint;
@@ -85,7 +86,11 @@ pub(crate) async fn run_agent(
     result
 }
 
-/// Joins, tells the cluster of this node, and gathers what it needs to run.
+/// How long a node that has run before waits for the server: its pods must not.
+const SERVER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Joins, tells the cluster of this node, and gathers what it needs to run. A node that has run before goes on with
+/// what it was told then while the server is away.
 async fn joined(
     options: AgentOptions,
     server: &str,
@@ -93,21 +98,36 @@ async fn joined(
     name: &str,
     ips: &[IpAddr],
 ) -> anyhow::Result<Node> {
-    let joined = join::join(
-        server,
-        options.token.as_deref(),
-        name,
-        &paths.data.join("agent/pki"),
-    )
-    .await?;
+    let dir = paths.data.join("agent");
+    let token = options.token.as_deref();
+    let joined = join::join(server, token, name, &dir.join("pki")).await?;
     let mut config = places(&options.node, name, ips.to_vec());
     registration(&mut config, &options.node)?;
-    keelson_agent::announce(&config, &joined.client)
-        .await
-        .context("register the node")?;
+    let facts = dir.join("cluster.json");
+    let known = joined.kept_serving(name, ips).zip(cluster::kept(&facts));
+    let ask = async {
+        let register = keelson_agent::announce(&config, &joined.client).await;
+        register.context("register the node")?;
+        let serving = joined.serving(name, ips).await?;
+        let cluster = cluster::read(&joined.client).await?;
+        cluster::keep(&facts, &cluster)?;
+        anyhow::Ok((serving, cluster))
+    };
+    let (serving, cluster) = match known {
+        None => ask.await?,
+        Some(known) => {
+            let told = tokio::time::timeout(SERVER_WITHIN, ask).await;
+            told.unwrap_or_else(|_| bail!("it does not answer"))
+                .unwrap_or_else(|error| {
+                    let error = format!("{error:#}");
+                    tracing::warn!(server, error, "the server is away: going on as before");
+                    known
+                })
+        }
+    };
     Ok(Node {
-        serving: joined.serving(name, ips).await?,
-        cluster: cluster::read(&joined.client).await?,
+        serving,
+        cluster,
         proxy_client: joined.client.clone(),
         client: joined.client,
         ca_pem: joined.ca_pem,
@@ -218,6 +238,12 @@ fn registration(config: &mut keelson_agent::Config, options: &NodeOptions) -> an
     config.labels = labels(options.node_label.as_deref().unwrap_or_default())?;
     config.taints = taints(options.node_taint.as_deref().unwrap_or_default())?;
     pressure::configure(config, options)?;
+    let timeout = &options.runtime_request_timeout;
+    pressure::set(
+        &mut config.runtime_request_timeout,
+        "runtimeRequestTimeout",
+        timeout,
+    )?;
     images::configure(config, options, &Paths::of(options).data)
 }
 

@@ -32,6 +32,14 @@ pub(crate) struct RuntimeHandler {
     pub(crate) binary_name: String,
 }
 
+/// How much pods may swap.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct MemorySwap {
+    /// NoSwap or LimitedSwap.
+    pub(crate) swap_behavior: String,
+}
+
 /// What a server and an agent both need to run a node.
 #[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -127,6 +135,8 @@ pub(crate) struct NodeOptions {
     pub(crate) run_dir: Option<PathBuf>,
     // What follows stands in files only, under upstream's names (KubeletConfiguration).
     #[arg(skip)]
+    pub(crate) runtime_request_timeout: Option<String>,
+    #[arg(skip)]
     pub(crate) eviction_hard: Option<BTreeMap<String, String>>,
     #[arg(skip)]
     pub(crate) eviction_soft: Option<BTreeMap<String, String>>,
@@ -169,6 +179,14 @@ pub(crate) struct NodeOptions {
     pub(crate) system_reserved: Option<BTreeMap<String, String>>,
     #[arg(skip)]
     pub(crate) enforce_node_allocatable: Option<Vec<String>>,
+    #[arg(skip)]
+    pub(crate) memory_reservation_policy: Option<String>,
+    #[arg(skip)]
+    pub(crate) memory_throttling_factor: Option<f64>,
+    #[arg(skip)]
+    pub(crate) memory_swap: Option<MemorySwap>,
+    #[arg(skip)]
+    pub(crate) fail_swap_on: Option<bool>,
 }
 
 /// Flags of `keelson server`.

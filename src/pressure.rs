@@ -5,9 +5,9 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use keelson_agent_plan::duration;
 use keelson_agent_plan::eviction::{self, Error, Settings};
-use keelson_agent_plan::log_rotation::Policy;
 use keelson_agent_plan::quantity;
 use keelson_agent_plan::reserve;
+use keelson_agent_plan::{log_rotation, memory};
 
 use crate::options::NodeOptions;
 
@@ -52,7 +52,47 @@ pub(crate) fn configure(
     let kube = reserve::parse("kubeReserved", &map(&options.kube_reserved))?;
     let system = reserve::parse("systemReserved", &map(&options.system_reserved))?;
     config.reserved = kube.and(system);
+    config.memory = memory(options)?;
+    config.fail_swap_on = options.fail_swap_on == Some(true);
     Ok(())
+}
+
+/// What is done about memory beyond limits.
+fn memory(options: &NodeOptions) -> Result<memory::Policy, Error> {
+    let allowed = |field: &str, given: &str, known: &str| {
+        Error::new(
+            field,
+            None,
+            format!("{given:?} is not supported, only {known}"),
+        )
+    };
+    let reserve = match options.memory_reservation_policy.as_deref() {
+        None | Some("None") => false,
+        Some("TieredReservation") => true,
+        Some(other) => {
+            let known = "\"None\" or \"TieredReservation\"";
+            return Err(allowed("memoryReservationPolicy", other, known));
+        }
+    };
+    let throttle = options.memory_throttling_factor;
+    if let Some(factor) = throttle.filter(|f| !(*f > 0.0 && *f <= 1.0)) {
+        let why = format!("{factor} is not greater than 0 and less than or equal to 1.0");
+        return Err(Error::new("memoryThrottlingFactor", None, why));
+    }
+    let swap = options.memory_swap.as_ref();
+    let swap = match swap.map_or("", |s| s.swap_behavior.as_str()) {
+        "" | "NoSwap" => false,
+        "LimitedSwap" => true,
+        other => {
+            let known = "\"NoSwap\" or \"LimitedSwap\"";
+            return Err(allowed("memorySwap.swapBehavior", other, known));
+        }
+    };
+    Ok(memory::Policy {
+        reserve,
+        throttle,
+        swap,
+    })
 }
 
 /// `pods` (the default) or `none`.
@@ -76,7 +116,7 @@ fn enforce_pods(wanted: Option<&[String]>) -> Result<bool, Error> {
 }
 
 /// A negative size switches rotation off.
-fn logs(policy: &mut Policy, options: &NodeOptions) -> Result<(), Error> {
+fn logs(policy: &mut log_rotation::Policy, options: &NodeOptions) -> Result<(), Error> {
     if let Some(text) = &options.container_log_max_size {
         let wrong = || {
             Error::new(
@@ -106,8 +146,8 @@ fn time(field: &str, text: &Option<String>) -> Result<Option<SignedDuration>, Er
     text.as_ref().map(read).transpose()
 }
 
-/// A pause between two looks: never none.
-fn set(place: &mut Duration, field: &str, text: &Option<String>) -> Result<(), Error> {
+/// A time that is never none.
+pub(crate) fn set(place: &mut Duration, field: &str, text: &Option<String>) -> Result<(), Error> {
     match time(field, text)? {
         None => {}
         Some(d) if d.is_positive() => *place = d.unsigned_abs(),
@@ -143,6 +183,10 @@ systemReserved: {memory: 1Gi}
 enforceNodeAllocatable: [none]
 containerLogMaxSize: 1Mi
 containerLogMaxFiles: 3
+memoryReservationPolicy: TieredReservation
+memoryThrottlingFactor: 0.9
+memorySwap: {swapBehavior: LimitedSwap}
+failSwapOn: true
 ";
         let config = read(text).expect("valid");
         let shown = config.eviction.thresholds.iter();
@@ -158,6 +202,12 @@ containerLogMaxFiles: 3
         let logs = config.logs;
         assert_eq!((logs.max_size, logs.max_files), (Some(1 << 20), 3));
         assert!(!config.enforce_pods);
+        let memory = memory::Policy {
+            reserve: true,
+            throttle: Some(0.9),
+            swap: true,
+        };
+        assert!(config.memory == memory && config.fail_swap_on);
         let default = read("{}").expect("defaults");
         let off = read("containerLogMaxSize: '-1'").expect("off");
         assert_eq!(off.logs.max_size, None);
@@ -180,6 +230,18 @@ containerLogMaxFiles: 3
                 "imageGCLowThresholdPercent",
             ),
             ("systemReserved: {memory: x}", "systemReserved[memory]"),
+            (
+                "memoryReservationPolicy: All",
+                "memoryReservationPolicy: \"All\" is not supported, only \"None\" or \"TieredReservation\"",
+            ),
+            (
+                "memoryThrottlingFactor: 1.5",
+                "memoryThrottlingFactor: 1.5 is not",
+            ),
+            (
+                "memorySwap: {swapBehavior: UnlimitedSwap}",
+                "memorySwap.swapBehavior: \"UnlimitedSwap\"",
+            ),
             (
                 "enforceNodeAllocatable: [pods, system-reserved]",
                 "enforceNodeAllocatable[1]: \"system-reserved\" is not supported",

@@ -305,7 +305,8 @@ impl Worker {
         let (shared, uid) = (self.shared.clone(), self.uid.clone());
         let work = move || {
             let removed = shared.runtime.pod_cgroup_remove(&uid);
-            shared.burstable.remove(&shared.runtime, &uid);
+            let policy = &shared.config.memory;
+            shared.classes.remove(&shared.runtime, policy, &uid);
             Outcome::CgroupRemoved(removed.map_err(|e| chain(&e)))
         };
         self.blocking(work, |e| Outcome::CgroupRemoved(Err(e)));

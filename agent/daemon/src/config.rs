@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -12,6 +13,7 @@ use keelson_agent_plan::access;
 use keelson_agent_plan::eviction::{self, Settings, Threshold};
 use keelson_agent_plan::image_gc::Policy;
 use keelson_agent_plan::log_rotation;
+use keelson_agent_plan::memory;
 use keelson_agent_plan::reserve::Reserved;
 use keelson_runtime::Handler;
 
@@ -38,7 +40,7 @@ pub struct Eviction {
     /// The most seconds a pod gets that a soft threshold evicts.
     pub max_grace: i64,
     /// Between two looks.
-    pub period: std::time::Duration,
+    pub period: Duration,
 }
 
 impl Default for Eviction {
@@ -52,7 +54,7 @@ impl Default for Eviction {
             thresholds: eviction::parse(&settings).unwrap_or_default(),
             transition: SignedDuration::from_mins(5),
             max_grace: 0,
-            period: std::time::Duration::from_secs(10),
+            period: Duration::from_secs(10),
         }
     }
 }
@@ -100,6 +102,12 @@ pub struct Config {
     pub cgroup_root: String,
     /// Pods that share a shim; each has its own when unset.
     pub shim_sharing: Option<u32>,
+    /// How long containerd may take to start or end a container.
+    pub runtime_request_timeout: Duration,
+    /// Memory beyond limits.
+    pub memory: memory::Policy,
+    /// Does not start on a node with swap.
+    pub fail_swap_on: bool,
     /// containerd's snapshotter; its default when unset.
     pub snapshotter: Option<String>,
     /// Registries spoken to over plain HTTP besides loopback ones.
@@ -125,7 +133,7 @@ pub struct Config {
     /// When images go.
     pub image_gc: Policy,
     /// Between two looks at images.
-    pub image_gc_period: std::time::Duration,
+    pub image_gc_period: Duration,
     /// When logs are rotated.
     pub logs: log_rotation::Policy,
     /// Kept from pods.
@@ -176,6 +184,9 @@ impl Config {
             logger: "/usr/local/bin/keelson-logger".into(),
             cgroup_root: "kubepods".into(),
             shim_sharing: None,
+            runtime_request_timeout: Duration::from_secs(120),
+            memory: memory::Policy::default(),
+            fail_swap_on: false,
             snapshotter: None,
             insecure_registries: Vec::new(),
             cluster_dns: Vec::new(),
@@ -188,7 +199,7 @@ impl Config {
             runtime_handlers: BTreeMap::new(),
             eviction: Eviction::default(),
             image_gc: Policy::default(),
-            image_gc_period: std::time::Duration::from_secs(300),
+            image_gc_period: Duration::from_secs(300),
             logs: log_rotation::Policy::default(),
             reserved: Reserved::default(),
             enforce_pods: true,
@@ -226,6 +237,7 @@ impl Config {
             shims: self
                 .shim_sharing
                 .map(|pods| self.max_pods.div_ceil(pods.max(1))),
+            request_timeout: self.runtime_request_timeout,
             snapshotter: self.snapshotter.clone(),
             insecure_registries: self.insecure_registries.clone(),
             registries: self.registries.clone(),

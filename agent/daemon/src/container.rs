@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
-use keelson_agent_plan::quantity::value_of;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume, VolumeMount};
 use keelson_agent_plan::security::{self, Seccomp};
 use keelson_agent_plan::{
-    Attempt, AttemptState, env, ephemeral, event, mount, names, resize, resources, static_pod,
+    Attempt, AttemptState, env, ephemeral, event, hugepages, memory, mount, names, resize,
+    resources, static_pod,
 };
 use keelson_runtime::{
-    Container as Running, ContainerSpec, Created, Device, Image, Kind, Mount, Namespace,
-    Namespaces, PodRef, Propagation, Resources, Security,
+    Container as Running, ContainerSpec, Created, Device, HugepageLimit, Image, Kind, Mount,
+    Namespace, Namespaces, PodRef, Propagation, Resources, Security,
 };
 
 use crate::apply::qos;
@@ -158,7 +158,7 @@ impl Job {
             .sandbox_create(&self.uid, &files::sandbox_options(&self.shared, &self.pod))
             .await;
         let made = made.map_err(|e| create(chain(&e)))?;
-        let memory = self.node_memory();
+        let memory = self.shared.memory().capacity;
         let handler = sources::handler(&self.shared, &self.pod).await;
         let handler = handler.map_err(create)?;
         Ok(ContainerSpec {
@@ -176,7 +176,7 @@ impl Job {
             working_dir: c.working_dir.clone().filter(|d| !d.is_empty()),
             mounts: self.mounts(c, &env).await?,
             env,
-            resources: resources_of(c),
+            resources: resources_of(&self.shared, spec, c),
             security: Security {
                 devices: self.devices(c)?,
                 ..security_of(&wanted, &self.shared)?
@@ -211,15 +211,6 @@ impl Job {
             ),
             ..ContainerSpec::default()
         })
-    }
-
-    fn node_memory(&self) -> i64 {
-        let node = self.shared.node.borrow();
-        let capacity = node
-            .as_ref()
-            .and_then(|n| n.status.as_ref())
-            .and_then(|s| s.capacity.as_ref());
-        value_of(capacity, "memory")
     }
 
     async fn env(&self, c: &Container) -> Result<Vec<(String, String)>, StartError> {
@@ -380,7 +371,17 @@ fn make_empty(path: &std::path::Path) -> std::io::Result<()> {
 }
 
 /// What a container's cgroup is given.
-pub(crate) fn resources_of(c: &Container) -> Resources {
+/// Limits by page size as the runtime takes them.
+pub(crate) fn pages(limits: BTreeMap<u64, i64>) -> Vec<HugepageLimit> {
+    let limit = |(size, limit)| HugepageLimit {
+        page_size: hugepages::unit(size),
+        limit,
+    };
+    limits.into_iter().map(limit).collect()
+}
+
+/// What a container of a pod may have.
+pub(crate) fn resources_of(shared: &Shared, spec: &PodSpec, c: &Container) -> Resources {
     let figures = resources::container(c);
     Resources {
         cpu_shares: figures.cpu_shares,
@@ -388,6 +389,8 @@ pub(crate) fn resources_of(c: &Container) -> Resources {
         cpu_period: figures.cpu_period,
         memory_limit: figures.memory_limit,
         pids_limit: figures.pids_limit,
+        hugepages: pages(hugepages::of_container(c, &shared.page_sizes)),
+        unified: memory::container(&shared.config.memory, &shared.memory(), spec, c),
         ..Resources::default()
     }
 }

@@ -37,7 +37,8 @@ impl Worker {
         if runtime.pod_cgroup_found(&self.uid).is_some() {
             self.observed.cgroup = whole_or_part(known);
             if let Some(spec) = self.pod.spec.as_ref().filter(|_| known) {
-                self.shared.burstable.add(&runtime, &self.uid, spec);
+                let policy = &self.shared.config.memory;
+                self.shared.classes.add(&runtime, policy, &self.uid, spec);
             }
         }
         if self.shared.volumes.has(&self.uid) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use keelson_agent_plan::resources::{self, Figures};
-use keelson_agent_plan::{Failure, Stage, resize};
+use keelson_agent_plan::{Failure, Stage, hugepages, memory, resize};
 use keelson_runtime::{PodResources, Resources};
 
 use crate::apply::qos;
@@ -93,7 +93,8 @@ impl Worker {
         let Some(c) = init.chain(&spec.containers).find(|c| c.name == name) else {
             return;
         };
-        let (limits, label): (Resources, String) = (container::resources_of(c), to_label(c));
+        let (limits, label): (Resources, String) =
+            (container::resources_of(&self.shared, &spec, c), to_label(c));
         self.observed.updating.insert(name.clone());
         let id = keelson_runtime::container::id(&self.uid, &name, attempt);
         let shared = self.shared.clone();
@@ -153,9 +154,13 @@ pub(crate) fn write_cgroup(
         cpu_period: figures.cpu_period,
         memory_limit: figures.memory_limit,
         pids_limit: shared.config.pod_pids_limit,
+        hugepages: container::pages(hugepages::of_pod(spec, &shared.page_sizes)),
+        unified: memory::pod(&shared.config.memory, spec),
     };
     let runtime = &shared.runtime;
     let made = runtime.pod_cgroup_create(uid, qos(resources::qos(spec)), &limits);
-    shared.burstable.add(runtime, uid, spec);
+    shared
+        .classes
+        .add(runtime, &shared.config.memory, uid, spec);
     made.map(|_| figures).map_err(|e| chain(&e))
 }

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Service};
 use keelson_agent_io::cni::Cni;
-use keelson_agent_io::node::Roots;
+use keelson_agent_io::node::{self as io, Roots};
 use keelson_agent_io::probes::Prober;
 use keelson_agent_io::volumes::{Storage, Volumes};
 use keelson_agent_plan::eviction::{self, Condition};
-use keelson_agent_plan::{Attempt, mount, status};
+use keelson_agent_plan::quantity::value_of;
+use keelson_agent_plan::{Attempt, memory, mount, status};
 use keelson_runtime::{Providers, Runtime};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::outcome::Message;
 use crate::pulled::Records;
-use crate::qos::Burstable;
+use crate::qos::Classes;
 use crate::statics::Mirrors;
 
 /// A pod's worker as others see it.
@@ -70,8 +71,12 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// What shows static pods in the API.
     pub(crate) mirrors: Mirrors,
-    /// What burstable pods ask for.
-    pub(crate) burstable: Burstable,
+    /// What pods ask for by class.
+    pub(crate) classes: Classes,
+    /// Sizes of huge pages that the node knows, bytes.
+    pub(crate) page_sizes: Vec<u64>,
+    /// Swap that the node had when the agent started, bytes.
+    swap: i64,
     /// What volumes are made of.
     pub(crate) objects: Objects,
     /// CSI drivers of this node.
@@ -118,18 +123,23 @@ impl Shared {
                 .with_context(|| format!("create directory {}", dir.display()))?;
         }
         let cni = config.cni().swept();
+        let roots = Roots::host(&config.root_dir);
+        let swap = swap(&roots).context("read how much swap there is")?;
+        check_memory(&config, swap)?;
         Ok(Arc::new(Self {
             events: Recorder::start(client.clone(), &config.node_name),
             metrics: Metrics::default(),
             mirrors: Mirrors::default(),
-            burstable: Burstable::default(),
+            classes: Classes::default(),
+            page_sizes: io::page_sizes(&roots).context("read sizes of huge pages")?,
+            swap,
             objects: Objects::default(),
             csi: Drivers::default(),
             volumes: Volumes::new(&config.root_dir).with_storage(Storage::new(&config.storage_dir)),
             recursive_read_only: std::fs::read_to_string("/proc/sys/kernel/osrelease")
                 .is_ok_and(|release| mount::kernel_can(&release)),
             prober: Prober::new(),
-            roots: Roots::host(&config.root_dir),
+            roots,
             pulls: Pulls::new(config.parallel_pulls),
             records: Records::new(&config.root_dir).context("make directories of image records")?,
             providers: providers(&config)?.map(Arc::new),
@@ -193,6 +203,18 @@ impl Shared {
         entries.values().filter(active).cloned().collect()
     }
 
+    /// The node's memory, as far as it is registered.
+    pub(crate) fn memory(&self) -> memory::Node {
+        let node = self.node.borrow();
+        let status = node.as_ref().and_then(|n| n.status.as_ref());
+        let capacity = status.and_then(|s| s.capacity.as_ref());
+        memory::Node {
+            capacity: value_of(capacity, "memory"),
+            allocatable: value_of(status.and_then(|s| s.allocatable.as_ref()), "memory"),
+            swap: self.swap,
+        }
+    }
+
     /// What pods may use of this node.
     pub(crate) fn allocatable(
         &self,
@@ -203,6 +225,25 @@ impl Shared {
             .and_then(|s| s.allocatable.clone())
             .unwrap_or_default()
     }
+}
+
+fn swap(roots: &Roots) -> Result<i64, io::Error> {
+    let swap = io::read_figures(roots)?.swap;
+    Ok(i64::try_from(swap).unwrap_or(i64::MAX))
+}
+
+/// Whether the node can do what its configuration says of memory.
+fn check_memory(config: &Config, swap: i64) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !config.fail_swap_on || swap == 0,
+        "running with swap on is not supported, please disable swap or set failSwapOn to false"
+    );
+    anyhow::ensure!(
+        config.memory == memory::Policy::default() || keelson_runtime::is_unified(),
+        "memoryReservationPolicy TieredReservation, memoryThrottlingFactor and swapBehavior LimitedSwap need cgroup v2: \
+         this machine has v1"
+    );
+    Ok(())
 }
 
 /// The configured plugins.

@@ -150,6 +150,13 @@ fn positive(n: i64) -> Option<i64> {
     (n > 0).then_some(n)
 }
 
+/// Memory that a container asks for and may have, bytes; 0 for none.
+pub fn memory(c: &Container) -> [i64; 2] {
+    let r = c.resources.as_ref();
+    let request = request_or_limit(r, "memory") / 1000;
+    [request, value_of(limits(r), "memory")]
+}
+
 /// A container's own cgroup.
 pub fn container(c: &Container) -> Figures {
     let r = c.resources.as_ref();
@@ -235,10 +242,15 @@ const SYSTEM_CRITICAL: i32 = 2_000_000_000;
 const GUARANTEED_OOM: i32 = -997;
 const BEST_EFFORT_OOM: i32 = 1000;
 
+/// Whether the node, or the cluster, cannot do without the pod.
+pub fn is_critical(spec: &PodSpec) -> bool {
+    spec.priority.is_some_and(|p| p >= SYSTEM_CRITICAL)
+}
+
 /// How early the kernel kills a container when memory runs out.
 /// Source: "Node out of memory behavior": 1000 - 1000 * request / capacity, between 3 and 999.
 pub fn oom_score_adj(spec: &PodSpec, c: &Container, memory_capacity: i64) -> i32 {
-    if spec.priority.is_some_and(|p| p >= SYSTEM_CRITICAL) {
+    if is_critical(spec) {
         return GUARANTEED_OOM;
     }
     match qos(spec) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::hierarchies::{self, V1, V2};
+use cgroups_rs::fs::hugetlb::HugeTlbController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue, Subsystem};
@@ -17,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::error::{Error, Errors};
+use crate::model::HugepageLimit;
 use crate::runtime::Runtime;
 
 /// Quality of service class of a pod.
@@ -60,6 +62,10 @@ pub struct PodResources {
     pub memory_limit: Option<i64>,
     /// Largest number of tasks.
     pub pids_limit: Option<i64>,
+    /// Huge page limits; kept where the kernel counts huge pages by cgroup.
+    pub hugepages: Vec<HugepageLimit>,
+    /// Files of the unified hierarchy and what is written to them; nothing elsewhere.
+    pub unified: BTreeMap<String, String>,
 }
 
 impl Runtime {
@@ -79,7 +85,11 @@ impl Runtime {
     ) -> Result<String, Error> {
         let class = self.qos_cgroup(qos);
         if qos == Qos::BestEffort && !exists(&class) {
-            self.qos_cgroup_update(qos, LEAST_SHARES)?;
+            let least = PodResources {
+                cpu_shares: Some(LEAST_SHARES),
+                ..PodResources::default()
+            };
+            self.qos_cgroup_update(qos, &least)?;
         }
         let path = self.pod_cgroup(uid, qos);
         apply(&path, resources)?;
@@ -130,13 +140,9 @@ impl Runtime {
         Ok(pods)
     }
 
-    /// Sets the cpu shares of a class's cgroup (the sum of its pods' requests).
-    pub fn qos_cgroup_update(&self, qos: Qos, cpu_shares: u64) -> Result<(), Error> {
-        let resources = PodResources {
-            cpu_shares: Some(cpu_shares),
-            ..PodResources::default()
-        };
-        apply(&self.qos_cgroup(qos), &resources)
+    /// Writes what a class's cgroup has together; that of guaranteed pods is the cgroup of all.
+    pub fn qos_cgroup_update(&self, qos: Qos, resources: &PodResources) -> Result<(), Error> {
+        apply(&self.qos_cgroup(qos), resources)
     }
 
     /// Makes the cgroup of all pods and writes its limits; again: updates them.
@@ -201,7 +207,38 @@ fn apply(path: &str, resources: &PodResources) -> Result<(), Error> {
         };
         pids.set_pid_max(limit).map_err(failed)?;
     }
+    if let Some(huge) = group.controller_of::<HugeTlbController>() {
+        for HugepageLimit { page_size, limit } in &resources.hugepages {
+            let limit = u64::try_from(*limit).unwrap_or_default();
+            huge.set_limit_in_bytes(page_size, limit).map_err(failed)?;
+        }
+    }
+    write_unified(path, &resources.unified)
+}
+
+/// Writes files of a cgroup of the unified hierarchy; nothing elsewhere.
+pub(crate) fn write_unified(path: &str, files: &BTreeMap<String, String>) -> Result<(), Error> {
+    if !unified() || files.is_empty() {
+        return Ok(());
+    }
+    let dir = controller_dir("", path).unwrap_or_default();
+    for (file, text) in files {
+        let place = dir.join(file);
+        fs::write(&place, text).map_err(Error::io("write", place.display()))?;
+    }
     Ok(())
+}
+
+/// Whether huge pages are counted by cgroup.
+pub(crate) fn counts_hugepages() -> bool {
+    match HIERARCHIES.v1 {
+        Some(_) => HIERARCHIES.roots.contains_key("hugetlb"),
+        None => {
+            let root = HIERARCHIES.roots.get("").cloned().unwrap_or_default();
+            let known = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+            known.split_whitespace().any(|c| c == "hugetlb")
+        }
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -257,8 +294,8 @@ pub(crate) fn controller_dir(controller: &str, path: &str) -> Option<PathBuf> {
     Some(root.join(path.trim_start_matches('/')))
 }
 
-/// Whether the hierarchy is the unified one.
-pub(crate) fn unified() -> bool {
+/// Whether the hierarchy is the unified one (cgroup v2).
+pub fn unified() -> bool {
     HIERARCHIES.v1.is_none()
 }
 

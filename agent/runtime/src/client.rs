@@ -24,8 +24,6 @@ use crate::error::Error;
 
 /// Metadata reads and writes.
 pub(crate) const QUICK: Duration = Duration::from_secs(30);
-/// Calls that start a process: shim, runc.
-pub(crate) const TASK: Duration = Duration::from_secs(120);
 /// Calls that move a layer's bytes.
 pub(crate) const BULK: Duration = Duration::from_secs(900);
 /// Lists of containers carry every OCI spec, far beyond tonic's 4 MiB.

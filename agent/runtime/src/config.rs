@@ -1,6 +1,7 @@
 //! Where containerd listens and where the runtime keeps its files.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Paths and names the [`crate::Runtime`] works with. All of them can differ per node, so that
 /// several nodes on one machine do not meet.
@@ -22,6 +23,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// Among so many shims all pods are spread; each pod has its own when unset.
     pub shims: Option<u32>,
+    /// How long a call may take that starts a process (KubeletConfiguration's `runtimeRequestTimeout`).
+    pub request_timeout: Duration,
     /// Snapshotter to use; containerd's default (`overlayfs`) when unset.
     pub snapshotter: Option<String>,
     /// Registries (`host[:port]`) spoken to over plain HTTP besides the loopback ones.
@@ -41,6 +44,7 @@ impl Default for Config {
             logger: "/usr/local/bin/keelson-logger".into(),
             cgroup_root: "kubepods".into(),
             shims: None,
+            request_timeout: Duration::from_secs(120),
             snapshotter: None,
             insecure_registries: Vec::new(),
             registries: "/etc/keelson/registries.yaml".into(),

@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::unix::pipe;
 use tokio::sync::OnceCell;
 
-use crate::client::{QUICK, TASK, ask, call};
+use crate::client::{QUICK, ask, call};
 use crate::container::parse_signal;
 use crate::error::Error;
 use crate::runtime::Runtime;
@@ -288,7 +288,7 @@ async fn delete(runtime: &Runtime, container: &str, exec: &str) {
     let deleted = ask!(
         client,
         tasks.delete_process(message),
-        TASK,
+        runtime.patience(),
         "delete exec in",
         container
     );
@@ -369,7 +369,7 @@ impl Runtime {
         ask!(
             self.client(),
             tasks.exec(message),
-            TASK,
+            self.patience(),
             "exec in container",
             id
         )?;
@@ -380,7 +380,7 @@ impl Runtime {
         ask!(
             self.client(),
             tasks.start(message),
-            TASK,
+            self.patience(),
             "exec in container",
             id
         )?;

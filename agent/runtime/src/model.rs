@@ -156,8 +156,10 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// CPUs the container may use, list format (`0-2,7`).
     pub cpuset_cpus: Option<String>,
-    /// Huge page limits.
+    /// Huge page limits; kept where the kernel counts huge pages by cgroup.
     pub hugepages: Vec<HugepageLimit>,
+    /// Files of the unified hierarchy and what is written to them; nothing elsewhere.
+    pub unified: BTreeMap<String, String>,
 }
 
 /// Limit of one huge page size.

@@ -128,6 +128,11 @@ impl Runtime {
         &self.inner.config
     }
 
+    /// Of calls that start a process: shim, runc.
+    pub(crate) fn patience(&self) -> Duration {
+        self.inner.config.request_timeout
+    }
+
     pub(crate) fn client(&self) -> &Client {
         &self.inner.client
     }

@@ -232,6 +232,7 @@ async fn limits_are_in_the_cgroups_and_usage_is_read() {
         cpu_period: Some(100_000),
         memory_limit: Some(128 << 20),
         pids_limit: Some(100),
+        ..PodResources::default()
     };
     node.runtime
         .pod_cgroup_create(&pod, Qos::Burstable, &limits)

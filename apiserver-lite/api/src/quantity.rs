@@ -126,6 +126,11 @@ impl Quantity {
         self.nanos % NANO as i128 == 0
     }
 
+    /// Whether it is a whole number of the other, which is itself one of units and more than none.
+    pub fn is_multiple_of(self, other: Quantity) -> bool {
+        other.nanos > 0 && other.is_integer() && self.nanos % other.nanos == 0
+    }
+
     /// The sum, in the units of the left side.
     #[must_use]
     pub fn plus(self, other: Quantity) -> Quantity {

@@ -286,6 +286,21 @@ fn containers() {
             ],
         ),
         (
+            json!({"resources": {"limits": {"hugepages-2Mi": "4Mi", "memory": "1Mi"}}}),
+            &[],
+        ),
+        (
+            json!({"resources": {"limits": {"hugepages-2Mi": "4Mi"}}}),
+            &["{c}.resources: Forbidden: HugePages require cpu or memory"],
+        ),
+        (
+            json!({"resources": {"limits": {"hugepages-2Mi": "3Mi", "memory": "1Mi"}, "requests": {"hugepages-2Mi": "4Mi"}}}),
+            &[
+                "{c}.resources.limits[hugepages-2Mi]: Invalid value: \"3Mi\": 3Mi is not positive integer multiple of hugepages-2Mi",
+                "{c}.resources.requests[hugepages-2Mi]: Invalid value: \"4Mi\": must be less than or equal to hugepages-2Mi limit of 3Mi",
+            ],
+        ),
+        (
             json!({"resources": {"limits": {"foo": "1"}}}),
             &[
                 "{c}.resources.limits[foo]: Invalid value: \"foo\": must be a standard resource for containers",

@@ -7,6 +7,7 @@ mod claims;
 mod conform;
 mod csi;
 mod figures;
+mod huge;
 mod images;
 mod life;
 mod pressure;
@@ -43,6 +44,7 @@ fn pods() {
     suite.step("resize in place", || resize::in_place(&bed));
     suite.step("resize by a restart", || resize::restarted(&bed));
     suite.step("resources of pods", || resize::of_pods(&bed));
+    suite.step("huge pages", || huge::pages(&bed));
     suite.step("runtime handlers", || rules::handlers(&bed));
     suite.step("static pods", || beside::statics(&bed));
     suite.step("sockets of logs and exec", || beside::sockets(&bed));

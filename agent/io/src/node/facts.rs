@@ -249,6 +249,12 @@ fn os_name(os_release: &str) -> String {
         .to_owned()
 }
 
+/// Sizes of huge pages that the kernel has, bytes.
+pub fn page_sizes(roots: &Roots) -> Result<Vec<u64>, Error> {
+    let pages = huge_pages(&roots.sys.join("kernel/mm/hugepages"))?;
+    Ok(pages.into_iter().map(|p| p.size).collect())
+}
+
 fn huge_pages(dir: &Path) -> Result<Vec<HugePages>, Error> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

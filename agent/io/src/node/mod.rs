@@ -5,7 +5,9 @@ mod load;
 mod object;
 mod status;
 
-pub use facts::{Error, Facts, FileSystem, HugePages, Roots, file_system, read, read_figures};
+pub use facts::{
+    Error, Facts, FileSystem, HugePages, Roots, file_system, page_sizes, read, read_figures,
+};
 pub(crate) use load::own_interfaces;
 pub use load::{Interface, Load, load};
 pub use object::{lease, node};

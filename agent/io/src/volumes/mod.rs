@@ -5,6 +5,7 @@
 
 mod atomic;
 pub mod csi;
+mod disk;
 mod host_path;
 mod mounts;
 mod owner;
@@ -353,8 +354,10 @@ impl Volumes {
         let mark = marks.join("ready");
         // After a reboot the marker stands, but the memory is gone.
         let mounted = medium == Medium::Disk || mounts::is_mount_point(path)?;
-        if medium == Medium::Memory {
-            mounts::tmpfs(path, limit)?;
+        match medium {
+            Medium::Disk => {}
+            Medium::Memory => mounts::tmpfs(path, limit)?,
+            Medium::HugePages(size) => mounts::hugetlbfs(path, size, limit)?,
         }
         if mounted && mark.exists() {
             return Ok(());

@@ -37,6 +37,17 @@ pub(super) fn tmpfs(path: &Path, limit: Option<u64>) -> Result<(), Error> {
     .map_err(Error::io("mount tmpfs on", path))
 }
 
+/// Mounts a hugetlbfs with pages of so many bytes, unless one is there.
+pub(super) fn hugetlbfs(path: &Path, page: u64, limit: Option<u64>) -> Result<(), Error> {
+    if is_mount_point(path)? {
+        return Ok(());
+    }
+    let size = limit.map(|n| format!(",size={n}")).unwrap_or_default();
+    let options = CString::new(format!("mode=0777,pagesize={page}{size}")).unwrap_or_default();
+    mount("hugetlbfs", path, "hugetlbfs", TMPFS, options.as_c_str())
+        .map_err(Error::io("mount hugetlbfs on", path))
+}
+
 /// Whether something is mounted exactly here.
 pub(super) fn is_mount_point(path: &Path) -> Result<bool, Error> {
     let real = path.canonicalize().map_err(Error::io("resolve", path))?;

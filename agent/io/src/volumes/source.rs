@@ -18,6 +18,8 @@ pub enum Medium {
     Disk,
     /// A tmpfs.
     Memory,
+    /// A hugetlbfs with pages of so many bytes.
+    HugePages(u64),
 }
 
 /// The plugin a volume belongs to; upstream's directory names, so that tools find them.
@@ -78,7 +80,7 @@ pub enum Source {
     EmptyDir {
         /// Disk or memory.
         medium: Medium,
-        /// Bytes; only a tmpfs enforces it.
+        /// Bytes; only memory enforces it.
         size_limit: Option<u64>,
     },
     /// A path of the host.
@@ -159,6 +161,8 @@ pub struct Data {
     pub secrets: BTreeMap<String, Secret>,
     /// By audience and expiration seconds, as in [`Want::Token`].
     pub tokens: BTreeMap<(String, i64), String>,
+    /// Bytes of a page of an emptyDir whose medium is huge pages.
+    pub page_size: Option<u64>,
 }
 
 /// Resolves one downward API file to its contents; the error says why not.
@@ -218,7 +222,7 @@ impl Source {
         downward: Downward<'_>,
     ) -> Result<Self, Error> {
         if let Some(e) = &volume.empty_dir {
-            return empty_dir(volume, e);
+            return empty_dir(volume, e, data);
         }
         if let Some(h) = &volume.host_path {
             let kind =
@@ -281,15 +285,17 @@ impl Source {
 fn empty_dir(
     volume: &Volume,
     e: &k8s_openapi::api::core::v1::EmptyDirVolumeSource,
+    data: &Data,
 ) -> Result<Source, Error> {
-    let medium = match e.medium.as_deref().unwrap_or_default() {
-        "" => Medium::Disk,
-        "Memory" => Medium::Memory,
-        m => {
+    let medium = match (e.medium.as_deref().unwrap_or_default(), data.page_size) {
+        ("", _) => Medium::Disk,
+        ("Memory", _) => Medium::Memory,
+        (_, Some(size)) => Medium::HugePages(size),
+        (m, None) => {
             return Err(unsupported(
                 volume,
                 format!("emptyDir medium {m:?}"),
-                "\"\" or \"Memory\"",
+                "\"\", \"Memory\", \"HugePages\" or \"HugePages-SIZE\"",
             ));
         }
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use containerd_client::types::Mount;
 
-use crate::cgroup::unified;
+use crate::cgroup::{counts_hugepages, unified};
 use crate::error::Error;
 use crate::model::{ContainerSpec, Seccomp};
 use crate::runtime::Runtime;
@@ -39,6 +39,7 @@ impl Runtime {
             devices: devices(spec)?,
             seccomp_profile,
             unified: unified(),
+            counts_hugepages: counts_hugepages(),
         })
     }
 }

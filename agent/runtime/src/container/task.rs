@@ -13,7 +13,7 @@ use containerd_client::types::v1::{Process as Task, Status};
 use nix::sys::signal::Signal;
 
 use super::{Container, Created, label};
-use crate::client::{QUICK, TASK, ask, call, ended, or_absent};
+use crate::client::{QUICK, ask, call, ended, or_absent};
 use crate::error::{Error, Errors};
 use crate::failpoint;
 use crate::runtime::Runtime;
@@ -68,7 +68,7 @@ impl Runtime {
         let started = ask!(
             self.client(),
             tasks.start(message),
-            TASK,
+            self.patience(),
             "start container",
             id
         );
@@ -95,7 +95,7 @@ impl Runtime {
         let made = ask!(
             self.client(),
             tasks.create(message),
-            TASK,
+            self.patience(),
             "create task of container",
             &object.id
         );
@@ -231,7 +231,7 @@ impl Runtime {
         let deleted = ask!(
             self.client(),
             tasks.delete(message),
-            TASK,
+            self.patience(),
             "delete task of container",
             id
         );

@@ -4,7 +4,9 @@ use containerd_client::services::v1::UpdateTaskRequest;
 use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxResourcesBuilder};
 use prost_types::Any;
 
-use crate::client::{TASK, ask};
+use super::label;
+use crate::cgroup::write_unified;
+use crate::client::ask;
 use crate::error::Error;
 use crate::model::Resources;
 use crate::runtime::Runtime;
@@ -27,6 +29,11 @@ impl Runtime {
                     format!("below current usage ({usage})"),
                 ));
             }
+        }
+        if !wanted.unified.is_empty() {
+            let mut labels = self.container_labels(id).await?;
+            let path = labels.remove(label::CGROUP).unwrap_or_default();
+            write_unified(&path, &wanted.unified)?;
         }
         let mut cpu = LinuxCpuBuilder::default();
         if let Some(shares) = wanted.cpu_shares {
@@ -57,7 +64,7 @@ impl Runtime {
         ask!(
             self.client(),
             tasks.update(message),
-            TASK,
+            self.patience(),
             "update container",
             id
         )

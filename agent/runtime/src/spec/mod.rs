@@ -5,6 +5,7 @@ mod mounts;
 mod seccomp;
 pub mod user;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use oci_spec::OciSpecError;
@@ -35,6 +36,8 @@ pub struct Facts {
     pub seccomp_profile: Option<String>,
     /// Whether the cgroup hierarchy is the unified one (v2).
     pub unified: bool,
+    /// Whether the kernel counts huge pages by cgroup.
+    pub counts_hugepages: bool,
 }
 
 /// A device node of the host.
@@ -297,7 +300,11 @@ fn resources(spec: &ContainerSpec, facts: &Facts) -> Result<LinuxResources, Erro
         let pids = LinuxPidsBuilder::default().limit(limit);
         resources = resources.pids(pids.build().map_err(unbuilt)?);
     }
-    if !wanted.hugepages.is_empty() {
+    if facts.unified && !wanted.unified.is_empty() {
+        let files = wanted.unified.clone().into_iter();
+        resources = resources.unified(files.collect::<HashMap<_, _>>());
+    }
+    if !wanted.hugepages.is_empty() && facts.counts_hugepages {
         let limits: Result<Vec<_>, _> = wanted
             .hugepages
             .iter()

@@ -227,6 +227,7 @@ fn limits_are_written_and_scores_clamped() {
             cpu_shares: Some(256),
             memory_limit: Some(1 << 20),
             pids_limit: Some(10),
+            unified: [("memory.low".to_owned(), "4096".to_owned())].into(),
             hugepages: vec![crate::model::HugepageLimit {
                 page_size: "2MB".into(),
                 limit: 4 << 20,
@@ -239,6 +240,7 @@ fn limits_are_written_and_scores_clamped() {
     let limited = Facts {
         oom_floor: 0,
         unified: true,
+        counts_hugepages: true,
         ..facts()
     };
     let json = built(&spec, &limited);
@@ -247,6 +249,11 @@ fn limits_are_written_and_scores_clamped() {
     assert_eq!(resources["memory"], serde_json::json!({"limit": 1 << 20}));
     assert_eq!(resources["pids"]["limit"], 10);
     assert_eq!(resources["hugepageLimits"][0]["pageSize"], "2MB");
+    assert_eq!(resources["unified"]["memory.low"], "4096");
+    let elsewhere = &built(&spec, &facts())["linux"]["resources"];
+    for lacking in ["hugepageLimits", "unified"] {
+        assert!(elsewhere[lacking].is_null(), "{elsewhere}");
+    }
     assert_eq!(json["process"]["oomScoreAdj"], 0);
     assert_eq!(built(&spec, &facts())["process"]["oomScoreAdj"], -997);
     let kinds = json["linux"]["namespaces"].as_array().unwrap();

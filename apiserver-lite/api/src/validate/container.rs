@@ -187,6 +187,9 @@ const ENV_FIELDS: &[&str] = &[
     "status.podIPs",
 ];
 /// Resources of the downward API.
+/// How the resources of huge pages begin.
+const HUGE: &str = "hugepages-";
+
 const RESOURCE_FIELDS: &[&str] = &[
     "limits.cpu",
     "limits.ephemeral-storage",
@@ -339,6 +342,13 @@ pub(super) fn relative(at: &At<'_>, errs: &mut Errors) {
 
 /// `resources`: quantities, and requests within limits.
 pub(super) fn resources(at: &At<'_>, errs: &mut Errors) {
+    let asks = |wanted: fn(&str) -> bool| {
+        let mut both = at.entries("limits").chain(at.entries("requests"));
+        both.any(|(key, _)| wanted(key))
+    };
+    if asks(|key| key.starts_with(HUGE)) && !asks(|key| matches!(key, "cpu" | "memory")) {
+        errs.forbidden(&at.path, "HugePages require cpu or memory");
+    }
     let limits: Vec<(&str, Option<Quantity>)> = at
         .entries("limits")
         .map(|(k, q)| (k, resource(k, &q, errs)))
@@ -377,14 +387,21 @@ fn resource(key: &str, at: &At<'_>, errs: &mut Errors) -> Option<Quantity> {
     for why in names::qualified_name(key) {
         errs.invalid_value(&at.path, key, &why);
     }
-    let standard = matches!(key, "cpu" | "memory" | "ephemeral-storage" | "storage")
-        || key.starts_with("hugepages-");
+    let standard =
+        matches!(key, "cpu" | "memory" | "ephemeral-storage" | "storage") || key.starts_with(HUGE);
     if !key.contains('/') && !standard {
         errs.invalid_value(&at.path, key, "must be a standard resource for containers");
     }
     let q = quantity(at, errs)?;
     if !standard && !q.is_integer() {
         errs.invalid(at, "must be an integer");
+    }
+    if let Some(size) = key.strip_prefix(HUGE) {
+        let page: Option<Quantity> = size.parse().ok();
+        if !page.is_some_and(|page| q.is_multiple_of(page)) {
+            let why = format!("{q} is not positive integer multiple of {key}");
+            errs.invalid_value(&at.path, q.to_string(), &why);
+        }
     }
     Some(q)
 }
