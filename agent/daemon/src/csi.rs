@@ -17,6 +17,7 @@ use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use keelson_agent_io::volumes::{self as io, CsiRecord, Owner, Record};
 use keelson_agent_plan::csi as plan;
+use keelson_agent_plan::event;
 use keelson_csi::{Abilities, Access, Driver, Target, Volume};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -319,14 +320,7 @@ pub(crate) async fn mount(
     let volume = Volume {
         id: spec.id.clone(),
         modes: spec.modes.clone(),
-        access: match spec.is_block {
-            true => Access::Block,
-            false => Access::Mount {
-                fs_type: spec.fs_type.clone(),
-                flags: spec.flags.clone(),
-                group,
-            },
-        },
+        access: spec.access(group),
         publish_context,
         context: plan::context(pod, spec.attributes.as_ref(), about.as_ref(), spec.inline),
     };
@@ -380,6 +374,85 @@ pub(crate) async fn mount(
         given.map_err(|e| e.to_string())?.map_err(|e| chain(&e))?;
     }
     Ok(())
+}
+
+/// Grows the file system of a mounted volume that has become larger, if its driver does that.
+pub(crate) async fn grow(
+    shared: &Shared,
+    pod: &Pod,
+    name: &str,
+    record: &Record,
+    spec: Spec,
+) -> Result<(), String> {
+    let (Some(csi), Some((claim, size))) = (&record.csi, &spec.grows) else {
+        return Ok(());
+    };
+    let driver = shared.csi.get(&spec.driver)?;
+    let abilities = driver.abilities().await.map_err(|e| chain(&e))?;
+    if !abilities.expands {
+        return Ok(());
+    }
+    let volume = Volume {
+        id: spec.id.clone(),
+        modes: spec.modes.clone(),
+        access: spec.access(None),
+        publish_context: BTreeMap::new(),
+        context: BTreeMap::new(),
+    };
+    let target = Target {
+        path: record.path.clone(),
+        staging: csi.staging.clone(),
+        read_only: record.read_only,
+    };
+    let lock = shared.csi.volume(&spec.id);
+    let _one = lock.lock().await;
+    let asked = Asked {
+        shared,
+        driver: &driver,
+        spec: &spec,
+        volume: &volume,
+        target: &target,
+        abilities,
+    };
+    asked.grow(claim, size).await?;
+    shared.events.pod(pod, event::resized(name));
+    Ok(())
+}
+
+/// How full a driver's volume is, if the driver tells.
+pub(crate) async fn usage(shared: &Shared, record: &Record) -> Option<keelson_csi::Usage> {
+    let csi = record.csi.as_ref()?;
+    let driver = shared.csi.get(&csi.driver).ok()?;
+    let target = Target {
+        path: record.path.clone(),
+        staging: csi.staging.clone(),
+        read_only: record.read_only,
+    };
+    let asked = async {
+        match driver.abilities().await?.stats {
+            true => driver.usage(&csi.id, &target).await.map(Some),
+            false => Ok(None),
+        }
+    };
+    asked
+        .await
+        .inspect_err(|e| tracing::debug!(volume = csi.id, error = %chain(e), "volume not counted"))
+        .ok()
+        .flatten()
+}
+
+impl Spec {
+    /// How it is used, and by which group if the driver gives it to one.
+    fn access(&self, group: Option<u32>) -> Access {
+        match self.is_block {
+            true => Access::Block,
+            false => Access::Mount {
+                fs_type: self.fs_type.clone(),
+                flags: self.flags.clone(),
+                group,
+            },
+        }
+    }
 }
 
 /// What a driver is asked for one pod's volume.

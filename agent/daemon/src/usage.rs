@@ -8,14 +8,14 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use keelson_agent_io::endpoint::figures::{
     ContainerUse, Cpu, Depth, DeviceIo, Disk, Limits, Memory, PodUse, System, Usage, VolumeUse,
 };
-use keelson_agent_io::node::file_system;
+use keelson_agent_io::node::{FileSystem, file_system};
 use keelson_agent_io::usage::usage as count;
 use keelson_agent_plan::{AttemptState, names, resources};
 use keelson_runtime::{Stats, cgroup_stats, cgroup_usage};
 
 use crate::apply::qos;
 use crate::shared::{Entry, Shared, chain};
-use crate::volumes;
+use crate::{csi, volumes};
 
 /// All pods with containers that run.
 pub(crate) async fn pods(shared: &Arc<Shared>, depth: Depth) -> Vec<PodUse> {
@@ -31,14 +31,43 @@ pub(crate) async fn pods(shared: &Arc<Shared>, depth: Depth) -> Vec<PodUse> {
     if depth == Depth::Disk {
         layers(shared, &mut found).await;
     }
-    let shared = shared.clone();
+    let own = shared.clone();
     let read = tokio::task::spawn_blocking(move || {
         for (pod, entry) in &mut found {
-            measure(&shared, pod, entry, depth);
+            measure(&own, pod, entry, depth);
         }
         found.into_iter().map(|(pod, _)| pod).collect()
     });
-    read.await.unwrap_or_default()
+    let mut pods: Vec<PodUse> = read.await.unwrap_or_default();
+    for pod in &mut pods {
+        drivers(shared, pod).await;
+    }
+    pods
+}
+
+/// Volumes of drivers that tell how full they are.
+async fn drivers(shared: &Shared, pod: &mut PodUse) {
+    for volume in &mut pod.volumes {
+        let Ok(record) = shared.volumes.recorded(&pod.uid, &volume.name) else {
+            continue;
+        };
+        let Some(told) = csi::usage(shared, &record).await else {
+            continue;
+        };
+        let count = |n: i64| u64::try_from(n).unwrap_or(0);
+        let ((size, used, free), inodes) = (told.bytes, told.inodes);
+        volume.on = FileSystem {
+            size: count(size),
+            available: count(free),
+            inodes: count(inodes.0),
+            inodes_free: count(inodes.2),
+            ..volume.on
+        };
+        volume.used = Disk {
+            bytes: count(used),
+            inodes: count(inodes.1),
+        };
+    }
 }
 
 /// A pod as far as it is known without reading anything.

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 use keelson_agent_io::volumes::{Error, Owner, Plugin, Record, Source, of_volume};
 use keelson_agent_plan::claim::{self, Claimed};
 use keelson_agent_plan::env::{Facts, downward};
+use keelson_agent_plan::{event, hugepages};
 use kube::Api;
 
 use crate::shared::{Shared, chain};
@@ -157,24 +158,61 @@ impl Job {
                 all_done = false;
             }
         }
+        for v in self.all() {
+            if let Some(claimed) = claim::of(&self.pod, v)
+                && let Err(error) = self.grow(v, &claimed).await
+            {
+                let pod = &self.pod.metadata.name;
+                tracing::warn!(pod, volume = v.name, error, "volume not grown");
+                let told = event::resize_failed(&v.name, &error);
+                self.shared.events.pod(&self.pod, told);
+            }
+        }
         all_done
+    }
+
+    /// Lets the file system of a driver's volume have what its claim waits for.
+    async fn grow(&self, v: &Volume, claimed: &Claimed) -> Result<(), String> {
+        let record = self.shared.volumes.recorded(&self.uid, &v.name);
+        let Some(record) = record.ok().filter(|r| r.csi.is_some()) else {
+            return Ok(());
+        };
+        let claim = self.claim(claimed).await?;
+        if !claim::waits_to_grow(&claim) {
+            return Ok(());
+        }
+        let volume = self.volume(claimed, &claim).await?;
+        match csi::persistent(&volume, &claim, claimed.read_only) {
+            Some(spec) => csi::grow(&self.shared, &self.pod, &v.name, &record, spec).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn claim(&self, claimed: &Claimed) -> Result<PersistentVolumeClaim, String> {
+        let (name, client) = (&claimed.claim, self.shared.client.clone());
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let claim = Api::namespaced(client, namespace).get(name).await;
+        claim.map_err(|e| {
+            format!(
+                "error processing PVC {namespace}/{name}: failed to fetch PVC from API server: {e}"
+            )
+        })
+    }
+
+    async fn volume(
+        &self,
+        claimed: &Claimed,
+        claim: &PersistentVolumeClaim,
+    ) -> Result<PersistentVolume, String> {
+        let name = claim::volume_of(&self.pod, claimed, claim)?;
+        let volume = Api::all(self.shared.client.clone()).get(name).await;
+        volume.map_err(|e| format!("failed to fetch PV {name} from API server: {e}"))
     }
 
     /// Makes a claimed volume, and remembers where it is.
     async fn claimed(&self, v: &Volume, claimed: &Claimed) -> Result<(), String> {
-        let (client, name) = (self.shared.client.clone(), &claimed.claim);
-        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-        let claim = claims.get(name).await.map_err(|e| {
-            format!(
-                "error processing PVC {namespace}/{name}: failed to fetch PVC from API server: {e}"
-            )
-        })?;
-        let volume = claim::volume_of(&self.pod, claimed, &claim)?;
-        let volume = Api::<PersistentVolume>::all(client)
-            .get(volume)
-            .await
-            .map_err(|e| format!("failed to fetch PV {volume} from API server: {e}"))?;
+        let claim = self.claim(claimed).await?;
+        let volume = self.volume(claimed, &claim).await?;
         claim::check(&volume, &claim, &self.node())?;
         let is_block = claim::is_block(&volume);
         self.check_use(v, is_block)?;
@@ -241,7 +279,11 @@ impl Job {
     }
 
     async fn source(&self, v: &Volume) -> Result<Source, String> {
-        let data = sources::of_volume(&self.shared, &self.pod, &self.tokens, v).await?;
+        let mut data = sources::of_volume(&self.shared, &self.pod, &self.tokens, v).await?;
+        let medium = v.empty_dir.as_ref().and_then(|e| e.medium.as_deref());
+        if let Some((medium, spec)) = medium.zip(self.pod.spec.as_ref()) {
+            data.page_size = hugepages::of_medium(medium, spec).transpose()?;
+        }
         let resolve = |item: &DownwardAPIVolumeFile| {
             downward::file(&self.pod, item, &self.facts).map_err(|e| e.to_string())
         };
@@ -282,6 +324,12 @@ pub(crate) async fn teardown(shared: &Arc<Shared>, uid: String) -> Result<(), St
     let work = move || volumes.teardown(&uid).map_err(|e| chain(&e));
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|e| e.to_string())?
+}
+
+/// Whether a pod has claims whose volumes may become larger while it runs.
+pub(crate) fn may_grow(pod: &Pod) -> bool {
+    let all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    all.into_iter().any(|v| claim::of(pod, v).is_some())
 }
 
 /// Volumes whose files follow the API.

@@ -325,7 +325,8 @@ impl Worker {
             }
             return;
         }
-        if !std::mem::take(&mut self.stale) && !self.tokens.due(now) {
+        let is_due = self.tokens.due(now) || volumes::may_grow(&self.pod);
+        if !std::mem::take(&mut self.stale) && !is_due {
             return;
         }
         let (job, tx, lock) = (

@@ -108,6 +108,13 @@ pub fn is_block(volume: &PersistentVolume) -> bool {
     spec.and_then(|s| s.volume_mode.as_deref()) == Some("Block")
 }
 
+/// Whether the storage has grown and the file system has still to.
+pub fn waits_to_grow(claim: &PersistentVolumeClaim) -> bool {
+    let status = claim.status.iter();
+    let mut conditions = status.flat_map(|s| s.conditions.iter().flatten());
+    conditions.any(|c| c.type_ == "FileSystemResizePending" && c.status == "True")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, from_value, json};

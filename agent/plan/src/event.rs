@@ -246,6 +246,25 @@ pub fn mount_failed(volume: &str, error: &str) -> Event {
     )
 }
 
+/// A mounted volume's file system has grown.
+pub fn resized(volume: &str) -> Event {
+    Event {
+        warning: false,
+        ..Event::pod(
+            "FileSystemResizeSuccessful",
+            format!("MountVolume.NodeExpandVolume succeeded for volume \"{volume}\""),
+        )
+    }
+}
+
+/// It has not.
+pub fn resize_failed(volume: &str, error: &str) -> Event {
+    Event::pod(
+        "VolumeResizeFailed",
+        format!("NodeExpandVolume failed for volume \"{volume}\" : {error}"),
+    )
+}
+
 /// The `postStart` hook failed.
 pub fn post_start_failed(container: &str, error: &str) -> Event {
     Event::warning(

@@ -11,6 +11,7 @@ use keelson_csi::proto::registration::registration_server::{Registration, Regist
 use keelson_csi::proto::registration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
 };
+use keelson_tests::bed::json;
 use keelson_tests::images::ECHO;
 use keelson_tests::wait::secs;
 use keelson_tests::{Bed, eventually};
@@ -120,7 +121,16 @@ impl Node for Driver {
         &self,
         _: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Answer<csi::NodeGetVolumeStatsResponse> {
-        Err(Status::unimplemented("no figures"))
+        use csi::volume_usage::Unit;
+        let of = |unit: Unit, used| csi::VolumeUsage {
+            unit: unit as i32,
+            total: 1000,
+            used,
+            available: 1000 - used,
+        };
+        Ok(Response::new(csi::NodeGetVolumeStatsResponse {
+            usage: vec![of(Unit::Bytes, 421), of(Unit::Inodes, 7)],
+        }))
     }
 
     async fn node_expand_volume(
@@ -145,7 +155,13 @@ impl Node for Driver {
             })),
         };
         Ok(Response::new(csi::NodeGetCapabilitiesResponse {
-            capabilities: vec![of(Rpc::StageUnstageVolume), of(Rpc::ExpandVolume)],
+            capabilities: [
+                Rpc::StageUnstageVolume,
+                Rpc::ExpandVolume,
+                Rpc::GetVolumeStats,
+            ]
+            .map(of)
+            .into(),
         }))
     }
 
@@ -216,6 +232,40 @@ impl Drop for Served {
             let _ = thread.join();
         }
     }
+}
+
+/// The driver counts, not we.
+fn figures(bed: &Bed) {
+    let summary = json(&bed.kubectl("get --raw /api/v1/nodes/n1/proxy/stats/summary"));
+    let pods = summary["pods"].as_array().unwrap();
+    let ours = pods.iter().find(|p| p["podRef"]["name"] == "csi").unwrap();
+    for volume in ours["volume"].as_array().unwrap() {
+        let of = |field: &str| volume[field].as_u64();
+        if volume["name"] == "v" || volume["name"] == "own" {
+            let all = ["capacityBytes", "usedBytes", "availableBytes", "inodesUsed"].map(of);
+            assert_eq!(all, [1000, 421, 579, 7].map(Some), "{volume}");
+        }
+    }
+    assert_eq!(ours["volume"].as_array().unwrap().len(), 3, "{ours}");
+}
+
+/// The storage has grown: we are the resizer too. The pod's file system follows.
+fn grows(bed: &Bed, driver: &Served) {
+    let status = "--subresource=status --type=merge -p";
+    bed.kubectl("patch pv csi --type=merge -p '{\"spec\":{\"capacity\":{\"storage\":\"3Gi\"}}}'");
+    bed.kubectl(&format!(
+        "patch pvc csi {status} '{{\"status\":{{\"conditions\":[{{\"type\":\"FileSystemResizePending\",\"status\":\"True\"}}]}}}}'"
+    ));
+    // The node looks when it looks after its volumes: a change of the pod is the sooner occasion.
+    bed.kubectl("annotate pod csi look=again");
+    bed.wait_for(
+        "get pvc csi -o jsonpath='{.status.capacity.storage}{.status.conditions}'",
+        "3Gi",
+    );
+    let calls = driver.calls();
+    let wanted = format!("expand handle {}", 3u64 << 30);
+    assert!(calls.contains(&wanted), "{calls:?}");
+    bed.wait_contains("describe pod csi", "FileSystemResizeSuccessful");
 }
 
 pub(crate) fn driver(bed: &Bed) {
@@ -289,6 +339,8 @@ spec:
         "get node n1 -o jsonpath={.status.volumesInUse[*]}",
         &format!("kubernetes.io/csi/{NAME}^handle"),
     );
+    figures(bed);
+    grows(bed, &driver);
     // The driver is away when the pod goes: it is asked when it is back, also by an agent that started again.
     let before = driver.calls();
     drop(driver);
