@@ -1,6 +1,7 @@
 //! What all nodes of a cluster must agree on: told by the server in the ConfigMap `kube-system/keelson`.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use keelson_auth::pki::write_private;
 use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
@@ -62,6 +64,17 @@ pub(crate) async fn publish(client: &Client, cluster: &Cluster) -> anyhow::Resul
         .patch(name, &params, &Patch::Apply(binding))
         .await?;
     Ok(())
+}
+
+/// The facts as they were when the server was last asked.
+pub(crate) fn kept(file: &Path) -> Option<Cluster> {
+    serde_json::from_slice(&fs::read(file).ok()?).ok()
+}
+
+/// Keeps the facts for when the server is away.
+pub(crate) fn keep(file: &Path, cluster: &Cluster) -> anyhow::Result<()> {
+    write_private(file, &serde_json::to_vec(cluster)?)
+        .with_context(|| format!("write {}", file.display()))
 }
 
 /// Reads the facts.

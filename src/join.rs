@@ -117,20 +117,19 @@ pub(crate) async fn join(
 }
 
 impl Joined {
+    /// The certificate that the agent answered with before, if it is for these addresses.
+    pub(crate) fn kept_serving(&self, name: &str, ips: &[IpAddr]) -> Option<Issued> {
+        let files = &self.files;
+        let same = |_: &Issued| files.read("serving.sans") == Some(sans(name, ips).join("\n"));
+        files.issued("serving").filter(same)
+    }
+
     /// The certificate that the agent answers with. Signed for the addresses that the Node has: it must be there.
     pub(crate) async fn serving(&self, name: &str, ips: &[IpAddr]) -> anyhow::Result<Issued> {
-        let sans: Vec<String> = ips
-            .iter()
-            .map(IpAddr::to_string)
-            .chain([name.to_owned()])
-            .collect();
-        let (files, text) = (&self.files, sans.join("\n"));
-        let kept = files
-            .issued("serving")
-            .filter(|_| files.read("serving.sans").as_deref() == Some(&text));
-        if let Some(kept) = kept {
+        if let Some(kept) = self.kept_serving(name, ips) {
             return Ok(kept);
         }
+        let (files, sans) = (&self.files, sans(name, ips));
         let signed = sign(
             &self.client,
             SERVING_SIGNER,
@@ -141,9 +140,15 @@ impl Joined {
         .await;
         let serving = signed.context("ask for the serving certificate")?;
         files.keep("serving", &serving)?;
-        files.write("serving.sans", &text)?;
+        files.write("serving.sans", &sans.join("\n"))?;
         Ok(serving)
     }
+}
+
+/// What a serving certificate is for.
+fn sans(name: &str, ips: &[IpAddr]) -> Vec<String> {
+    let ips = ips.iter().map(IpAddr::to_string);
+    ips.chain([name.to_owned()]).collect()
 }
 
 async fn client(

@@ -66,8 +66,14 @@ impl Bed {
     /// A server without a node, and one agent that joined it, started with these arguments; Ready. Each a process
     /// of its own.
     pub fn split(args: &[&str]) -> Self {
+        Self::split_on(|_| {}, args)
+    }
+
+    /// The same; the agent's machine is made ready by `prepare`, before containerd runs on it.
+    pub fn split_on(prepare: impl FnOnce(&Node), args: &[&str]) -> Self {
         let mut bed = Self::api(&[]);
         let node = bed.add_node("n2");
+        prepare(node);
         node.start_containerd();
         images::copy_into(&node.images());
         bed.join(&bed.nodes[1], args);
@@ -88,14 +94,7 @@ impl Bed {
     pub fn small_disk(size: &str) -> Self {
         let mut bed = Self::empty();
         let node = bed.add_node("n1");
-        let disk = node.dir.join("disk");
-        std::fs::create_dir(&disk).expect("a folder");
-        let script = format!(
-            "mount -t tmpfs -o size={size} tmpfs {0} && mkdir {0}/containerd {0}/keelson
-            mount --bind {0}/containerd /var/lib/containerd && mount --bind {0}/keelson /var/lib/keelson",
-            disk.display()
-        );
-        node.sh(&script);
+        node.small_disk(size);
         node.start_containerd();
         bed
     }
@@ -187,6 +186,14 @@ impl Bed {
         let ip = Ipv4Addr::new(10, 88, 0, last);
         let cgroup = format!("keelson-test-{}-{}-{name}", std::process::id(), self.number);
         let node = Node::new(name, ip, cgroup, self.dir.path().join(name)).expect("a node");
+        self.plug(&node);
+        self.nodes.push(node);
+        &self.nodes[self.nodes.len() - 1]
+    }
+
+    /// Puts a new machine on the nodes' segment.
+    fn plug(&self, node: &Node) {
+        let (name, ip) = (&node.name, node.ip);
         self.link(
             self.router.init(),
             node.space.init(),
@@ -197,8 +204,15 @@ impl Bed {
         self.router
             .sh(&format!("ip link set {name} master br0"))
             .expect("on the segment");
-        self.nodes.push(node);
-        &self.nodes[self.nodes.len() - 1]
+    }
+
+    /// Cuts a node's power; when it is back, containerd and keelson start as they were started before.
+    pub fn reboot(&mut self, node: usize) {
+        self.nodes[node].reboot().expect("a machine");
+        let node = &self.nodes[node];
+        self.plug(node);
+        node.start_containerd();
+        node.start_again();
     }
 
     /// The server's node.

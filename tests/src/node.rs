@@ -18,16 +18,16 @@ use crate::wait::{eventually, secs};
 const SETUP: &str = r#"
 mount -t tmpfs tmpfs /run
 mkdir /run/lock
-mkdir "$DIR"/{containerd,tmp}
+mkdir -p "$DIR"/{containerd,tmp}
 mount --rbind /sys/fs/cgroup "$DIR/tmp"
 mount -t sysfs sysfs /sys
 mount --rbind "$DIR/tmp" /sys/fs/cgroup
 umount -R "$DIR/tmp"
 for part in etc var opt; do
-  mkdir "$DIR/$part" "$DIR/$part.work"
+  mkdir -p "$DIR/$part" "$DIR/$part.work"
   mount -t overlay overlay -o "lowerdir=/$part,upperdir=$DIR/$part,workdir=$DIR/$part.work" "/$part"
 done
-rm -rf /etc/cni /etc/keelson /opt/cni /var/lib/{cni,kubelet,keelson} /var/log/pods
+[ -e "$DIR/mounts" ] || rm -rf /etc/cni /etc/keelson /opt/cni /var/lib/{cni,kubelet,keelson} /var/log/pods
 mkdir -p /var/lib/containerd /var/lib/keelson/images /etc/containerd
 mount --bind "$DIR/containerd" /var/lib/containerd
 mount --make-rshared /
@@ -81,6 +81,40 @@ impl Node {
             containerd: Mutex::default(),
             keelson: Mutex::new(keelson),
         })
+    }
+
+    /// Puts what containerd and keelson keep, but image archives, on one disk of this size (as mount takes it).
+    pub fn small_disk(&self, size: &str) {
+        let disk = self.dir.join("disk");
+        fs::create_dir(&disk).expect("a folder");
+        self.sh(&format!(
+            "mount -t tmpfs -o size={size} tmpfs {0} && mkdir -p {0}/containerd {0}/keelson/images
+            mount --bind {0}/containerd /var/lib/containerd && mount --bind {0}/keelson /var/lib/keelson
+            mount --bind {1} /var/lib/keelson/images",
+            disk.display(),
+            self.images().display()
+        ));
+    }
+
+    /// As after a power cut: nothing runs, the kernel and /run are new, the disk is as it was.
+    pub(crate) fn reboot(&mut self) -> anyhow::Result<()> {
+        self.space.cut();
+        self.remove_cgroups();
+        *self.containerd.get_mut().expect("unpoisoned") = None;
+        self.keelson.get_mut().expect("unpoisoned").process = None;
+        self.space = Space::new(&self.name, SETUP, &[("DIR", &self.dir)])?;
+        Ok(())
+    }
+
+    fn remove_cgroups(&self) {
+        let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else {
+            return;
+        };
+        let all = hierarchies
+            .flatten()
+            .map(|h| h.path())
+            .chain([PathBuf::from("/sys/fs/cgroup")]);
+        all.for_each(|hierarchy| remove_cgroup(&hierarchy.join(&self.cgroup)));
     }
 
     /// Where archives go that are imported when the agent starts.
@@ -247,14 +281,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.space.cut();
-        let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else {
-            return;
-        };
-        let all = hierarchies
-            .flatten()
-            .map(|h| h.path())
-            .chain([PathBuf::from("/sys/fs/cgroup")]);
-        all.for_each(|hierarchy| remove_cgroup(&hierarchy.join(&self.cgroup)));
+        self.remove_cgroups();
     }
 }
 

@@ -107,7 +107,12 @@ struct Keeper {
 impl Keeper {
     /// Once around. False when the node is not ready yet and it should be looked at again soon.
     async fn turn(&mut self) -> anyhow::Result<bool> {
-        let known = self.shared.node.borrow().clone();
+        let mut known = self.shared.node.borrow().clone();
+        if known.is_none() {
+            // Its conditions go on as they were: an agent that starts again flips none.
+            let found = self.nodes.get_opt(&self.shared.config.node_name).await?;
+            known = found.map(|node| Arc::new(slim(node)));
+        }
         let previous = known
             .as_ref()
             .and_then(|n| n.status.clone())

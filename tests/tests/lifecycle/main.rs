@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod away;
+mod reboot;
+mod soak;
+mod stuck;
+
 use std::collections::BTreeMap;
 
 use keelson_tests::bed::{KUBECONFIG, json};
