@@ -249,7 +249,7 @@ fn os_name(os_release: &str) -> String {
         .to_owned()
 }
 
-fn huge_pages(dir: &Path) -> Result<Vec<HugePages>, Error> {
+pub(super) fn huge_pages(dir: &Path) -> Result<Vec<HugePages>, Error> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         r => r.map_err(|source| Error::Read {

@@ -13,7 +13,7 @@ use crate::spec::unbuilt;
 const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 impl Runtime {
-    /// Writes CPU and memory limits of a running container; what is unset stays as it is.
+    /// Writes CPU and memory limits and CPUs of a running container; what is unset stays as it is.
     ///
     /// # Errors
     /// Also for a memory limit below what is in use: the kernel would kill for it, or refuse.
@@ -37,6 +37,12 @@ impl Runtime {
         }
         if let Some(quota) = wanted.cpu_quota {
             cpu = cpu.quota(quota);
+        }
+        if let Some(cpus) = &wanted.cpuset_cpus {
+            cpu = cpu.cpus(cpus.clone());
+        }
+        if let Some(mems) = &wanted.cpuset_mems {
+            cpu = cpu.mems(mems.clone());
         }
         let mut resources = LinuxResourcesBuilder::default().cpu(cpu.build().map_err(unbuilt)?);
         if let Some(limit) = wanted.memory_limit {
