@@ -17,6 +17,7 @@ use crate::cluster::{self, Cluster};
 use crate::images;
 use crate::join;
 use crate::options::{AgentOptions, NodeOptions};
+use crate::pinning;
 use crate::pressure;
 
 /// Where things are.
@@ -218,6 +219,7 @@ fn registration(config: &mut keelson_agent::Config, options: &NodeOptions) -> an
     config.labels = labels(options.node_label.as_deref().unwrap_or_default())?;
     config.taints = taints(options.node_taint.as_deref().unwrap_or_default())?;
     pressure::configure(config, options)?;
+    pinning::configure(config, options)?;
     images::configure(config, options, &Paths::of(options).data)
 }
 

@@ -98,7 +98,7 @@ fn logs(policy: &mut Policy, options: &NodeOptions) -> Result<(), Error> {
     Ok(())
 }
 
-fn time(field: &str, text: &Option<String>) -> Result<Option<SignedDuration>, Error> {
+pub(crate) fn time(field: &str, text: &Option<String>) -> Result<Option<SignedDuration>, Error> {
     let read = |t: &String| {
         let why = || format!("{t:?} is not a duration such as 1m30s");
         duration::parse(t).ok_or_else(|| Error::new(field, None, why()))
@@ -107,7 +107,7 @@ fn time(field: &str, text: &Option<String>) -> Result<Option<SignedDuration>, Er
 }
 
 /// A pause between two looks: never none.
-fn set(place: &mut Duration, field: &str, text: &Option<String>) -> Result<(), Error> {
+pub(crate) fn set(place: &mut Duration, field: &str, text: &Option<String>) -> Result<(), Error> {
     match time(field, text)? {
         None => {}
         Some(d) if d.is_positive() => *place = d.unsigned_abs(),

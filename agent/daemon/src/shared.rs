@@ -22,6 +22,7 @@ use crate::images::Pulls;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::outcome::Message;
+use crate::pinning::Pinning;
 use crate::pulled::Records;
 use crate::qos::Burstable;
 use crate::statics::Mirrors;
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) mirrors: Mirrors,
     /// What burstable pods ask for.
     pub(crate) burstable: Burstable,
+    /// Who has CPUs and memory of their own.
+    pub(crate) pinning: Pinning,
     /// What volumes are made of.
     pub(crate) objects: Objects,
     /// CSI drivers of this node.
@@ -123,6 +126,7 @@ impl Shared {
             metrics: Metrics::default(),
             mirrors: Mirrors::default(),
             burstable: Burstable::default(),
+            pinning: Pinning::open(&config)?,
             objects: Objects::default(),
             csi: Drivers::default(),
             volumes: Volumes::new(&config.root_dir).with_storage(Storage::new(&config.storage_dir)),
