@@ -9,6 +9,7 @@ mod csi;
 mod figures;
 mod images;
 mod life;
+mod pinning;
 mod pressure;
 mod private;
 mod resize;
@@ -103,6 +104,7 @@ fn pods() {
         private::images(&bed)
     });
     suite.step("the node says what it has", || images::node(&bed));
+    suite.step("CPUs and memory of their own", pinning::all);
     suite.step("pressure: limits, memory, disk and images", pressure::all);
     suite.done();
 }
