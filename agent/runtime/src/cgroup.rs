@@ -108,13 +108,6 @@ impl Runtime {
         places.find(|path| exists(path))
     }
 
-    /// The CPUs a container may use, in the kernel's list format, empty where nothing was set; `None` when it has no cgroup.
-    pub fn container_cpus(&self, uid: &str, qos: Qos, id: &str) -> Option<String> {
-        let path = format!("{}/{id}", self.pod_cgroup(uid, qos));
-        let file = controller_dir("cpuset", &path)?.join("cpuset.cpus");
-        fs::read_to_string(file).ok()
-    }
-
     /// UIDs of all pods that have a cgroup below our root.
     pub fn pod_cgroups(&self) -> Result<Vec<(String, Qos)>, Error> {
         let mut pods = Vec::new();

@@ -4,6 +4,7 @@ use containerd_client::services::v1::UpdateTaskRequest;
 use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxResourcesBuilder};
 use prost_types::Any;
 
+use crate::cgroup::{Qos, controller_dir};
 use crate::client::{TASK, ask};
 use crate::error::Error;
 use crate::model::Resources;
@@ -13,6 +14,13 @@ use crate::spec::unbuilt;
 const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 impl Runtime {
+    /// The CPUs a container may use, in the kernel's list format, empty where nothing was set; `None` when it has no cgroup.
+    pub fn container_cpus(&self, uid: &str, qos: Qos, id: &str) -> Option<String> {
+        let path = format!("{}/{id}", self.pod_cgroup(uid, qos));
+        let file = controller_dir("cpuset", &path)?.join("cpuset.cpus");
+        std::fs::read_to_string(file).ok()
+    }
+
     /// Writes CPU and memory limits and CPUs of a running container; what is unset stays as it is.
     ///
     /// # Errors
