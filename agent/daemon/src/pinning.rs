@@ -156,11 +156,11 @@ impl Pinning {
         let gone = |uids: Vec<String>| uids.into_iter().filter(|uid| !keep.contains(uid));
         let cpu = |s: &mut cpu_manager::State| {
             let gone = gone(s.exclusive.keys().cloned().collect());
-            gone.fold(false, |any, uid| s.release_pod(&uid) || any)
+            gone.filter(|uid| s.release_pod(uid)).count() > 0
         };
         let memory = |s: &mut memory_manager::State| {
             let gone = gone(s.entries.keys().cloned().collect());
-            gone.fold(false, |any, uid| s.release_pod(&uid) || any)
+            gone.filter(|uid| s.release_pod(uid)).count() > 0
         };
         self.change(cpu, memory);
     }

@@ -80,7 +80,7 @@ impl State {
         let over = before
             .take_while(|c| c.name != container)
             .filter(|c| !is_sidecar(c));
-        over.fold(false, |any, c| self.release(uid, &c.name) || any)
+        over.filter(|c| self.release(uid, &c.name)).count() > 0
     }
 }
 

@@ -192,9 +192,7 @@ impl State {
     pub fn release_pod(&mut self, uid: &str) -> bool {
         let own = self.entries.get(uid).into_iter().flatten();
         let names: Vec<String> = own.map(|(name, _)| name.clone()).collect();
-        names
-            .iter()
-            .fold(false, |any, name| self.release(uid, name) || any)
+        names.iter().filter(|name| self.release(uid, name)).count() > 0
     }
 
     /// A container has started, so init containers before it (but sidecars) have ended for good; whether one had memory.
@@ -206,7 +204,7 @@ impl State {
         let over = before
             .take_while(|c| c.name != container)
             .filter(|c| !is_sidecar(c));
-        over.fold(false, |any, c| self.release(uid, &c.name) || any)
+        over.filter(|c| self.release(uid, &c.name)).count() > 0
     }
 
     /// What a container takes over from init containers before it is not theirs any more, so that each byte is given back

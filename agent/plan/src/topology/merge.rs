@@ -123,10 +123,8 @@ fn better(settings: &Settings, numa: &Numa, wide: u32, current: Hint, candidate:
 fn fits(settings: &Settings, numa: &Numa, nodes: u64, than: u64) -> bool {
     let by_distance = settings.prefer_closest && settings.policy != Policy::SingleNumaNode;
     if by_distance && nodes.count_ones() == than.count_ones() {
-        let (a, b) = (numa.mean(nodes), numa.mean(than));
-        if a < b || a > b {
-            return a < b;
-        }
+        let closer = numa.mean(nodes).total_cmp(&numa.mean(than));
+        return closer.then(narrower(nodes, than)).is_lt();
     }
     narrower(nodes, than).is_lt()
 }
