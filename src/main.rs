@@ -9,6 +9,7 @@ mod join;
 mod memory;
 mod node;
 mod options;
+mod pinning;
 mod pressure;
 mod server;
 mod token;

@@ -18,6 +18,7 @@ use crate::cluster::{self, Cluster};
 use crate::images;
 use crate::join;
 use crate::options::{AgentOptions, NodeOptions};
+use crate::pinning;
 use crate::pressure;
 
 /// Where things are.
@@ -244,6 +245,7 @@ fn registration(config: &mut keelson_agent::Config, options: &NodeOptions) -> an
         "runtimeRequestTimeout",
         timeout,
     )?;
+    pinning::configure(config, options)?;
     images::configure(config, options, &Paths::of(options).data)
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use ipnet::IpNet;
+use keelson_agent_plan::memory_manager::Reservation;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -187,6 +188,25 @@ pub(crate) struct NodeOptions {
     pub(crate) memory_swap: Option<MemorySwap>,
     #[arg(skip)]
     pub(crate) fail_swap_on: Option<bool>,
+    #[arg(skip)]
+    pub(crate) cpu_manager_policy: Option<String>,
+    #[arg(skip)]
+    pub(crate) cpu_manager_policy_options: Option<BTreeMap<String, String>>,
+    #[arg(skip)]
+    pub(crate) cpu_manager_reconcile_period: Option<String>,
+    #[arg(skip)]
+    #[serde(rename = "reservedSystemCPUs")]
+    pub(crate) reserved_system_cpus: Option<String>,
+    #[arg(skip)]
+    pub(crate) memory_manager_policy: Option<String>,
+    #[arg(skip)]
+    pub(crate) reserved_memory: Option<Vec<Reservation>>,
+    #[arg(skip)]
+    pub(crate) topology_manager_policy: Option<String>,
+    #[arg(skip)]
+    pub(crate) topology_manager_policy_options: Option<BTreeMap<String, String>>,
+    #[arg(skip)]
+    pub(crate) topology_manager_scope: Option<String>,
 }
 
 /// Flags of `keelson server`.
@@ -194,7 +214,7 @@ pub(crate) struct NodeOptions {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct ServerOptions {
     /// File with any of these options, in YAML; unknown ones are refused. KubeletConfiguration's fields about eviction,
-    /// image collection, log rotation and reserved resources stand there too, under their names.
+    /// image collection, log rotation, reserved resources, CPU, memory and topology manager stand there too, under their names.
     #[arg(long)]
     #[serde(skip)]
     config: Option<PathBuf>,
@@ -241,7 +261,7 @@ pub(crate) struct ServerOptions {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct AgentOptions {
     /// File with any of these options, in YAML; unknown ones are refused. KubeletConfiguration's fields about eviction,
-    /// image collection, log rotation and reserved resources stand there too, under their names.
+    /// image collection, log rotation, reserved resources, CPU, memory and topology manager stand there too, under their names.
     #[arg(long)]
     #[serde(skip)]
     config: Option<PathBuf>,

@@ -138,7 +138,7 @@ fn logs(policy: &mut log_rotation::Policy, options: &NodeOptions) -> Result<(), 
     Ok(())
 }
 
-fn time(field: &str, text: &Option<String>) -> Result<Option<SignedDuration>, Error> {
+pub(crate) fn time(field: &str, text: &Option<String>) -> Result<Option<SignedDuration>, Error> {
     let read = |t: &String| {
         let why = || format!("{t:?} is not a duration such as 1m30s");
         duration::parse(t).ok_or_else(|| Error::new(field, None, why()))

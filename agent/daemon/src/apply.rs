@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
 use keelson_agent_io::cni::Attachment;
-use keelson_agent_plan::resources::{self, Qos};
+use keelson_agent_plan::resources::Qos;
 use keelson_agent_plan::{
-    Action, Failure, Hook, Image, Kill, Sandbox, Stage, backoff, event, names,
+    Action, Failure, Hook, Image, Kill, Sandbox, Stage, backoff, event, names, resize as plan,
 };
 use keelson_runtime::{Container, Created, failpoint};
 
@@ -94,10 +94,9 @@ impl Worker {
     fn create_cgroup(&mut self) {
         self.observed.cgroup = Stage::Working;
         let (shared, uid, spec) = (self.shared.clone(), self.uid.clone(), self.allocated_spec());
-        let work = move || {
-            let figures = resources::pod(&spec, None);
-            Outcome::Cgroup(resize::write_cgroup(&shared, &uid, &spec, figures))
-        };
+        let figures = self.pod.spec.as_ref().unwrap_or(&spec);
+        let figures = plan::pod_figures(figures, &self.observed);
+        let work = move || Outcome::Cgroup(resize::write_cgroup(&shared, &uid, &spec, figures));
         self.blocking(work, |e| Outcome::Cgroup(Err(e)));
     }
 
@@ -480,6 +479,7 @@ impl Worker {
             Ok(container) => {
                 self.observed.failures.remove(name);
                 self.shared.metrics.container_started(role);
+                self.shared.pinning.started(&self.pod, name);
                 self.event(event::started(name));
                 self.post_start(name, attempt, id);
                 return self.note_running(*container);

@@ -9,12 +9,12 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Taint;
 use keelson_agent_io::cni::Cni;
-use keelson_agent_plan::access;
 use keelson_agent_plan::eviction::{self, Settings, Threshold};
 use keelson_agent_plan::image_gc::Policy;
 use keelson_agent_plan::log_rotation;
 use keelson_agent_plan::memory;
 use keelson_agent_plan::reserve::Reserved;
+use keelson_agent_plan::{access, cpu_manager, memory_manager, topology};
 use keelson_runtime::Handler;
 
 /// The serving side of port 10250.
@@ -55,6 +55,31 @@ impl Default for Eviction {
             transition: SignedDuration::from_mins(5),
             max_grace: 0,
             period: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How CPUs and memory are handed out to those who are to have their own.
+#[derive(Clone)]
+pub struct Pinning {
+    /// CPUs.
+    pub cpu: cpu_manager::Settings,
+    /// Between two looks at the CPUs that containers may use.
+    pub period: std::time::Duration,
+    /// Memory.
+    pub memory: memory_manager::Settings,
+    /// What goes together.
+    pub topology: topology::Settings,
+}
+
+impl Default for Pinning {
+    /// Nobody has any; with upstream's period.
+    fn default() -> Self {
+        Self {
+            cpu: cpu_manager::Settings::default(),
+            period: std::time::Duration::from_secs(10),
+            memory: memory_manager::Settings::default(),
+            topology: topology::Settings::default(),
         }
     }
 }
@@ -138,6 +163,8 @@ pub struct Config {
     pub logs: log_rotation::Policy,
     /// Kept from pods.
     pub reserved: Reserved,
+    /// Who has CPUs and memory of their own.
+    pub pinning: Pinning,
     /// All pods together are held to what is not reserved.
     pub enforce_pods: bool,
     /// Image archives imported at start; their images are not collected.
@@ -202,6 +229,7 @@ impl Config {
             image_gc_period: Duration::from_secs(300),
             logs: log_rotation::Policy::default(),
             reserved: Reserved::default(),
+            pinning: Pinning::default(),
             enforce_pods: true,
             images_dir: None,
             static_pods: None,

@@ -176,7 +176,11 @@ impl Job {
             working_dir: c.working_dir.clone().filter(|d| !d.is_empty()),
             mounts: self.mounts(c, &env).await?,
             env,
-            resources: resources_of(&self.shared, spec, c),
+            resources: self.shared.pinning.resources(
+                &self.uid,
+                c,
+                resources_of(&self.shared, spec, c),
+            ),
             security: Security {
                 devices: self.devices(c)?,
                 ..security_of(&wanted, &self.shared)?

@@ -33,6 +33,7 @@ mod objects;
 mod observe;
 mod once;
 mod outcome;
+mod pinning;
 mod pressure;
 mod probes;
 mod pulled;
@@ -53,7 +54,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 pub use cleanup::cleanup;
-pub use config::{Config, Eviction, Serving};
+pub use config::{Config, Eviction, Pinning, Serving};
 pub use doctor::Doctor;
 pub use keelson_runtime::Handler;
 pub use node::announce;
@@ -82,6 +83,9 @@ pub async fn run(
     tasks.spawn(pressure::run(shared.clone()));
     tasks.spawn(network::run(shared.clone()));
     tasks.spawn(csi::run(shared.clone()));
+    if shared.pinning.has_shared_cpus() {
+        tasks.spawn(pinning::run(shared.clone()));
+    }
     tasks.spawn(sync::services(shared.clone()));
     tasks.spawn(sync::runtime_events(shared.clone()));
     tasks.spawn(sync::pods(shared.clone()));

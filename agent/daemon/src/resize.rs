@@ -68,7 +68,8 @@ impl Worker {
             .map(|(_, e)| e.clone())
             .collect();
         let others: Vec<&PodSpec> = others.iter().filter_map(Entry::spec).collect();
-        let decision = resize::decide(spec, &others, &allocatable);
+        let pinned = shared.pinning.infeasible(spec, &self.observed);
+        let decision = pinned.unwrap_or_else(|| resize::decide(spec, &others, &allocatable));
         resize::take(decision, spec, &mut self.observed);
         if let Some(entry) = entries.get_mut(&self.uid) {
             entry.waits = self.observed.pending.is_some();
@@ -93,8 +94,16 @@ impl Worker {
         let Some(c) = init.chain(&spec.containers).find(|c| c.name == name) else {
             return;
         };
-        let (limits, label): (Resources, String) =
-            (container::resources_of(&self.shared, &spec, c), to_label(c));
+        let limits = container::resources_of(&self.shared, &spec, c);
+        let limits = match self.shared.pinning.has_own(&self.uid, &name) {
+            true => Resources {
+                cpu_quota: None,
+                cpu_period: None,
+                ..limits
+            },
+            false => limits,
+        };
+        let label = to_label(c);
         self.observed.updating.insert(name.clone());
         let id = keelson_runtime::container::id(&self.uid, &name, attempt);
         let shared = self.shared.clone();

@@ -23,6 +23,7 @@ use crate::images::Pulls;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::outcome::Message;
+use crate::pinning::Pinning;
 use crate::pulled::Records;
 use crate::qos::Classes;
 use crate::statics::Mirrors;
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) mirrors: Mirrors,
     /// What pods ask for by class.
     pub(crate) classes: Classes,
+    /// Who has CPUs and memory of their own.
+    pub(crate) pinning: Pinning,
     /// Sizes of huge pages that the node knows, bytes.
     pub(crate) page_sizes: Vec<u64>,
     /// Swap that the node had when the agent started, bytes.
@@ -131,6 +134,7 @@ impl Shared {
             metrics: Metrics::default(),
             mirrors: Mirrors::default(),
             classes: Classes::default(),
+            pinning: Pinning::open(&config)?,
             page_sizes: io::page_sizes(&roots).context("read sizes of huge pages")?,
             swap,
             objects: Objects::default(),

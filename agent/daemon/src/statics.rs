@@ -16,6 +16,7 @@ use kube::api::{DeleteParams, PostParams};
 
 use crate::outcome::Message;
 use crate::shared::{Shared, chain};
+use crate::sync;
 use crate::worker::{self, Start};
 
 /// How often the directory is looked at: one that is not there yet cannot be watched.
@@ -118,7 +119,7 @@ impl Statics {
             if !self.pods.contains_key(digest) && !ends {
                 let start = Start {
                     pod: pod.clone(),
-                    status: PodStatus::default(),
+                    status: sync::pin(&self.shared, pod, PodStatus::default()),
                     containers: found.remove(&uid).unwrap_or_default(),
                     orphan: false,
                 };

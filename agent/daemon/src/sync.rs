@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use keelson_agent_plan::{admit, event, resources, static_pod};
+use keelson_agent_plan::{admit, event, resources, static_pod, status};
 use keelson_runtime::{Container, Kind, RuntimeEvent, State};
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -235,6 +235,9 @@ impl Sync {
         let mut listed = std::mem::take(&mut self.listed);
         self.shared.mirrors.listed(&listed);
         listed.retain(|p| static_pod::mirrored(p).is_none());
+        if self.first {
+            self.release_gone(&listed);
+        }
         let uid = |p: &Pod| p.metadata.uid.clone().unwrap_or_default();
         let seen: HashSet<String> = listed.iter().map(uid).collect();
         let known: Vec<String> = {
@@ -278,6 +281,10 @@ impl Sync {
         if !self.is_here(&pod) && pod.metadata.deletion_timestamp.is_none() {
             status = self.admit(&pod, status);
         }
+        let over = status::is_final(status.phase.as_deref());
+        if !over && pod.metadata.deletion_timestamp.is_none() {
+            status = pin(&self.shared, &pod, status);
+        }
         let containers = self.found.remove(&uid).unwrap_or_default();
         worker::spawn(
             &self.shared,
@@ -288,6 +295,18 @@ impl Sync {
                 orphan: false,
             },
         );
+    }
+
+    /// Takes back what pods had that went while the agent was away.
+    fn release_gone(&self, listed: &[Pod]) {
+        let over = |p: &Pod| status::is_final(p.status.as_ref().and_then(|s| s.phase.as_deref()));
+        let (over, there): (Vec<&Pod>, Vec<&Pod>) = listed.iter().partition(|p| over(p));
+        let uid = |p: &&Pod| p.metadata.uid.clone().unwrap_or_default();
+        let mut keep: BTreeSet<String> = self.found.keys().cloned().collect();
+        over.iter().map(uid).for_each(|uid| _ = keep.remove(&uid));
+        keep.extend(there.iter().map(uid));
+        keep.extend(self.shared.entries().keys().cloned());
+        self.shared.pinning.retain(&keep);
     }
 
     /// The status a new pod starts with: as it is, or refused.
@@ -312,31 +331,9 @@ impl Sync {
             unsafe_sysctls: self.shared.config.allowed_unsafe_sysctls.clone(),
             pressure: self.shared.pressure.borrow().clone().unwrap_or_default(),
         };
-        let Err(refusal) = admit::admit(pod, &specs, &node) else {
-            return status;
-        };
-        tracing::info!(
-            pod = pod.metadata.name,
-            reason = refusal.reason,
-            "pod refused"
-        );
-        let told = event::Event {
-            warning: true,
-            reason: refusal.reason.clone().into(),
-            message: refusal.message.clone(),
-            container: None,
-        };
-        self.shared.events.pod(pod, told);
-        let now = Timestamp::now();
-        PodStatus {
-            phase: Some("Failed".into()),
-            reason: Some(refusal.reason),
-            message: Some(refusal.message),
-            start_time: Timestamp::from_second(now.as_second()).ok().map(Time),
-            qos_class: pod.spec.as_ref().map(|s| resources::qos(s).to_string()),
-            container_statuses: None,
-            init_container_statuses: None,
-            ..status
+        match admit::admit(pod, &specs, &node) {
+            Ok(()) => status,
+            Err(refusal) => refuse(&self.shared, pod, refusal, status),
         }
     }
 
@@ -391,6 +388,47 @@ impl Sync {
                 tracing::warn!(error = %chain(&error), "cni: leftovers cannot be removed");
             }
         });
+    }
+}
+
+/// Tells that a pod can't be taken; its status from then on.
+pub(crate) fn refuse(
+    shared: &Shared,
+    pod: &Pod,
+    refusal: admit::Refusal,
+    status: PodStatus,
+) -> PodStatus {
+    tracing::info!(
+        pod = pod.metadata.name,
+        reason = refusal.reason,
+        "pod refused"
+    );
+    let told = event::Event {
+        warning: true,
+        reason: refusal.reason.clone().into(),
+        message: refusal.message.clone(),
+        container: None,
+    };
+    shared.events.pod(pod, told);
+    let now = Timestamp::now();
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: Some(refusal.reason),
+        message: Some(refusal.message),
+        start_time: Timestamp::from_second(now.as_second()).ok().map(Time),
+        qos_class: pod.spec.as_ref().map(|s| resources::qos(s).to_string()),
+        container_statuses: None,
+        init_container_statuses: None,
+        ..status
+    }
+}
+
+/// Gives a pod CPUs and memory of its own where it is to have them; one that is here has kept them, unless an earlier
+/// agent handed none out. Its status from then on.
+pub(crate) fn pin(shared: &Shared, pod: &Pod, status: PodStatus) -> PodStatus {
+    match shared.pinning.admit(pod, &mut []) {
+        Ok(()) => status,
+        Err(refusal) => refuse(shared, pod, refusal, status),
     }
 }
 

@@ -94,6 +94,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         status: start.status,
         host_ips: shared.config.node_ips.clone(),
         recursive_read_only: shared.recursive_read_only,
+        own_cpus: shared.pinning.has_any(&uid),
         ..Observed::default()
     };
     let worker = Worker {
@@ -193,6 +194,7 @@ impl Worker {
     fn end(&mut self) {
         self.shared.entries().remove(&self.uid);
         self.shared.room();
+        self.shared.pinning.release(&self.uid);
         self.shared.objects.remove(&self.uid);
         let ids = self
             .observed
@@ -223,11 +225,13 @@ impl Worker {
         }
         if *entry.containers != self.observed.containers {
             entry.containers = Arc::new(self.observed.containers.clone());
+            self.shared.pinning.look();
         }
         entry.netns.clone_from(&self.netns);
         let ended = was_active && !entry.is_active();
         drop(entries);
         if ended {
+            self.shared.pinning.release(&self.uid);
             self.shared.room();
         }
     }

@@ -64,7 +64,7 @@ pub fn admit(pod: &Pod, others: &[&PodSpec], node: &Node) -> Result<(), Refusal>
     Ok(())
 }
 
-fn refuse(reason: &str, message: String) -> Refusal {
+pub(crate) fn refuse(reason: &str, message: String) -> Refusal {
     Refusal {
         reason: reason.to_owned(),
         message: format!("Pod was rejected: {message}"),

@@ -236,6 +236,8 @@ pub struct Observed {
     pub host_ips: Vec<IpAddr>,
     /// Whether the node can make mounts read-only with all below them.
     pub recursive_read_only: bool,
+    /// A container of it has CPUs of its own: they bound the pod, not a share of all CPUs' time.
+    pub own_cpus: bool,
 }
 
 impl Observed {

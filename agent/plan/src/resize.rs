@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::admit;
 use crate::observed::{Observed, Pending};
 use crate::quantity::milli_of;
-use crate::resources;
+use crate::resources::{self, Figures, Qos};
 
 /// What can be resized.
 const NAMES: [&str; 2] = ["cpu", "memory"];
@@ -91,6 +91,37 @@ pub fn allocated_spec<'a>(spec: &'a PodSpec, observed: &Observed) -> Cow<'a, Pod
         return Cow::Borrowed(spec);
     }
     with(spec, |c| allocated(observed, c).cloned())
+}
+
+/// What the cgroup of a pod is given as far as it was admitted. CPUs of its own have no quota: a container would be stopped
+/// although nobody else could use them.
+pub fn pod_figures(spec: &PodSpec, observed: &Observed) -> Figures {
+    let figures = resources::pod(&allocated_spec(spec, observed), None);
+    match observed.own_cpus {
+        true => figures.without_quota(),
+        false => figures,
+    }
+}
+
+/// Why a guaranteed pod cannot be given other CPUs or other memory while it runs: they would be on other places.
+pub fn pinned(spec: &PodSpec, observed: &Observed, cpu: bool, memory: bool) -> Option<Decision> {
+    if resources::qos(spec) != Qos::Guaranteed {
+        return None;
+    }
+    let changes = |name: &str| {
+        containers(spec).any(|c| !same_of(allocated(observed, c), c.resources.as_ref(), name))
+    };
+    let rows = [
+        (cpu, "cpu", "CPU Manager policy \"static\""),
+        (memory, "memory", "Memory Manager policy \"Static\""),
+    ];
+    let why = rows
+        .into_iter()
+        .find(|(on, name, _)| *on && changes(name))?
+        .2;
+    Some(Decision::Infeasible(format!(
+        "Resize is infeasible for Guaranteed Pods alongside {why}"
+    )))
 }
 
 /// The spec as its containers have it at this moment.
@@ -262,6 +293,50 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_on_its_own_places_stays() {
+        let pod = |cpu: &str, memory: &str| {
+            let all = json!({"cpu": cpu, "memory": memory});
+            spec(
+                json!({"containers": [{"name": "a", "resources": {"requests": all, "limits": all}}]}),
+            )
+        };
+        let mut observed = Observed::default();
+        remember(&pod("1", "1Gi"), &pod("2", "2Gi"), &mut observed);
+        let burstable = spec(asks("2", "1Gi"));
+        let cpu = "CPU Manager policy \"static\"";
+        let memory = "Memory Manager policy \"Static\"";
+        let rows = [
+            ("no manager", pod("2", "2Gi"), (false, false), None),
+            ("cpu", pod("2", "1Gi"), (true, true), Some(cpu)),
+            ("cpu is the same", pod("1", "2Gi"), (true, false), None),
+            ("memory", pod("1", "2Gi"), (true, true), Some(memory)),
+            ("memory is the same", pod("2", "1Gi"), (false, true), None),
+            ("not guaranteed", burstable, (true, true), None),
+        ];
+        for (name, spec, (of_cpu, of_memory), want) in rows {
+            let got = pinned(&spec, &observed, of_cpu, of_memory);
+            let want =
+                want.map(|w| format!("Resize is infeasible for Guaranteed Pods alongside {w}"));
+            assert_eq!(got, want.map(Decision::Infeasible), "{name}");
+        }
+    }
+
+    #[test]
+    fn own_cpus_have_no_quota() {
+        let all = json!({"cpu": "1", "memory": "1Gi"});
+        let spec = spec(json!({"containers": [{"name": "a", "resources": {"limits": all}}]}));
+        let mut observed = Observed::default();
+        assert_eq!(pod_figures(&spec, &observed).cpu_quota, Some(100_000));
+        observed.own_cpus = true;
+        let figures = pod_figures(&spec, &observed);
+        assert_eq!((figures.cpu_quota, figures.cpu_period), (None, None));
+        assert_eq!(
+            (figures.cpu_shares, figures.memory_limit),
+            (Some(1024), Some(1 << 30))
+        );
     }
 
     #[test]

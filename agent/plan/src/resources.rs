@@ -46,6 +46,15 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// With all the CPU time there is.
+    pub fn without_quota(self) -> Self {
+        Self {
+            cpu_quota: None,
+            cpu_period: None,
+            ..self
+        }
+    }
+
     /// The larger of each figure; what is not limited is the largest.
     pub fn larger(&self, other: &Self) -> Self {
         fn of<T: Ord + Copy>(a: Option<T>, b: Option<T>) -> Option<T> {
@@ -91,13 +100,21 @@ fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
         .chain(&spec.containers)
 }
 
+/// The resources of a pod as a whole (KEP-2837), if they are set.
+fn pod_level(spec: &PodSpec) -> Option<&ResourceRequirements> {
+    let own = spec.resources.as_ref();
+    own.filter(|r| r.requests.is_some() || r.limits.is_some())
+}
+
+/// Whether containers of a pod can have CPUs and memory of their own: it is guaranteed, and what it asks for is not set
+/// for the pod as a whole, which does not say whose it is.
+pub fn is_pinned(spec: &PodSpec) -> bool {
+    pod_level(spec).is_none() && qos(spec) == Qos::Guaranteed
+}
+
 /// The class of a pod. Pod-level resources (KEP-2837) decide alone when they are set.
 pub fn qos(spec: &PodSpec) -> Qos {
-    let pod_level = spec
-        .resources
-        .as_ref()
-        .filter(|r| r.requests.is_some() || r.limits.is_some());
-    let parts: Vec<Option<&ResourceRequirements>> = match pod_level {
+    let parts: Vec<Option<&ResourceRequirements>> = match pod_level(spec) {
         Some(r) => vec![Some(r)],
         None => all_containers(spec).map(|c| c.resources.as_ref()).collect(),
     };
@@ -144,6 +161,11 @@ fn request_or_limit(r: Option<&ResourceRequirements>, name: &str) -> i64 {
         Some(l) => milli_of(l, name),
         None => milli_of(limits(r), name),
     }
+}
+
+/// What a container asks for of a resource, in thousandths; its limit where it has no request.
+pub fn request_of(c: &Container, name: &str) -> i64 {
+    request_or_limit(c.resources.as_ref(), name)
 }
 
 fn positive(n: i64) -> Option<i64> {

@@ -156,6 +156,8 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// CPUs the container may use, list format (`0-2,7`).
     pub cpuset_cpus: Option<String>,
+    /// NUMA nodes the container may have memory on, list format.
+    pub cpuset_mems: Option<String>,
     /// Huge page limits; kept where the kernel counts huge pages by cgroup.
     pub hugepages: Vec<HugepageLimit>,
     /// Files of the unified hierarchy and what is written to them; nothing elsewhere.

@@ -10,6 +10,7 @@ mod figures;
 mod huge;
 mod images;
 mod life;
+mod pinning;
 mod pressure;
 mod private;
 mod resize;
@@ -105,6 +106,7 @@ fn pods() {
         private::images(&bed)
     });
     suite.step("the node says what it has", || images::node(&bed));
+    suite.step("CPUs and memory of their own", pinning::all);
     suite.step("pressure: limits, memory, disk and images", pressure::all);
     suite.done();
 }

@@ -255,7 +255,7 @@ pub fn page_sizes(roots: &Roots) -> Result<Vec<u64>, Error> {
     Ok(pages.into_iter().map(|p| p.size).collect())
 }
 
-fn huge_pages(dir: &Path) -> Result<Vec<HugePages>, Error> {
+pub(super) fn huge_pages(dir: &Path) -> Result<Vec<HugePages>, Error> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         r => r.map_err(|source| Error::Read {

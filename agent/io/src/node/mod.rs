@@ -2,6 +2,7 @@
 
 mod facts;
 mod load;
+mod machine;
 mod object;
 mod status;
 
@@ -10,5 +11,6 @@ pub use facts::{
 };
 pub(crate) use load::own_interfaces;
 pub use load::{Interface, Load, load};
+pub use machine::{Layout, layout};
 pub use object::{lease, node};
 pub use status::{Inputs, Pressure, addresses, status};

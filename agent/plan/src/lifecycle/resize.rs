@@ -10,7 +10,7 @@ use crate::resources::{self, Figures};
 
 /// What the pod's cgroup is to have now.
 fn target(ctx: &Context<'_>) -> Figures {
-    let wanted = resources::pod(&resize::allocated_spec(ctx.spec, ctx.observed), None);
+    let wanted = resize::pod_figures(ctx.spec, ctx.observed);
     if resize::lacking(ctx.spec, ctx.observed).is_empty() {
         return wanted;
     }

@@ -5,7 +5,7 @@ use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxResourcesBuild
 use prost_types::Any;
 
 use super::label;
-use crate::cgroup::write_unified;
+use crate::cgroup::{Qos, controller_dir, write_unified};
 use crate::client::ask;
 use crate::error::Error;
 use crate::model::Resources;
@@ -15,7 +15,14 @@ use crate::spec::unbuilt;
 const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 impl Runtime {
-    /// Writes CPU and memory limits of a running container; what is unset stays as it is.
+    /// The CPUs a container may use, in the kernel's list format, empty where nothing was set; `None` when it has no cgroup.
+    pub fn container_cpus(&self, uid: &str, qos: Qos, id: &str) -> Option<String> {
+        let path = format!("{}/{id}", self.pod_cgroup(uid, qos));
+        let file = controller_dir("cpuset", &path)?.join("cpuset.cpus");
+        std::fs::read_to_string(file).ok()
+    }
+
+    /// Writes CPU and memory limits and CPUs of a running container; what is unset stays as it is.
     ///
     /// # Errors
     /// Also for a memory limit below what is in use: the kernel would kill for it, or refuse.
@@ -44,6 +51,12 @@ impl Runtime {
         }
         if let Some(quota) = wanted.cpu_quota {
             cpu = cpu.quota(quota);
+        }
+        if let Some(cpus) = &wanted.cpuset_cpus {
+            cpu = cpu.cpus(cpus.clone());
+        }
+        if let Some(mems) = &wanted.cpuset_mems {
+            cpu = cpu.mems(mems.clone());
         }
         let mut resources = LinuxResourcesBuilder::default().cpu(cpu.build().map_err(unbuilt)?);
         if let Some(limit) = wanted.memory_limit {

@@ -291,6 +291,9 @@ fn resources(spec: &ContainerSpec, facts: &Facts) -> Result<LinuxResources, Erro
     if let Some(cpus) = &wanted.cpuset_cpus {
         cpu = cpu.cpus(cpus.clone());
     }
+    if let Some(mems) = &wanted.cpuset_mems {
+        cpu = cpu.mems(mems.clone());
+    }
     resources = resources.cpu(cpu.build().map_err(unbuilt)?);
     if let Some(limit) = wanted.memory_limit {
         let memory = LinuxMemoryBuilder::default().limit(limit);

@@ -1,0 +1,6 @@
+mod choice;
+mod file;
+mod policy;
+mod properties;
+mod stories;
+mod world;
