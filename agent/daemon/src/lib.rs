@@ -17,6 +17,7 @@ mod config;
 mod container;
 mod credentials;
 mod csi;
+mod devices;
 mod doctor;
 mod endpoint;
 mod events;
@@ -82,6 +83,8 @@ pub async fn run(
     tasks.spawn(pressure::run(shared.clone()));
     tasks.spawn(network::run(shared.clone()));
     tasks.spawn(csi::run(shared.clone()));
+    tasks.spawn(devices::plugins(shared.clone()));
+    tasks.spawn(devices::lists(shared.clone()));
     tasks.spawn(sync::services(shared.clone()));
     tasks.spawn(sync::runtime_events(shared.clone()));
     tasks.spawn(sync::pods(shared.clone()));

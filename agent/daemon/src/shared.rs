@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::csi::Drivers;
+use crate::devices::Devices;
 use crate::events::Recorder;
 use crate::images::Pulls;
 use crate::metrics::Metrics;
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) objects: Objects,
     /// CSI drivers of this node.
     pub(crate) csi: Drivers,
+    /// Devices of this node's plugins.
+    pub(crate) devices: Devices,
     /// Whether mounts can be read-only with all below them.
     pub(crate) recursive_read_only: bool,
     pub(crate) shutdown: CancellationToken,
@@ -125,6 +128,7 @@ impl Shared {
             burstable: Burstable::default(),
             objects: Objects::default(),
             csi: Drivers::default(),
+            devices: Devices::open(&config.device_plugins_dir),
             volumes: Volumes::new(&config.root_dir).with_storage(Storage::new(&config.storage_dir)),
             recursive_read_only: std::fs::read_to_string("/proc/sys/kernel/osrelease")
                 .is_ok_and(|release| mount::kernel_can(&release)),

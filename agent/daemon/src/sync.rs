@@ -259,6 +259,9 @@ impl Sync {
         }
         if std::mem::take(&mut self.first) {
             self.orphans();
+            let shared = &self.shared;
+            let alive: HashSet<String> = shared.entries().keys().cloned().collect();
+            shared.devices.retain(|uid| alive.contains(uid));
             let running = std::mem::take(&mut self.running);
             tokio::spawn(ended_unseen(self.shared.clone(), running));
         }
@@ -309,34 +312,16 @@ impl Sync {
                 .and_then(|n| n.metadata.labels.clone())
                 .unwrap_or_default(),
             allocatable: self.shared.allocatable(),
+            devices: match &pod.spec {
+                Some(spec) => self.shared.devices.managed(spec),
+                None => BTreeSet::new(),
+            },
             unsafe_sysctls: self.shared.config.allowed_unsafe_sysctls.clone(),
             pressure: self.shared.pressure.borrow().clone().unwrap_or_default(),
         };
-        let Err(refusal) = admit::admit(pod, &specs, &node) else {
-            return status;
-        };
-        tracing::info!(
-            pod = pod.metadata.name,
-            reason = refusal.reason,
-            "pod refused"
-        );
-        let told = event::Event {
-            warning: true,
-            reason: refusal.reason.clone().into(),
-            message: refusal.message.clone(),
-            container: None,
-        };
-        self.shared.events.pod(pod, told);
-        let now = Timestamp::now();
-        PodStatus {
-            phase: Some("Failed".into()),
-            reason: Some(refusal.reason),
-            message: Some(refusal.message),
-            start_time: Timestamp::from_second(now.as_second()).ok().map(Time),
-            qos_class: pod.spec.as_ref().map(|s| resources::qos(s).to_string()),
-            container_statuses: None,
-            init_container_statuses: None,
-            ..status
+        match admit::admit(pod, &specs, &node) {
+            Ok(()) => status,
+            Err(refusal) => refuse(&self.shared, pod, refusal, status),
         }
     }
 
@@ -391,6 +376,38 @@ impl Sync {
                 tracing::warn!(error = %chain(&error), "cni: leftovers cannot be removed");
             }
         });
+    }
+}
+
+/// Tells that a pod can't be taken; its status from then on.
+pub(crate) fn refuse(
+    shared: &Shared,
+    pod: &Pod,
+    refusal: admit::Refusal,
+    status: PodStatus,
+) -> PodStatus {
+    tracing::info!(
+        pod = pod.metadata.name,
+        reason = refusal.reason,
+        "pod refused"
+    );
+    let told = event::Event {
+        warning: true,
+        reason: refusal.reason.clone().into(),
+        message: refusal.message.clone(),
+        container: None,
+    };
+    shared.events.pod(pod, told);
+    let now = Timestamp::now();
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: Some(refusal.reason),
+        message: Some(refusal.message),
+        start_time: Timestamp::from_second(now.as_second()).ok().map(Time),
+        qos_class: pod.spec.as_ref().map(|s| resources::qos(s).to_string()),
+        container_statuses: None,
+        init_container_statuses: None,
+        ..status
     }
 }
 

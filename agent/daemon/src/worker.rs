@@ -192,6 +192,7 @@ impl Worker {
 
     fn end(&mut self) {
         self.shared.entries().remove(&self.uid);
+        self.shared.devices.release(&self.uid);
         self.shared.room();
         self.shared.objects.remove(&self.uid);
         let ids = self
@@ -228,6 +229,7 @@ impl Worker {
         let ended = was_active && !entry.is_active();
         drop(entries);
         if ended {
+            self.shared.devices.release(&self.uid);
             self.shared.room();
         }
     }
@@ -254,6 +256,9 @@ impl Worker {
                     .get_or_insert_with(Timestamp::now);
             }
             Message::Reclaim => self.observed.reclaim = true,
+            Message::Devices => {
+                self.observed.device_health = self.shared.devices.health(&self.uid);
+            }
             Message::Container(id) => self.reread(&id).await,
             Message::Containers(all) => self.take_containers(all),
             Message::Step(outcome) => self.step_ended(outcome).await,

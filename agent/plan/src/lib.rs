@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod claim;
 pub mod correlate;
 pub mod csi;
+pub mod devices;
 pub mod dns;
 pub mod doctor;
 pub mod duration;
@@ -36,6 +37,7 @@ pub mod security;
 pub mod static_pod;
 pub mod status;
 pub mod sysctl;
+pub mod topology;
 
 pub use action::{Action, Kill, Plan};
 pub use lifecycle::plan;
