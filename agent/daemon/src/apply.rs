@@ -62,7 +62,10 @@ impl Worker {
             Action::TeardownVolumes => self.teardown_volumes(),
             Action::RemoveCgroup => self.remove_cgroup(),
             Action::RemoveLogs => self.remove_logs(),
-            Action::DeletePod => self.delete_pod(),
+            Action::DeletePod => {
+                self.shared.devices.release(&self.uid);
+                self.delete_pod();
+            }
             Action::Event(event) => self.event(event),
         }
     }

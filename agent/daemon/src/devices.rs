@@ -46,6 +46,8 @@ pub(crate) struct Devices {
     inner: Mutex<Inner>,
     /// Devices are given to one pod after the other.
     turn: tokio::sync::Mutex<()>,
+    /// Somebody has let go of some.
+    released: Notify,
     /// What the node tells is not true any more.
     pub(crate) changed: Notify,
     /// There has been a plugin: somebody may ask who has what.
@@ -71,6 +73,7 @@ impl Devices {
                 plugins: BTreeMap::new(),
             }),
             turn: tokio::sync::Mutex::default(),
+            released: Notify::new(),
             changed: Notify::new(),
             used,
         }
@@ -123,7 +126,18 @@ impl Devices {
         let mut inner = self.lock();
         if inner.state.release(uid) {
             self.try_save(&inner.state);
+            self.released.notify_waiters();
         }
+    }
+
+    /// Whether a pod has such devices that the API has forgotten and that has not ended yet: the scheduler has given
+    /// away already what it has.
+    fn come_free(&self, shared: &Shared, needs: &[Need<'_>]) -> bool {
+        let inner = self.lock();
+        let entries = shared.entries();
+        let users = needs.iter().flat_map(|n| inner.state.users(n.resource));
+        let mut ends = users.filter_map(|uid| entries.get(&uid).map(|e| e.forgotten));
+        ends.any(|forgotten| forgotten)
     }
 
     /// Lets go what pods had that are gone since.
@@ -420,8 +434,20 @@ pub(crate) async fn assign(shared: &Shared, pod: &Pod) -> Result<(), String> {
     if needs.iter().all(|n| shared.devices.has(n)) {
         return Ok(());
     }
+    loop {
+        let mut released = std::pin::pin!(shared.devices.released.notified());
+        released.as_mut().enable();
+        let assigned = assign_all(shared, spec, &needs).await;
+        match assigned {
+            Err(_) if shared.devices.come_free(shared, &needs) => released.await,
+            assigned => return assigned,
+        }
+    }
+}
+
+async fn assign_all(shared: &Shared, spec: &PodSpec, needs: &[Need<'_>]) -> Result<(), String> {
     let _one = shared.devices.turn.lock().await;
-    for need in &needs {
+    for need in needs {
         assign_one(shared, spec, need).await?;
     }
     Ok(())

@@ -42,6 +42,8 @@ pub(crate) struct Entry {
     pub(crate) allocated: Option<Arc<PodSpec>>,
     /// A resize of it waits for room.
     pub(crate) waits: bool,
+    /// The API does not have it any more.
+    pub(crate) forgotten: bool,
 }
 
 impl Entry {
@@ -175,6 +177,14 @@ impl Shared {
         self.preloaded
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a pod that the API does not have any more; the pod as it was last.
+    pub(crate) fn gone(&self, uid: &str, last: Option<Arc<Pod>>) {
+        if let Some(entry) = self.entries().get_mut(uid) {
+            entry.forgotten = true;
+        }
+        self.tell(uid, Message::Gone(last));
     }
 
     /// Sends to a pod's worker, if it has one.

@@ -225,8 +225,7 @@ impl Sync {
             Event::Delete(pod) => {
                 self.shared.mirrors.remove(&pod);
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
-                self.shared
-                    .tell(&uid, Message::Gone(Some(Arc::new(slim(pod)))));
+                self.shared.gone(&uid, Some(Arc::new(slim(pod))));
             }
         }
     }
@@ -245,7 +244,7 @@ impl Sync {
             of_api.map(|(uid, _)| uid.clone()).collect()
         };
         for gone in known.iter().filter(|k| !seen.contains(*k)) {
-            self.shared.tell(gone, Message::Gone(None));
+            self.shared.gone(gone, None);
         }
         // Those that run keep their place: they are admitted before new ones are counted.
         listed.sort_by_key(|p| {

@@ -84,6 +84,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         netns: None,
         allocated: None,
         waits: false,
+        forgotten: start.orphan,
     };
     shared.entries().insert(uid.clone(), entry);
     // From here on their ends are told.
@@ -156,6 +157,10 @@ impl Worker {
             self.apply(action);
         }
         self.note_start(&plan.status);
+        // Who learns that it is over may want its devices at once.
+        if status::is_final(plan.status.phase.as_deref()) {
+            self.shared.devices.release(&self.uid);
+        }
         self.observed.status = plan.status.clone();
         if !self.observed.orphan {
             self.writer.write(&plan.status);
@@ -229,7 +234,6 @@ impl Worker {
         let ended = was_active && !entry.is_active();
         drop(entries);
         if ended {
-            self.shared.devices.release(&self.uid);
             self.shared.room();
         }
     }
