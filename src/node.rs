@@ -179,6 +179,8 @@ pub(crate) fn places(options: &NodeOptions, name: &str, ips: Vec<IpAddr>) -> kee
     );
     config.logger = sibling("keelson-logger");
     set(&mut config.log_dir, &options.log_dir);
+    set(&mut config.device_plugins_dir, &options.device_plugins);
+    set(&mut config.pod_resources_dir, &options.pod_resources);
     set(&mut config.cni_conf_dir, &options.cni_conf_dir);
     set(&mut config.cni_bin_dirs, &options.cni_bin_dir);
     set(&mut config.containerd_socket, &options.containerd);

@@ -73,6 +73,12 @@ pub(crate) struct NodeOptions {
     /// Where CSI drivers make themselves known [default: DATA/plugins_registry].
     #[arg(long)]
     pub(crate) plugins_registry: Option<PathBuf>,
+    /// Where device plugins register and have their sockets [default: /var/lib/kubelet/device-plugins, as plugins expect].
+    #[arg(long)]
+    pub(crate) device_plugins: Option<PathBuf>,
+    /// Where is answered who has which device [default: /var/lib/kubelet/pod-resources].
+    #[arg(long)]
+    pub(crate) pod_resources: Option<PathBuf>,
     /// Sysctls pods may set besides the safe ones; a prefix ends in *.
     #[arg(long, value_delimiter = ',')]
     pub(crate) allowed_unsafe_sysctls: Option<Vec<String>>,

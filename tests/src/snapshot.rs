@@ -59,6 +59,7 @@ const SECTIONS: &[(&str, &str)] = &[
         "keelson",
         "find /var/lib/keelson /etc/keelson /var/log/pods -mindepth 1 2>/dev/null | grep -v '^/var/lib/keelson/\\(images\\|server\\)' | sed 's/[.][.]20[0-9_.]*/..TIME/' || true",
     ),
+    ("kubelet", "find /var/lib/kubelet 2>/dev/null || true"),
     (
         "cni",
         "find /etc/cni /opt/cni /var/lib/cni 2>/dev/null || true",

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
 use keelson_agent_io::cni::Attachment;
+use keelson_agent_plan::devices::refusal;
 use keelson_agent_plan::resources::Qos;
 use keelson_agent_plan::{
     Action, Failure, Hook, Image, Kill, Sandbox, Stage, backoff, event, names, resize as plan,
@@ -17,7 +18,9 @@ use crate::outcome::{Message, Outcome, StartError};
 use crate::shared::chain;
 use crate::volumes::Job;
 use crate::worker::Worker;
-use crate::{container, files, holder, hooks, images, kill, resize, sources, volumes};
+use crate::{
+    container, devices, files, holder, hooks, images, kill, resize, sources, sync, volumes,
+};
 
 /// When a container that could not be made is tried again: what it lacks may appear at any time.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -37,6 +40,7 @@ impl Worker {
             failpoint::pass(name.unwrap_or_default());
         }
         match action {
+            Action::AssignDevices => self.assign_devices(),
             Action::CreateCgroup => self.create_cgroup(),
             Action::MaterializeVolumes => {
                 self.observed.volumes = Stage::Working;
@@ -58,7 +62,10 @@ impl Worker {
             Action::TeardownVolumes => self.teardown_volumes(),
             Action::RemoveCgroup => self.remove_cgroup(),
             Action::RemoveLogs => self.remove_logs(),
-            Action::DeletePod => self.delete_pod(),
+            Action::DeletePod => {
+                self.shared.devices.release(&self.uid);
+                self.delete_pod();
+            }
             Action::Event(event) => self.event(event),
         }
     }
@@ -89,6 +96,28 @@ impl Worker {
             let done = tokio::task::spawn_blocking(work).await;
             done.unwrap_or_else(|e| lost(e.to_string()))
         });
+    }
+
+    fn assign_devices(&mut self) {
+        self.observed.devices = Stage::Working;
+        let (shared, pod) = (self.shared.clone(), self.pod.clone());
+        self.step(async move { Outcome::Devices(devices::assign(&shared, &pod).await) });
+    }
+
+    /// Without its devices a pod is refused.
+    fn devices_assigned(&mut self, result: Result<(), String>) {
+        let Err(why) = result else {
+            self.observed.devices = Stage::Ready(());
+            self.observed.device_health = self.shared.devices.health(&self.uid);
+            return;
+        };
+        self.shared.devices.release(&self.uid);
+        self.observed.devices = Stage::Absent;
+        if self.observed.terminating_since.is_none() {
+            let status = self.observed.status.clone();
+            let refusal = refusal(&why);
+            self.observed.status = sync::refuse(&self.shared, &self.pod, refusal, status);
+        }
     }
 
     fn create_cgroup(&mut self) {
@@ -332,6 +361,7 @@ impl Worker {
     /// Takes the end of a step.
     pub(crate) async fn step_ended(&mut self, outcome: Outcome) {
         match outcome {
+            Outcome::Devices(r) => self.devices_assigned(r),
             Outcome::Cgroup(r) => {
                 if let Ok(figures) = &r {
                     self.observed.figures = Stage::Ready(figures.clone());

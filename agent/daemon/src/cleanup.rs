@@ -7,7 +7,7 @@ use keelson_agent_io::volumes::Volumes;
 use keelson_runtime::Runtime;
 
 use crate::config::Config;
-use crate::image_volume;
+use crate::{devices, image_volume};
 
 /// Kills and removes every container of ours, then networks, namespaces, volumes, cgroups and logs. Goes on after
 /// errors and gives them all; can be repeated. With `images`, those that we brought into containerd go too. Without a containerd only its part is left out.
@@ -40,6 +40,10 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
         Err(error) => errors.push(error.context("connect to containerd")),
     }
     end_volumes(&config.root_dir, &mut errors);
+    let sockets = [&config.device_plugins_dir, &config.pod_resources_dir];
+    let left = devices::cleanup(sockets.map(|d| d.as_path()));
+    let named = |e| anyhow::Error::new(e).context("remove the socket of device plugins");
+    errors.extend(left.into_iter().map(named));
     let conf = config.cni_conf_dir.join(crate::network::CONF_FILE);
     if config.cni_bridge.is_some() && conf.exists() {
         note(

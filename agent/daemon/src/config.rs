@@ -102,6 +102,10 @@ pub struct Config {
     pub storage_dir: PathBuf,
     /// Where plugins make themselves known by their sockets.
     pub plugins_dir: PathBuf,
+    /// Where device plugins register and have their sockets: a path that they have built in.
+    pub device_plugins_dir: PathBuf,
+    /// Where is answered who has which device.
+    pub pod_resources_dir: PathBuf,
     /// State that does not: pinned namespaces.
     pub run_dir: PathBuf,
     /// Container logs.
@@ -199,6 +203,8 @@ impl Config {
             root_dir: "/var/lib/keelson/agent".into(),
             storage_dir: "/var/lib/keelson/storage".into(),
             plugins_dir: "/var/lib/keelson/plugins_registry".into(),
+            device_plugins_dir: "/var/lib/kubelet/device-plugins".into(),
+            pod_resources_dir: "/var/lib/kubelet/pod-resources".into(),
             run_dir: "/run/keelson".into(),
             log_dir: "/var/log/pods".into(),
             etc_dir: "/etc".into(),

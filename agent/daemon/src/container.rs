@@ -12,6 +12,7 @@ use keelson_agent_plan::{
     Attempt, AttemptState, env, ephemeral, event, hugepages, memory, mount, names, resize,
     resources, static_pod,
 };
+use keelson_devices::Answer;
 use keelson_runtime::{
     Container as Running, ContainerSpec, Created, Device, HugepageLimit, Image, Kind, Mount,
     Namespace, Namespaces, PodRef, Propagation, Resources, Security,
@@ -23,7 +24,7 @@ use crate::outcome::StartError;
 use crate::resize::{RESOURCES_LABEL, to_label as resize_label};
 use crate::shared::{Shared, chain};
 use crate::worker::Worker;
-use crate::{files, holder, sources, volumes};
+use crate::{devices, files, holder, sources, volumes};
 
 /// What is needed to make one container, taken from its worker.
 pub(crate) struct Job {
@@ -158,6 +159,9 @@ impl Job {
             .sandbox_create(&self.uid, &files::sandbox_options(&self.shared, &self.pod))
             .await;
         let made = made.map_err(|e| create(chain(&e)))?;
+        let devices = devices::given(&self.shared, &self.pod, c).await;
+        let devices = devices.map_err(config)?;
+        let (nodes, seen) = (given_devices(&devices), given_mounts(&devices));
         let memory = self.shared.memory().capacity;
         let handler = sources::handler(&self.shared, &self.pod).await;
         let handler = handler.map_err(create)?;
@@ -174,15 +178,17 @@ impl Job {
             command: env::command(c.command.as_deref(), &env),
             args: env::command(c.args.as_deref(), &env),
             working_dir: c.working_dir.clone().filter(|d| !d.is_empty()),
-            mounts: self.mounts(c, &env).await?,
-            env,
+            mounts: [seen, self.mounts(c, &env).await?].concat(),
+            // What the pod says itself wins.
+            env: devices.envs.into_iter().chain(env).collect(),
+            annotations: devices.annotations,
             resources: self.shared.pinning.resources(
                 &self.uid,
                 c,
                 resources_of(&self.shared, spec, c),
             ),
             security: Security {
-                devices: self.devices(c)?,
+                devices: [self.devices(c)?, nodes].concat(),
                 ..security_of(&wanted, &self.shared)?
             },
             tty: c.tty == Some(true),
@@ -362,6 +368,27 @@ impl Job {
         }
         Ok(namespaces)
     }
+}
+
+/// What plugins want to be seen in the container.
+fn given_mounts(answer: &Answer) -> Vec<Mount> {
+    let mount = |m: &keelson_devices::Mount| Mount {
+        host_path: PathBuf::from(&m.host_path),
+        container_path: PathBuf::from(&m.container_path),
+        read_only: m.read_only,
+        ..Mount::default()
+    };
+    answer.mounts.iter().map(mount).collect()
+}
+
+/// Devices that plugins give it.
+fn given_devices(answer: &Answer) -> Vec<Device> {
+    let device = |d: &keelson_devices::Device| Device {
+        host_path: PathBuf::from(&d.host_path),
+        container_path: PathBuf::from(&d.container_path),
+        access: d.permissions.clone(),
+    };
+    answer.devices.iter().map(device).collect()
 }
 
 fn make_empty(path: &std::path::Path) -> std::io::Result<()> {

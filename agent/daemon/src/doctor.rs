@@ -15,7 +15,7 @@ use kube::{Api, Client};
 
 use crate::apply::remove_dir;
 use crate::config::Config;
-use crate::{cleanup, files, statics};
+use crate::{cleanup, devices, files, statics};
 
 /// A node under examination.
 pub struct Doctor {
@@ -79,6 +79,10 @@ impl Doctor {
             (Kind::Volumes, self.volumes.list()?),
             (Kind::Cgroup, cgroups.collect()),
             (Kind::Logs, logs.collect()),
+            (
+                Kind::Devices,
+                devices::noted(&self.config.device_plugins_dir),
+            ),
         ];
         for (kind, uids) in of_pods {
             found.extend(uids.into_iter().map(|uid| Found {
@@ -130,6 +134,7 @@ impl Doctor {
                     remove_dir(&dir)?;
                 }
             }
+            Kind::Devices => devices::forget(&self.config.device_plugins_dir, name)?,
             Kind::Streams | Kind::Start => self.runtime.container_forget(name)?,
         }
         Ok(())

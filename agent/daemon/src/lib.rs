@@ -17,6 +17,7 @@ mod config;
 mod container;
 mod credentials;
 mod csi;
+mod devices;
 mod doctor;
 mod endpoint;
 mod events;
@@ -86,6 +87,8 @@ pub async fn run(
     if shared.pinning.has_shared_cpus() {
         tasks.spawn(pinning::run(shared.clone()));
     }
+    tasks.spawn(devices::plugins(shared.clone()));
+    tasks.spawn(devices::lists(shared.clone()));
     tasks.spawn(sync::services(shared.clone()));
     tasks.spawn(sync::runtime_events(shared.clone()));
     tasks.spawn(sync::pods(shared.clone()));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use keelson_agent_io::node::{self as io, Facts, Inputs, Pressure};
 use keelson_agent_plan::event::Event;
 use keelson_agent_plan::eviction::Condition;
@@ -88,6 +89,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             () = tokio::time::sleep(wait) => {}
             _ = pressure.changed() => {}
             () = shared.images_stale.notified() => keeper.images.0 = None,
+            () = shared.devices.changed.notified() => {}
         }
     }
 }
@@ -179,7 +181,19 @@ impl Keeper {
                 pids: short.contains(&Condition::Pid),
             },
         };
-        Ok(io::status(&facts, &inputs, Timestamp::now()))
+        let mut status = io::status(&facts, &inputs, Timestamp::now());
+        let devices = self.shared.devices.figures();
+        let of =
+            |m: BTreeMap<String, usize>| m.into_iter().map(|(k, n)| (k, Quantity(n.to_string())));
+        status
+            .capacity
+            .get_or_insert_default()
+            .extend(of(devices.capacity));
+        status
+            .allocatable
+            .get_or_insert_default()
+            .extend(of(devices.allocatable));
+        Ok(status)
     }
 
     /// Creates the node, or brings the labels of the one that stands up to date.
@@ -268,7 +282,8 @@ impl Keeper {
             .written
             .as_ref()
             .is_some_and(|(w, at)| *w == content && at.elapsed() < REPORT);
-        if same && !self.images_changed && without_heartbeats(previous) == content {
+        let stands = without_heartbeats(&told_by_us(previous, &status));
+        if same && !self.images_changed && stands == content {
             return Ok(());
         }
         let patch = json!({"status": status});
@@ -324,6 +339,20 @@ fn is_ready(status: &NodeStatus) -> bool {
         .iter()
         .flatten()
         .any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// A status without what others say that the node has: extended resources that no plugin of it offers.
+fn told_by_us(stands: &NodeStatus, status: &NodeStatus) -> NodeStatus {
+    let mut own = stands.clone();
+    type List = Option<BTreeMap<String, Quantity>>;
+    let known = |all: &mut List, ours: &List| {
+        if let (Some(all), Some(ours)) = (all, ours) {
+            all.retain(|name, _| ours.contains_key(name));
+        }
+    };
+    known(&mut own.capacity, &status.capacity);
+    known(&mut own.allocatable, &status.allocatable);
+    own
 }
 
 /// What must not count as a change: heartbeats, and which images there are, which has its own pace.

@@ -33,6 +33,11 @@ impl Worker {
         if self.pod.metadata.deletion_timestamp.is_some() || self.observed.orphan {
             self.observed.terminating_since = Some(Timestamp::now());
         }
+        if known {
+            // What it runs with it has; what is to be made anew gets what it lacks then.
+            self.observed.devices = Stage::Ready(());
+            self.observed.device_health = self.shared.devices.health(&self.uid);
+        }
         let runtime = self.shared.runtime.clone();
         if runtime.pod_cgroup_found(&self.uid).is_some() {
             self.observed.cgroup = whole_or_part(known);

@@ -29,6 +29,8 @@ pub(crate) enum Message {
     Containers(Vec<Container>),
     /// The node ends it; the sender goes when what it held is free.
     Evict(Eviction, oneshot::Sender<()>),
+    /// Its devices are not as they were.
+    Devices,
     /// Dead containers are not to be kept any longer.
     Reclaim,
     /// A step ended.
@@ -44,6 +46,8 @@ pub(crate) enum Message {
 
 /// How a step ended. Errors are texts for people.
 pub(crate) enum Outcome {
+    /// Its containers have their devices.
+    Devices(Result<(), String>),
     Cgroup(Result<Figures, String>),
     /// The pod's cgroup was written.
     Figures(Result<Figures, String>),

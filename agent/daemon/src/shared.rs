@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::csi::Drivers;
+use crate::devices::Devices;
 use crate::events::Recorder;
 use crate::images::Pulls;
 use crate::metrics::Metrics;
@@ -43,6 +44,8 @@ pub(crate) struct Entry {
     pub(crate) allocated: Option<Arc<PodSpec>>,
     /// A resize of it waits for room.
     pub(crate) waits: bool,
+    /// The API does not have it any more.
+    pub(crate) forgotten: bool,
 }
 
 impl Entry {
@@ -84,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) objects: Objects,
     /// CSI drivers of this node.
     pub(crate) csi: Drivers,
+    /// Devices of this node's plugins.
+    pub(crate) devices: Devices,
     /// Whether mounts can be read-only with all below them.
     pub(crate) recursive_read_only: bool,
     pub(crate) shutdown: CancellationToken,
@@ -139,6 +144,7 @@ impl Shared {
             swap,
             objects: Objects::default(),
             csi: Drivers::default(),
+            devices: Devices::open(&config.device_plugins_dir),
             volumes: Volumes::new(&config.root_dir).with_storage(Storage::new(&config.storage_dir)),
             recursive_read_only: std::fs::read_to_string("/proc/sys/kernel/osrelease")
                 .is_ok_and(|release| mount::kernel_can(&release)),
@@ -185,6 +191,14 @@ impl Shared {
         self.preloaded
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a pod that the API does not have any more; the pod as it was last.
+    pub(crate) fn gone(&self, uid: &str, last: Option<Arc<Pod>>) {
+        if let Some(entry) = self.entries().get_mut(uid) {
+            entry.forgotten = true;
+        }
+        self.tell(uid, Message::Gone(last));
     }
 
     /// Sends to a pod's worker, if it has one.

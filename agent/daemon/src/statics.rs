@@ -110,7 +110,7 @@ impl Statics {
         for (digest, pod) in &self.pods {
             if !wanted.contains_key(digest) {
                 let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-                self.shared.tell(uid, Message::Gone(None));
+                self.shared.gone(uid, None);
             }
         }
         for (digest, pod) in &wanted {

@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use keelson_agent_plan::{admit, event, resources, static_pod, status};
+use keelson_agent_plan::{admit, devices, event, resources, static_pod, status};
 use keelson_runtime::{Container, Kind, RuntimeEvent, State};
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -225,8 +225,7 @@ impl Sync {
             Event::Delete(pod) => {
                 self.shared.mirrors.remove(&pod);
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
-                self.shared
-                    .tell(&uid, Message::Gone(Some(Arc::new(slim(pod)))));
+                self.shared.gone(&uid, Some(Arc::new(slim(pod))));
             }
         }
     }
@@ -248,7 +247,7 @@ impl Sync {
             of_api.map(|(uid, _)| uid.clone()).collect()
         };
         for gone in known.iter().filter(|k| !seen.contains(*k)) {
-            self.shared.tell(gone, Message::Gone(None));
+            self.shared.gone(gone, None);
         }
         // Those that run keep their place: they are admitted before new ones are counted.
         listed.sort_by_key(|p| {
@@ -262,6 +261,9 @@ impl Sync {
         }
         if std::mem::take(&mut self.first) {
             self.orphans();
+            let shared = &self.shared;
+            let alive: HashSet<String> = shared.entries().keys().cloned().collect();
+            shared.devices.retain(|uid| alive.contains(uid));
             let running = std::mem::take(&mut self.running);
             tokio::spawn(ended_unseen(self.shared.clone(), running));
         }
@@ -328,6 +330,10 @@ impl Sync {
                 .and_then(|n| n.metadata.labels.clone())
                 .unwrap_or_default(),
             allocatable: self.shared.allocatable(),
+            devices: match &pod.spec {
+                Some(spec) => self.shared.devices.managed(spec),
+                None => BTreeSet::new(),
+            },
             unsafe_sysctls: self.shared.config.allowed_unsafe_sysctls.clone(),
             pressure: self.shared.pressure.borrow().clone().unwrap_or_default(),
         };
@@ -423,11 +429,19 @@ pub(crate) fn refuse(
     }
 }
 
-/// Gives a pod CPUs and memory of its own where it is to have them; one that is here has kept them, unless an earlier
-/// agent handed none out. Its status from then on.
+/// Gives a pod CPUs and memory of its own where it is to have them, and its devices their place; one that is here has kept
+/// them, unless an earlier agent handed none out. Its status from then on.
 pub(crate) fn pin(shared: &Shared, pod: &Pod, status: PodStatus) -> PodStatus {
-    match shared.pinning.admit(pod, &mut []) {
-        Ok(()) => status,
+    let mut near = shared.devices.near(shared.pinning.nodes());
+    let admitted = match pod.spec.as_ref().is_some_and(devices::asks) {
+        true => shared.pinning.admit(pod, &mut [&mut near]),
+        false => shared.pinning.admit(pod, &mut []),
+    };
+    match admitted {
+        Ok(()) => {
+            near.keep(pod);
+            status
+        }
         Err(refusal) => refuse(shared, pod, refusal, status),
     }
 }

@@ -84,6 +84,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         netns: None,
         allocated: None,
         waits: false,
+        forgotten: start.orphan,
     };
     shared.entries().insert(uid.clone(), entry);
     // From here on their ends are told.
@@ -157,6 +158,10 @@ impl Worker {
             self.apply(action);
         }
         self.note_start(&plan.status);
+        // Who learns that it is over may want its devices at once.
+        if status::is_final(plan.status.phase.as_deref()) {
+            self.shared.devices.release(&self.uid);
+        }
         self.observed.status = plan.status.clone();
         if !self.observed.orphan {
             self.writer.write(&plan.status);
@@ -193,6 +198,7 @@ impl Worker {
 
     fn end(&mut self) {
         self.shared.entries().remove(&self.uid);
+        self.shared.devices.release(&self.uid);
         self.shared.room();
         self.shared.pinning.release(&self.uid);
         self.shared.objects.remove(&self.uid);
@@ -258,6 +264,9 @@ impl Worker {
                     .get_or_insert_with(Timestamp::now);
             }
             Message::Reclaim => self.observed.reclaim = true,
+            Message::Devices => {
+                self.observed.device_health = self.shared.devices.health(&self.uid);
+            }
             Message::Container(id) => self.reread(&id).await,
             Message::Containers(all) => self.take_containers(all),
             Message::Step(outcome) => self.step_ended(outcome).await,

@@ -9,6 +9,8 @@ use crate::resources::Figures;
 /// One step. Each can be repeated: the daemon skips one that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Give the pod's containers the devices they ask for.
+    AssignDevices,
     /// Make the pod's cgroup.
     CreateCgroup,
     /// Make the pod's volumes.

@@ -1,7 +1,7 @@
 //! Whether this node can take a pod that was bound to it: the scheduler may have been wrong, or somebody
 //! else (or nobody) may have bound it. Reasons and texts are upstream's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -20,6 +20,8 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// What pods may use.
     pub allocatable: BTreeMap<String, Quantity>,
+    /// Resources that plugins give out: who does not get any is refused then.
+    pub devices: BTreeSet<String>,
     /// Sysctls allowed besides the safe ones: names, or prefixes that end in `*`.
     pub unsafe_sysctls: Vec<String>,
     /// What it is short of, in order.
@@ -76,7 +78,9 @@ fn fits(spec: &PodSpec, others: &[&PodSpec], node: &Node) -> Result<(), Refusal>
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     let lack = match node.allocatable.contains_key("pods") && count >= pods {
         true => Some(Lack::new("pods", 1, count, pods)),
-        false => lacks(spec, others, &node.allocatable),
+        false => lacks(spec, others, &node.allocatable, |name| {
+            !node.devices.contains(name)
+        }),
     };
     lack.map_or(Ok(()), |l| {
         Err(refuse(&format!("OutOf{}", l.resource), l.message))
@@ -102,11 +106,12 @@ impl Lack {
     }
 }
 
-/// The first resource of which there is too little beside the others.
+/// The first resource of which there is too little beside the others, of those that are counted.
 pub(crate) fn lacks(
     spec: &PodSpec,
     others: &[&PodSpec],
     allocatable: &BTreeMap<String, Quantity>,
+    counted: impl Fn(&str) -> bool,
 ) -> Option<Lack> {
     // cpu is counted in thousandths, everything else in units.
     let containers = spec
@@ -121,7 +126,8 @@ pub(crate) fn lacks(
     let mut names: Vec<&str> = lists.flat_map(BTreeMap::keys).map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
-    names.into_iter().find_map(|name| {
+    let mut names = names.into_iter().filter(|name| counted(name));
+    names.find_map(|name| {
         let unit = if name == "cpu" { 1 } else { 1000 };
         let requested = resources::request(spec, name) / unit;
         let used: i64 = others
@@ -225,6 +231,7 @@ mod tests {
         let node = Node {
             unsafe_sysctls: Vec::new(),
             pressure: Vec::new(),
+            devices: ["example.com/fpga".to_owned()].into(),
             name: "n1".into(),
             labels: [
                 ("disk".to_owned(), "ssd".to_owned()),
@@ -258,6 +265,11 @@ mod tests {
                 "unknown resource",
                 wants(json!({"example.com/gpu": "1"})),
                 Some("OutOfexample.com/gpu"),
+            ),
+            (
+                "a plugin's resource",
+                wants(json!({"example.com/fpga": "1"})),
+                None,
             ),
             (
                 "selector",

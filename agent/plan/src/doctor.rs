@@ -18,6 +18,8 @@ pub enum Kind {
     Cgroup,
     /// Directory of logs.
     Logs,
+    /// Devices of plugins.
+    Devices,
     /// Files that a container's streams come through.
     Streams,
     /// Note of a container's start.
@@ -25,13 +27,14 @@ pub enum Kind {
 }
 
 /// Every kind.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 9] = [
     Kind::Container,
     Kind::Network,
     Kind::Sandbox,
     Kind::Volumes,
     Kind::Cgroup,
     Kind::Logs,
+    Kind::Devices,
     Kind::Streams,
     Kind::Start,
 ];
@@ -45,6 +48,7 @@ impl fmt::Display for Kind {
             Kind::Volumes => "volumes",
             Kind::Cgroup => "cgroup",
             Kind::Logs => "logs",
+            Kind::Devices => "devices",
             Kind::Streams => "streams",
             Kind::Start => "start",
         })
@@ -140,17 +144,17 @@ mod tests {
             ("nothing", vec![], vec![]),
             (
                 "a pod that runs",
-                KINDS[..6].iter().map(|k| of_pod(*k, "live")).collect(),
+                KINDS[..7].iter().map(|k| of_pod(*k, "live")).collect(),
                 vec![],
             ),
             (
                 "all of a pod that is gone, last first",
-                KINDS[..6]
+                KINDS[..7]
                     .iter()
                     .rev()
                     .map(|k| of_pod(*k, "gone"))
                     .collect(),
-                KINDS[..6].to_vec(),
+                KINDS[..7].to_vec(),
             ),
             (
                 "a cgroup in two hierarchies is one",

@@ -14,6 +14,7 @@ pub mod correlate;
 pub mod cpu_manager;
 pub mod cpuset;
 pub mod csi;
+pub mod devices;
 pub mod dns;
 pub mod doctor;
 pub mod duration;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PodStatus, ResourceRequirements};
+use k8s_openapi::api::core::v1::{PodStatus, ResourceRequirements, ResourceStatus};
 
 use crate::backoff::Backoff;
 use crate::eviction::Eviction;
@@ -198,6 +198,10 @@ pub struct Observed {
     pub evicted: Option<Eviction>,
     /// The disk is too full to keep dead containers for people to look at.
     pub reclaim: bool,
+    /// Devices of plugins, where its containers ask for such.
+    pub devices: Stage<()>,
+    /// How they are, by container name.
+    pub device_health: BTreeMap<String, Vec<ResourceStatus>>,
     /// The pod's cgroup.
     pub cgroup: Stage<()>,
     /// The pod's volumes.

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::admit;
+use crate::devices;
 use crate::observed::{Observed, Pending};
 use crate::quantity::milli_of;
 use crate::resources::{self, Figures, Qos};
@@ -167,7 +168,10 @@ pub fn decide(
             ));
         }
     }
-    match admit::lacks(spec, others, allocatable) {
+    // Devices are not resized.
+    match admit::lacks(spec, others, allocatable, |name| {
+        !devices::is_extended(name)
+    }) {
         None => Decision::Fits,
         Some(lack) => Decision::Deferred(lack.message),
     }

@@ -6,6 +6,7 @@ mod beside;
 mod claims;
 mod conform;
 mod csi;
+mod devices;
 mod figures;
 mod huge;
 mod images;
@@ -64,6 +65,7 @@ fn pods() {
     suite.step("claims: NFS without a server", || claims::nfs(&bed));
     suite.step("claims: an image's files", || claims::image(&bed));
     suite.step("claims: a CSI driver", || csi::driver(&bed));
+    suite.step("device plugins", || devices::plugin(&bed));
     suite.step("security context", || volumes::security(&bed));
     suite.step("init containers go first, in order", || life::init(&bed));
     suite.step("restart policies and CrashLoopBackOff", || {

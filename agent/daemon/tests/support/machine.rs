@@ -79,6 +79,8 @@ impl Machine {
             root_dir: dir.join("root"),
             run_dir: dir.join("run"),
             log_dir: dir.join("log"),
+            device_plugins_dir: dir.join("device-plugins"),
+            pod_resources_dir: dir.join("pod-resources"),
             cni_conf_dir: dir.join("cni"),
             cni_bin_dirs: vec!["/usr/lib/cni".into()],
             cni_bridge: None,

@@ -1,7 +1,7 @@
 //! From a pod and what was observed to the next steps.
 //!
 //! ```text
-//! Run:       cgroup, volumes, sandbox -> init containers one after the other -> containers
+//! Run:       devices -> cgroup, volumes, sandbox -> init containers one after the other -> containers
 //!            exited? restart by policy, after its back-off    probe or hook failed? kill
 //! Finish:    the phase is final (or the deadline has passed): kill -> sandbox, volumes, cgroup away
 //! Terminate: the API deletes it, or has forgotten it: as Finish, then containers away -> final delete
@@ -21,6 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::action::{Action, Plan};
+use crate::devices;
 use crate::ephemeral;
 use crate::event;
 use crate::eviction::{self, Eviction};
@@ -155,6 +156,10 @@ fn run(ctx: &Context<'_>, plan: &mut Plan) {
     if observed.sandbox.is_gone() && observed.any_running() {
         let message = event::SANDBOX_CHANGED;
         teardown::kill_all(ctx, message, plan);
+        return;
+    }
+    // A pod that does not get its devices fails before anything is made for it.
+    if devices::asks(ctx.spec) && !need(&observed.devices, Action::AssignDevices, ctx.now, plan) {
         return;
     }
     let cgroup = need(&observed.cgroup, Action::CreateCgroup, ctx.now, plan);

@@ -98,6 +98,7 @@ impl Builder<'_> {
             state: Some(state),
             last_state: Some(last.map(finished).unwrap_or_default()),
             volume_mounts: mount::statuses(self.c, self.ctx.observed.recursive_read_only),
+            allocated_resources_status: self.ctx.observed.device_health.get(&self.c.name).cloned(),
             ..Default::default()
         }
     }

@@ -208,6 +208,7 @@ impl World {
         }
         let o = &mut self.observed;
         match action {
+            Action::AssignDevices => o.devices = Stage::Ready(()),
             Action::CreateCgroup => {
                 let spec = self.pod.spec.as_ref().expect("a spec");
                 o.figures = Stage::Ready(resources::pod(&resize::allocated_spec(spec, o), None));
