@@ -40,6 +40,11 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
         Err(error) => errors.push(error.context("connect to containerd")),
     }
     end_volumes(&config.root_dir, &mut errors);
+    note(
+        &mut errors,
+        "remove logind's configuration",
+        crate::shutdown::cleanup(),
+    );
     let conf = config.cni_conf_dir.join(crate::network::CONF_FILE);
     if config.cni_bridge.is_some() && conf.exists() {
         note(

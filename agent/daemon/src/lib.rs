@@ -39,6 +39,7 @@ mod pulled;
 mod qos;
 mod resize;
 mod shared;
+mod shutdown;
 mod sources;
 mod statics;
 mod status;
@@ -55,7 +56,9 @@ use tokio_util::sync::CancellationToken;
 pub use cleanup::cleanup;
 pub use config::{Config, Eviction, Serving};
 pub use doctor::Doctor;
-pub use keelson_runtime::Handler;
+pub use keelson_dbus::is_running as under_systemd;
+pub use keelson_runtime::{Driver, Handler};
+pub use keelson_serving::Certs;
 pub use node::announce;
 
 use shared::Shared;
@@ -82,6 +85,7 @@ pub async fn run(
     tasks.spawn(pressure::run(shared.clone()));
     tasks.spawn(network::run(shared.clone()));
     tasks.spawn(csi::run(shared.clone()));
+    tasks.spawn(shutdown::run(shared.clone()));
     tasks.spawn(sync::services(shared.clone()));
     tasks.spawn(sync::runtime_events(shared.clone()));
     tasks.spawn(sync::pods(shared.clone()));

@@ -311,6 +311,7 @@ impl Sync {
             allocatable: self.shared.allocatable(),
             unsafe_sysctls: self.shared.config.allowed_unsafe_sysctls.clone(),
             pressure: self.shared.pressure.borrow().clone().unwrap_or_default(),
+            shutting_down: *self.shared.stopping.borrow(),
         };
         let Err(refusal) = admit::admit(pod, &specs, &node) else {
             return status;

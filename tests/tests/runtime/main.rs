@@ -13,6 +13,7 @@ mod pressure;
 mod private;
 mod resize;
 mod rules;
+mod shutdown;
 mod volumes;
 mod workloads;
 
@@ -104,5 +105,9 @@ fn pods() {
     });
     suite.step("the node says what it has", || images::node(&bed));
     suite.step("pressure: limits, memory, disk and images", pressure::all);
+    suite.step(
+        "shutdown: the machine waits for its pods",
+        shutdown::graceful,
+    );
     suite.done();
 }
