@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::cgroup::Driver;
+
 /// Paths and names the [`crate::Runtime`] works with. All of them can differ per node, so that
 /// several nodes on one machine do not meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub struct Config {
     pub logger: PathBuf,
     /// Name of the top cgroup, relative to the hierarchy's root, without a leading slash.
     pub cgroup_root: String,
+    /// Who makes cgroups.
+    pub cgroup_driver: Driver,
     /// Among so many shims all pods are spread; each pod has its own when unset.
     pub shims: Option<u32>,
     /// Snapshotter to use; containerd's default (`overlayfs`) when unset.
@@ -40,6 +44,7 @@ impl Default for Config {
             log_dir: "/var/log/pods".into(),
             logger: "/usr/local/bin/keelson-logger".into(),
             cgroup_root: "kubepods".into(),
+            cgroup_driver: Driver::default(),
             shims: None,
             snapshotter: None,
             insecure_registries: Vec::new(),

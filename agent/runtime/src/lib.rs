@@ -35,7 +35,7 @@ mod stats;
 mod sys;
 
 pub use auth::Auth;
-pub use cgroup::{PodResources, Qos};
+pub use cgroup::{Driver, PodResources, Qos, container_cgroup};
 pub use config::Config;
 pub use container::{Attached, Container, Created, State};
 pub use disk::LayerUsage;
