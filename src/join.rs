@@ -1,5 +1,5 @@
 //! Joining: trust by the hash in the token, a client certificate by a signing request made with the token, a
-//! serving certificate by one made with the client certificate. Both are kept, and asked for anew before they run out.
+//! serving certificate by one made with the client certificate. Both are kept; `rotate` asks for the next ones.
 
 use std::fs;
 use std::net::IpAddr;
@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestSpec,
 };
-use keelson_auth::csr;
 use keelson_auth::kubeconfig::{self, Credentials};
 use keelson_auth::pki::{Issued, ca_hash, private_dir, write_private};
 use keelson_auth::token::bootstrap::Join;
+use keelson_auth::{cert, csr};
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
@@ -23,20 +24,31 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
+use crate::swap::Swap;
+
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 
 /// How long a signature is waited for. It takes milliseconds; somebody may have to approve it.
 const SIGNED_WITHIN: Duration = Duration::from_secs(600);
 
-/// A certificate with less time to go is asked for anew.
-const RENEW_BEFORE: Duration = Duration::from_secs(120 * 86_400);
+/// Between two looks at a request, at first and at most.
+const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// The node's certificates, as the kubelet names them: chain and key in one file, so that both change at once.
+const CLIENT: &str = "kubelet-client-current.pem";
+const SERVING: &str = "kubelet-server-current.pem";
 
 /// A node that has joined.
 pub(crate) struct Joined {
     pub(crate) client: Client,
     pub(crate) ca_pem: String,
+    /// The client as it is, and what it shows.
+    swap: Swap,
+    shown: Issued,
     files: Files,
+    server: String,
+    token: Option<String>,
     user: String,
 }
 
@@ -59,20 +71,27 @@ impl Files {
         write_private(&path, text.as_bytes()).with_context(|| format!("write {}", path.display()))
     }
 
-    /// A certificate with its key, unless it ends soon.
+    /// A certificate with its key, unless it has ended.
     fn issued(&self, name: &str) -> Option<Issued> {
-        let cert_pem = self.read(&format!("{name}.crt"))?;
-        let key_pem = self.read(&format!("{name}.key"))?;
-        let soon =
-            keelson_auth::cert::expires_within(&cert_pem, RENEW_BEFORE, jiff::Timestamp::now());
-        (!soon).then_some(Issued { cert_pem, key_pem })
+        let issued = split(&self.read(name)?)?;
+        let valid = cert::validity(&issued.cert_pem)?;
+        (!valid.is_over(Timestamp::now())).then_some(issued)
     }
 
     fn keep(&self, name: &str, issued: &Issued) -> anyhow::Result<()> {
-        // The key first: a certificate without its key is asked for anew, not used.
-        self.write(&format!("{name}.key"), &issued.key_pem)?;
-        self.write(&format!("{name}.crt"), &issued.cert_pem)
+        let chain = issued.cert_pem.trim_end();
+        self.write(name, &format!("{chain}\n{}", issued.key_pem))
     }
+}
+
+/// Chain and key of a file that has both.
+fn split(text: &str) -> Option<Issued> {
+    let at = text.rfind("-----BEGIN PRIVATE KEY-----")?;
+    let (chain, key) = text.split_at_checked(at)?;
+    Some(Issued {
+        cert_pem: chain.to_owned(),
+        key_pem: key.to_owned(),
+    })
 }
 
 /// Joins, or goes on with what an earlier join gave.
@@ -88,67 +107,104 @@ pub(crate) async fn join(
     };
     let ca_pem = trust(server, token, &files).await?;
     let user = format!("system:node:{name}");
-    let issued = match files.issued("client") {
+    let shown = match files.issued(CLIENT) {
         Some(issued) => issued,
         None => {
-            let token = token
-                .context("--token is needed for the first join")?
-                .parse::<Join>()?;
-            let secret = token.token.to_string();
+            let secret = secret(token)?;
             let bootstrap = client(server, &ca_pem, Credentials::Token(&secret)).await?;
             let issued = sign(&bootstrap, CLIENT_SIGNER, &user, &[], &ca_pem)
                 .await
                 .context("ask for the node's certificate")?;
-            files.keep("client", &issued)?;
+            files.keep(CLIENT, &issued)?;
             issued
         }
     };
-    let credentials = Credentials::Certificate {
-        cert_pem: &issued.cert_pem,
-        key_pem: &issued.key_pem,
-    };
-    let client = client(server, &ca_pem, credentials).await?;
+    let swap = Swap::new(with(server, &ca_pem, &shown).await?);
     Ok(Joined {
-        client,
+        client: swap.client(),
         ca_pem,
+        swap,
+        shown,
         files,
+        server: server.to_owned(),
+        token: token.map(str::to_owned),
         user,
     })
 }
 
-impl Joined {
-    /// The certificate that the agent answered with before, if it is for these addresses.
-    pub(crate) fn kept_serving(&self, name: &str, ips: &[IpAddr]) -> Option<Issued> {
-        let files = &self.files;
-        let same = |_: &Issued| files.read("serving.sans") == Some(sans(name, ips).join("\n"));
-        files.issued("serving").filter(same)
-    }
-
-    /// The certificate that the agent answers with. Signed for the addresses that the Node has: it must be there.
-    pub(crate) async fn serving(&self, name: &str, ips: &[IpAddr]) -> anyhow::Result<Issued> {
-        if let Some(kept) = self.kept_serving(name, ips) {
-            return Ok(kept);
-        }
-        let (files, sans) = (&self.files, sans(name, ips));
-        let signed = sign(
-            &self.client,
-            SERVING_SIGNER,
-            &self.user,
-            &sans,
-            &self.ca_pem,
-        )
-        .await;
-        let serving = signed.context("ask for the serving certificate")?;
-        files.keep("serving", &serving)?;
-        files.write("serving.sans", &sans.join("\n"))?;
-        Ok(serving)
-    }
+/// What a join token lets in with.
+fn secret(token: Option<&str>) -> anyhow::Result<String> {
+    let token = token.context("--token is needed for the first join, and when the node's certificate has ended while it was off")?;
+    Ok(token.parse::<Join>()?.token.to_string())
 }
 
-/// What a serving certificate is for.
-fn sans(name: &str, ips: &[IpAddr]) -> Vec<String> {
+/// A client that shows a certificate.
+async fn with(server: &str, ca_pem: &str, issued: &Issued) -> anyhow::Result<Client> {
+    let credentials = Credentials::Certificate {
+        cert_pem: &issued.cert_pem,
+        key_pem: &issued.key_pem,
+    };
+    client(server, ca_pem, credentials).await
+}
+
+/// What a node's serving certificate is for.
+pub(crate) fn sans(name: &str, ips: &[IpAddr]) -> Vec<String> {
     let ips = ips.iter().map(IpAddr::to_string);
     ips.chain([name.to_owned()]).collect()
+}
+
+/// Whether a certificate is for these names, and no others.
+pub(crate) fn is_for(issued: &Issued, sans: &[String]) -> bool {
+    cert::names(&issued.cert_pem) == sans.iter().cloned().collect()
+}
+
+impl Joined {
+    /// The certificate that the API server is shown.
+    pub(crate) fn shown(&self) -> &Issued {
+        &self.shown
+    }
+
+    /// Has the next client certificate signed, and shows it from now on: new requests go over new connections, what
+    /// is under way on the old ones ends by itself. Where the last has ended the token still lets in.
+    pub(crate) async fn renew(&mut self) -> anyhow::Result<()> {
+        let ended = cert::validity(&self.shown.cert_pem)
+            .is_none_or(|valid| valid.is_over(Timestamp::now()));
+        let asking = match (ended, secret(self.token.as_deref())) {
+            (true, Ok(secret)) => {
+                client(&self.server, &self.ca_pem, Credentials::Token(&secret)).await?
+            }
+            _ => self.client.clone(),
+        };
+        let issued = sign(&asking, CLIENT_SIGNER, &self.user, &[], &self.ca_pem).await?;
+        self.files.keep(CLIENT, &issued)?;
+        self.swap
+            .set(with(&self.server, &self.ca_pem, &issued).await?);
+        self.shown = issued;
+        Ok(())
+    }
+
+    /// The certificate that the agent answered with before, if it is for these names.
+    pub(crate) fn kept_serving(&self, sans: &[String]) -> Option<Issued> {
+        let kept = self.files.issued(SERVING);
+        kept.filter(|kept| is_for(kept, sans))
+    }
+
+    /// The certificate that the agent answers with, kept from before if it is for these names.
+    pub(crate) async fn serving(&self, sans: &[String]) -> anyhow::Result<Issued> {
+        match self.kept_serving(sans) {
+            Some(kept) => Ok(kept),
+            None => self.new_serving(sans).await,
+        }
+    }
+
+    /// Has one signed. For the addresses that the Node has: it must be there.
+    pub(crate) async fn new_serving(&self, sans: &[String]) -> anyhow::Result<Issued> {
+        let (client, ca) = (&self.client, &self.ca_pem);
+        let signed = sign(client, SERVING_SIGNER, &self.user, sans, ca).await;
+        let serving = signed.context("ask for the serving certificate")?;
+        self.files.keep(SERVING, &serving)?;
+        Ok(serving)
+    }
 }
 
 async fn client(
@@ -327,6 +383,7 @@ async fn sign(
 }
 
 async fn signature(api: &Api<CertificateSigningRequest>, name: &str) -> anyhow::Result<String> {
+    let mut wait = LOOK.0;
     loop {
         let status = api.get(name).await?.status.unwrap_or_default();
         let refused = status
@@ -350,13 +407,41 @@ async fn signature(api: &Api<CertificateSigningRequest>, name: &str) -> anyhow::
                 .context("the certificate is not PEM")?;
             return Ok(leaf.to_owned());
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LOOK.1);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_has_chain_and_key() {
+        let dir = std::env::temp_dir().join(format!("keelson-join-{}", std::process::id()));
+        private_dir(&dir).expect("a folder");
+        let pki = keelson_auth::pki::Pki::load_or_create(&dir).expect("an authority");
+        let files = Files { dir: dir.clone() };
+        let names = sans("n", &["10.0.0.1".parse().expect("an address")]);
+        let lasts = Duration::from_secs(3600);
+        let issued = pki.issue_server("n", &names, lasts).expect("a certificate");
+        files.keep(SERVING, &issued).expect("kept");
+        let kept = files.issued(SERVING).expect("read");
+        assert_eq!(kept.key_pem, issued.key_pem);
+        assert_eq!(kept.cert_pem.trim_end(), issued.cert_pem.trim_end());
+        assert!(is_for(&kept, &names));
+        assert!(!is_for(&kept, &names[..1]), "fewer");
+        let ended = pki.issue_server("n", &names, Duration::ZERO);
+        files
+            .keep(SERVING, &ended.expect("a certificate"))
+            .expect("kept");
+        assert!(files.issued(SERVING).is_none(), "one that has ended");
+        files
+            .write(SERVING, "-----BEGIN CERTIFICATE-----")
+            .expect("written");
+        assert!(files.issued(SERVING).is_none(), "one without a key");
+        fs::remove_dir_all(dir).expect("removed");
+    }
 
     #[test]
     fn servers_are_https_urls() {

@@ -6,12 +6,15 @@ mod doctor;
 mod image;
 mod images;
 mod join;
+mod machine;
 mod memory;
 mod node;
 mod options;
 mod pinning;
 mod pressure;
+mod rotate;
 mod server;
+mod swap;
 mod token;
 
 use std::process::ExitCode;

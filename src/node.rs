@@ -5,21 +5,26 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Taint;
+use keelson_agent::Certs;
 use keelson_auth::pki::Issued;
 use kube::Client;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, Cluster};
 use crate::images;
-use crate::join;
+use crate::join::{self, Joined};
+use crate::machine;
 use crate::options::{AgentOptions, NodeOptions};
 use crate::pinning;
 use crate::pressure;
+use crate::rotate;
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -49,12 +54,12 @@ impl Paths {
 pub(crate) struct Node {
     pub(crate) client: Client,
     pub(crate) proxy_client: Client,
-    pub(crate) serving: Issued,
+    pub(crate) certs: Arc<Certs>,
     pub(crate) ca_pem: String,
     pub(crate) options: NodeOptions,
     pub(crate) cluster: Cluster,
     pub(crate) name: String,
-    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) ips: watch::Receiver<Vec<IpAddr>>,
 }
 
 /// `keelson agent`: joins if it has not yet, then runs a node until shutdown.
@@ -68,12 +73,16 @@ pub(crate) async fn run_agent(
         .server
         .clone()
         .context("--server is needed: https://HOST:6443")?;
-    let ips = addresses(&options.node, Some(&server))?;
-    let node = tokio::select! {
-        node = joined(options, &server, &paths, &name, &ips) => node?,
+    let first = addresses(&options.node, Some(&server))?;
+    let ips = rotate::addresses(&options.node, Some(&server), &first, &shutdown);
+    let (node, joined, serving) = tokio::select! {
+        joined = joined(options, &server, &paths, &name, ips.clone()) => joined?,
         () = shutdown.cancelled() => return Ok(()),
     };
     let mut tasks = JoinSet::new();
+    let serving = (serving, node.certs.clone());
+    let renewing = rotate::joined(joined, name.clone(), serving, ips, shutdown.clone());
+    tasks.spawn(renewing);
     spawn(&mut tasks, node, &shutdown)?;
     tracing::info!(node = name, server, "keelson agent is up");
     let mut result = Ok(());
@@ -97,45 +106,53 @@ async fn joined(
     server: &str,
     paths: &Paths,
     name: &str,
-    ips: &[IpAddr],
-) -> anyhow::Result<Node> {
+    ips: watch::Receiver<Vec<IpAddr>>,
+) -> anyhow::Result<(Node, Joined, Issued)> {
     let dir = paths.data.join("agent");
     let token = options.token.as_deref();
     let joined = join::join(server, token, name, &dir.join("pki")).await?;
-    let mut config = places(&options.node, name, ips.to_vec());
+    let known = ips.borrow().clone();
+    let mut config = places(&options.node, name, known.clone());
     registration(&mut config, &options.node)?;
-    let facts = dir.join("cluster.json");
-    let known = joined.kept_serving(name, ips).zip(cluster::kept(&facts));
+    let (facts, sans) = (dir.join("cluster.json"), join::sans(name, &known));
+    let kept = joined.kept_serving(&sans).zip(cluster::kept(&facts));
     let ask = async {
         let register = keelson_agent::announce(&config, &joined.client).await;
         register.context("register the node")?;
-        let serving = joined.serving(name, ips).await?;
+        let serving = joined.serving(&sans).await?;
         let cluster = cluster::read(&joined.client).await?;
         cluster::keep(&facts, &cluster)?;
         anyhow::Ok((serving, cluster))
     };
-    let (serving, cluster) = match known {
+    let (serving, cluster) = match kept {
         None => ask.await?,
-        Some(known) => {
+        Some(kept) => {
             let told = tokio::time::timeout(SERVER_WITHIN, ask).await;
             told.unwrap_or_else(|_| bail!("it does not answer"))
                 .unwrap_or_else(|error| {
                     let error = format!("{error:#}");
                     tracing::warn!(server, error, "the server is away: going on as before");
-                    known
+                    kept
                 })
         }
     };
-    Ok(Node {
-        serving,
+    let node = Node {
+        certs: certs(&serving)?,
         cluster,
         proxy_client: joined.client.clone(),
-        client: joined.client,
-        ca_pem: joined.ca_pem,
+        client: joined.client.clone(),
+        ca_pem: joined.ca_pem.clone(),
         options: options.node,
         name: name.to_owned(),
-        ips: ips.to_vec(),
-    })
+        ips,
+    };
+    Ok((node, joined, serving))
+}
+
+/// What the agent serves with, to be swapped.
+pub(crate) fn certs(serving: &Issued) -> anyhow::Result<Arc<Certs>> {
+    let certs = Certs::new(&serving.cert_pem, &serving.key_pem);
+    Ok(Arc::new(certs.context("read the serving certificate")?))
 }
 
 /// Starts agent and proxy.
@@ -219,7 +236,8 @@ pub(crate) fn places(options: &NodeOptions, name: &str, ips: Vec<IpAddr>) -> kee
 }
 
 fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
-    let mut config = places(&node.options, &node.name, node.ips.clone());
+    let mut config = places(&node.options, &node.name, Vec::new());
+    config.node_ips = node.ips.clone();
     registration(&mut config, &node.options)?;
     config.cluster_cidrs = node.cluster.cluster_cidrs.clone();
     config.cluster_dns = node.cluster.cluster_dns.clone();
@@ -229,8 +247,7 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
             .options
             .agent_bind
             .unwrap_or_else(|| SocketAddr::new(crate::server::any_address(), 10250)),
-        cert_pem: node.serving.cert_pem.clone(),
-        key_pem: node.serving.key_pem.clone(),
+        certs: node.certs.clone(),
         client_ca_pem: node.ca_pem.clone(),
     });
     Ok(config)
@@ -240,6 +257,7 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
 fn registration(config: &mut keelson_agent::Config, options: &NodeOptions) -> anyhow::Result<()> {
     config.labels = labels(options.node_label.as_deref().unwrap_or_default())?;
     config.taints = taints(options.node_taint.as_deref().unwrap_or_default())?;
+    machine::configure(config, options)?;
     pressure::configure(config, options)?;
     let timeout = &options.runtime_request_timeout;
     pressure::set(

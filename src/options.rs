@@ -41,6 +41,16 @@ pub(crate) struct MemorySwap {
     pub(crate) swap_behavior: String,
 }
 
+/// Pods of a priority, and their time when the machine shuts down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ShutdownGroup {
+    /// The lowest in the group.
+    pub(crate) priority: i32,
+    /// For all of them together.
+    pub(crate) shutdown_grace_period_seconds: i64,
+}
+
 /// What a server and an agent both need to run a node.
 #[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -97,6 +107,9 @@ pub(crate) struct NodeOptions {
     /// Top cgroup of all pods [default: kubepods].
     #[arg(long)]
     pub(crate) cgroup_root: Option<String>,
+    /// Who makes cgroups: cgroupfs (keelson itself) or systemd [default: cgroupfs].
+    #[arg(long)]
+    pub(crate) cgroup_driver: Option<String>,
     /// Registries that speak plain HTTP, beside those on loopback, as host:port.
     #[arg(long, value_delimiter = ',')]
     pub(crate) insecure_registry: Option<Vec<String>>,
@@ -213,6 +226,12 @@ pub(crate) struct NodeOptions {
     pub(crate) topology_manager_policy_options: Option<BTreeMap<String, String>>,
     #[arg(skip)]
     pub(crate) topology_manager_scope: Option<String>,
+    #[arg(skip)]
+    pub(crate) shutdown_grace_period: Option<String>,
+    #[arg(skip)]
+    pub(crate) shutdown_grace_period_critical_pods: Option<String>,
+    #[arg(skip)]
+    pub(crate) shutdown_grace_period_by_pod_priority: Option<Vec<ShutdownGroup>>,
 }
 
 /// Flags of `keelson server`.
@@ -220,7 +239,8 @@ pub(crate) struct NodeOptions {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct ServerOptions {
     /// File with any of these options, in YAML; unknown ones are refused. KubeletConfiguration's fields about eviction,
-    /// image collection, log rotation, reserved resources, CPU, memory and topology manager stand there too, under their names.
+    /// image collection, log rotation, reserved resources, CPU, memory and topology manager and shutdowns stand there too,
+    /// under their names.
     #[arg(long)]
     #[serde(skip)]
     config: Option<PathBuf>,
@@ -254,6 +274,10 @@ pub(crate) struct ServerOptions {
     /// Makes a token Secret for every service account, as clusters before 1.24 did.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) legacy_token_secrets: Option<bool>,
+    /// How long certificates are valid that the cluster signs and the server gives itself; at least 30s. All are
+    /// renewed by themselves before they end [default: 8760h].
+    #[arg(long)]
+    pub(crate) cluster_signing_duration: Option<String>,
     /// Where the administrator's kubeconfig is written (mode 0600) [default: /etc/keelson/admin.kubeconfig].
     #[arg(long)]
     pub(crate) write_kubeconfig: Option<PathBuf>,
@@ -267,7 +291,8 @@ pub(crate) struct ServerOptions {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct AgentOptions {
     /// File with any of these options, in YAML; unknown ones are refused. KubeletConfiguration's fields about eviction,
-    /// image collection, log rotation, reserved resources, CPU, memory and topology manager stand there too, under their names.
+    /// image collection, log rotation, reserved resources, CPU, memory and topology manager and shutdowns stand there too,
+    /// under their names.
     #[arg(long)]
     #[serde(skip)]
     config: Option<PathBuf>,

@@ -13,15 +13,14 @@ use keelson_auth::pki::{CsrUsage, Pki, write_private};
 use keelson_auth::token::Ref;
 use keelson_controllers::csr::Usage;
 use keelson_store::embedded::{Embedded, Options};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, Cluster};
 use crate::node::{self, Node, Paths};
 use crate::options::ServerOptions;
-
-/// Days that certificates last which are made anew at every start.
-const DAYS: u32 = 365;
+use crate::{join, rotate};
 
 /// Runs until shutdown.
 pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -29,7 +28,8 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
     let name = node::name(&options.node)?;
     let ips = node::addresses(&options.node, None)?;
     let cluster = facts(&options);
-    let config = api_config(&options, &paths, &ips, &cluster, &name)?;
+    let lasts = rotate::lasts(options.cluster_signing_duration.as_deref())?;
+    let config = api_config(&options, &paths, &ips, (&cluster, lasts), &name)?;
     let pki =
         Pki::load_or_create(&config.pki_dir).context("read or make the cluster's certificates")?;
     let pki = Arc::new(pki);
@@ -50,10 +50,37 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
         let (server, serving) = (server.clone(), serving.clone());
         async move { server.serve(serving).await }
     });
-    write_admin_kubeconfig(&options, &pki, bind, &ips)?;
-    spawn_control_plane(&mut tasks, &server, &pki, &cluster, &options, &name, &parts);
+    let admin = Admin {
+        path: options
+            .write_kubeconfig
+            .clone()
+            .unwrap_or_else(|| "/etc/keelson/admin.kubeconfig".into()),
+        server: admin_server(bind, &ips),
+        pki: pki.clone(),
+        lasts,
+    };
+    tasks.spawn(admin.keep(&parts)?);
+    spawn_control_plane(
+        &mut tasks,
+        &server,
+        &pki,
+        &cluster,
+        (&options, lasts),
+        &name,
+        &parts,
+    );
     if options.no_agent != Some(true) {
-        let node = local_node(&server, &pki, &options, cluster, name.clone(), ips)?;
+        let ips = rotate::addresses(&options.node, None, &ips, &parts);
+        let (node, renewing) = local_node(
+            &server,
+            &pki,
+            (&options, lasts),
+            cluster,
+            &name,
+            ips,
+            &parts,
+        )?;
+        tasks.spawn(renewing);
         node::spawn(&mut tasks, node, &parts)?;
     }
     tracing::info!(node = name, address = %bind, "keelson server is up");
@@ -94,7 +121,7 @@ fn api_config(
     options: &ServerOptions,
     paths: &Paths,
     ips: &[IpAddr],
-    cluster: &Cluster,
+    (cluster, lasts): (&Cluster, Duration),
     name: &str,
 ) -> anyhow::Result<keelson_apiserver::Config> {
     let first = ips.first().copied().context("this node has no address")?;
@@ -121,6 +148,7 @@ fn api_config(
         node_ports: from..=to,
         pki_dir: paths.data.join("server/pki"),
         cluster_domain: cluster.cluster_domain.clone(),
+        certificates_last: lasts,
     })
 }
 
@@ -133,32 +161,58 @@ pub(crate) fn any_address() -> IpAddr {
     }
 }
 
-fn write_admin_kubeconfig(
-    options: &ServerOptions,
-    pki: &Pki,
-    bind: SocketAddr,
-    ips: &[IpAddr],
-) -> anyhow::Result<()> {
-    let path = options
-        .write_kubeconfig
-        .clone()
-        .unwrap_or_else(|| PathBuf::from("/etc/keelson/admin.kubeconfig"));
-    let issued = pki.issue_client("system:admin", &["system:masters"], DAYS)?;
-    // Bound to all addresses it is reached by loopback, whatever the network does.
+/// Where the administrator reaches the API: bound to all addresses it is by loopback, whatever the network does.
+fn admin_server(bind: SocketAddr, ips: &[IpAddr]) -> String {
     let host = match bind.ip() {
         ip if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
         ip => ips.iter().copied().find(|i| *i == ip).unwrap_or(ip),
     };
-    let server = format!("https://{}", SocketAddr::new(host, bind.port()));
-    let credentials = Credentials::Certificate {
-        cert_pem: &issued.cert_pem,
-        key_pem: &issued.key_pem,
-    };
-    let text = kubeconfig::render("keelson", &server, pki.ca_pem(), credentials);
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    format!("https://{}", SocketAddr::new(host, bind.port()))
+}
+
+/// The administrator's kubeconfig: written anew at every start, and before its certificate ends.
+struct Admin {
+    path: PathBuf,
+    server: String,
+    pki: Arc<Pki>,
+    lasts: Duration,
+}
+
+impl Admin {
+    /// Writes it; what keeps it written is returned.
+    fn keep(
+        self,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
+        let first = self.write()?;
+        let (never, shutdown) = (watch::channel(Vec::new()).1, shutdown.clone());
+        let again = move || self.write();
+        Ok(rotate::keep(
+            "admin kubeconfig",
+            first,
+            never,
+            again,
+            shutdown,
+        ))
     }
-    write_private(&path, text.as_bytes()).with_context(|| format!("write {}", path.display()))
+
+    fn write(&self) -> anyhow::Result<String> {
+        let issued = self
+            .pki
+            .issue_client("system:admin", &["system:masters"], self.lasts)?;
+        let credentials = Credentials::Certificate {
+            cert_pem: &issued.cert_pem,
+            key_pem: &issued.key_pem,
+        };
+        let text = kubeconfig::render("keelson", &self.server, self.pki.ca_pem(), credentials);
+        let path = &self.path;
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        }
+        write_private(path, text.as_bytes())
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(issued.cert_pem)
+    }
 }
 
 fn spawn_control_plane(
@@ -166,7 +220,7 @@ fn spawn_control_plane(
     server: &ApiServer,
     pki: &Arc<Pki>,
     cluster: &Cluster,
-    options: &ServerOptions,
+    (options, lasts): (&ServerOptions, Duration),
     name: &str,
     shutdown: &CancellationToken,
 ) {
@@ -185,7 +239,7 @@ fn spawn_control_plane(
         ..keelson_controllers::Config::new(
             pki.ca_pem().to_owned(),
             token_maker(pki.clone()),
-            signer(pki.clone()),
+            signer(pki.clone(), lasts),
         )
     };
     let (client, shutdown) = (
@@ -221,43 +275,60 @@ fn token_maker(pki: Arc<Pki>) -> keelson_controllers::serviceaccount::MakeToken 
 }
 
 /// Signs certificates that the controllers approved, or somebody did.
-fn signer(pki: Arc<Pki>) -> keelson_controllers::csr::Sign {
+fn signer(pki: Arc<Pki>, longest: Duration) -> keelson_controllers::csr::Sign {
     Arc::new(move |request, usage, asked| {
         let usage = match usage {
             Usage::Client => CsrUsage::Client,
             Usage::Serving => CsrUsage::Serving,
         };
-        let longest = Duration::from_secs(u64::from(DAYS) * 24 * 3600);
         let lasts = asked.map_or(longest, |asked| asked.min(longest));
         Ok(pki.sign_csr(request, usage, lasts)?)
     })
 }
 
+/// This machine as a node, and what keeps its certificate.
 fn local_node(
     server: &ApiServer,
-    pki: &Pki,
-    options: &ServerOptions,
+    pki: &Arc<Pki>,
+    (options, lasts): (&ServerOptions, Duration),
     cluster: Cluster,
-    name: String,
-    ips: Vec<IpAddr>,
-) -> anyhow::Result<Node> {
+    name: &str,
+    ips: watch::Receiver<Vec<IpAddr>>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<(
+    Node,
+    impl Future<Output = anyhow::Result<()>> + Send + use<>,
+)> {
     let user = format!("system:node:{name}");
-    let sans: Vec<String> = ips
-        .iter()
-        .map(IpAddr::to_string)
-        .chain([name.clone()])
-        .collect();
-    Ok(Node {
+    let issue = {
+        let (pki, ips) = (pki.clone(), ips.clone());
+        let (user, name) = (user.clone(), name.to_owned());
+        move || pki.issue_server(&user, &join::sans(&name, &ips.borrow()), lasts)
+    };
+    let serving = issue()?;
+    let certs = node::certs(&serving)?;
+    let again = {
+        let certs = certs.clone();
+        move || {
+            let issued = issue()?;
+            certs.set(&issued.cert_pem, &issued.key_pem)?;
+            Ok(issued.cert_pem)
+        }
+    };
+    let (changed, shutdown) = (ips.clone(), shutdown.clone());
+    let renewing = rotate::keep("serving", serving.cert_pem, changed, again, shutdown);
+    let node = Node {
         client: server.client(User::component(&user, &["system:nodes"])),
         proxy_client: server.client(User::component(
             "system:kube-proxy",
             &["system:node-proxier"],
         )),
-        serving: pki.issue_server(&user, &sans, DAYS)?,
+        certs,
         ca_pem: pki.ca_pem().to_owned(),
         options: options.node.clone(),
         cluster,
-        name,
+        name: name.to_owned(),
         ips,
-    })
+    };
+    Ok((node, renewing))
 }

@@ -99,9 +99,31 @@ impl Bed {
         bed
     }
 
+    /// A server and an agent that joined it, each a node, the server started with these arguments; nobody tells the
+    /// agent its address. All Ready.
+    pub fn pair(args: &[&str]) -> Self {
+        let mut bed = Self::empty();
+        for name in ["n1", "n2"] {
+            let node = bed.add_node(name);
+            node.start_containerd();
+            images::copy_into(&node.images());
+        }
+        bed.start_server_with(args);
+        let token = bed.token();
+        let server = format!("https://{}:6443", bed.server().ip);
+        let joins = ["agent", "--server", &server, "--token", &token];
+        bed.nodes[1].start_keelson_anywhere(&joins);
+        bed.wait_node_ready(&bed.nodes[1]);
+        bed
+    }
+
     /// Starts the server with a node on the first machine, and waits until it is Ready.
     pub fn start_server(&self) {
-        self.server().start_keelson(&["server"]);
+        self.start_server_with(&[]);
+    }
+
+    fn start_server_with(&self, args: &[&str]) {
+        self.server().start_keelson(&[&["server"], args].concat());
         self.server().wait_for(KUBECONFIG);
         self.wait_ready();
         self.wait_node_ready(self.server());

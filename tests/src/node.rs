@@ -148,14 +148,13 @@ impl Node {
     /// Starts `keelson` with these arguments and those that all nodes need.
     pub fn start_keelson(&self, args: &[&str]) {
         let ip = self.ip.to_string();
-        let own = [
-            "--node-name",
-            &self.name,
-            "--node-ip",
-            &ip,
-            "--cgroup-root",
-            &self.cgroup,
-        ];
+        let told = ["--node-ip", &ip];
+        self.start_keelson_anywhere(&[args, &told].concat());
+    }
+
+    /// The same, but its address is its own to find out.
+    pub fn start_keelson_anywhere(&self, args: &[&str]) {
+        let own = ["--node-name", &self.name, "--cgroup-root", &self.cgroup];
         let mut args: Vec<String> = args.iter().chain(&own).map(ToString::to_string).collect();
         if !args.iter().any(|a| a == "--config") {
             let file = self.dir.join("config.yaml");

@@ -156,7 +156,7 @@ impl Worker {
                 failpoint::pass("namespaces made");
                 let network = async {
                     let Some(netns) = &made.netns else {
-                        return Ok(shared.config.node_ips.clone());
+                        return Ok(shared.config.ips());
                     };
                     let added = shared.cni.add(&Attachment::from_pod(&pod, netns)).await;
                     added.map(|a| a.ips).map_err(|e| chain(&e))

@@ -44,6 +44,11 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
     let left = devices::cleanup(sockets.map(|d| d.as_path()));
     let named = |e| anyhow::Error::new(e).context("remove the socket of device plugins");
     errors.extend(left.into_iter().map(named));
+    note(
+        &mut errors,
+        "remove logind's configuration",
+        crate::shutdown::cleanup(),
+    );
     let conf = config.cni_conf_dir.join(crate::network::CONF_FILE);
     if config.cni_bridge.is_some() && conf.exists() {
         note(

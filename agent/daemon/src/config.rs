@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,18 +15,19 @@ use keelson_agent_plan::image_gc::Policy;
 use keelson_agent_plan::log_rotation;
 use keelson_agent_plan::memory;
 use keelson_agent_plan::reserve::Reserved;
+use keelson_agent_plan::shutdown::Group;
 use keelson_agent_plan::{access, cpu_manager, memory_manager, topology};
-use keelson_runtime::Handler;
+use keelson_runtime::{Driver, Handler};
+use keelson_serving::Certs;
+use tokio::sync::watch;
 
 /// The serving side of port 10250.
 #[derive(Clone)]
 pub struct Serving {
     /// Where to listen.
     pub bind: SocketAddr,
-    /// Certificate chain, PEM, leaf first.
-    pub cert_pem: String,
-    /// Its key, PEM.
-    pub key_pem: String,
+    /// What to serve with; whoever renews it swaps it.
+    pub certs: Arc<Certs>,
     /// Who signs client certificates, PEM.
     pub client_ca_pem: String,
 }
@@ -90,8 +92,8 @@ impl Default for Pinning {
 pub struct Config {
     /// This node's name.
     pub node_name: String,
-    /// Its addresses, the preferred family first.
-    pub node_ips: Vec<IpAddr>,
+    /// Its addresses, the preferred family first, as they are now.
+    pub node_ips: watch::Receiver<Vec<IpAddr>>,
     /// Labels besides the well-known ones.
     pub labels: BTreeMap<String, String>,
     /// Taints at registration.
@@ -129,6 +131,8 @@ pub struct Config {
     pub logger: PathBuf,
     /// Top cgroup of all pods.
     pub cgroup_root: String,
+    /// Who makes cgroups.
+    pub cgroup_driver: Driver,
     /// Pods that share a shim; each has its own when unset.
     pub shim_sharing: Option<u32>,
     /// How long containerd may take to start or end a container.
@@ -169,6 +173,8 @@ pub struct Config {
     pub reserved: Reserved,
     /// Who has CPUs and memory of their own.
     pub pinning: Pinning,
+    /// In which groups pods end before the machine shuts down; none: it is not waited for.
+    pub shutdown: Vec<Group>,
     /// All pods together are held to what is not reserved.
     pub enforce_pods: bool,
     /// Image archives imported at start; their images are not collected.
@@ -197,7 +203,7 @@ impl Config {
     pub fn new(node_name: impl Into<String>, node_ips: Vec<IpAddr>) -> Self {
         Self {
             node_name: node_name.into(),
-            node_ips,
+            node_ips: watch::channel(node_ips).1,
             labels: BTreeMap::new(),
             taints: Vec::new(),
             root_dir: "/var/lib/keelson/agent".into(),
@@ -216,6 +222,7 @@ impl Config {
             containerd_namespace: "k8s.io".into(),
             logger: "/usr/local/bin/keelson-logger".into(),
             cgroup_root: "kubepods".into(),
+            cgroup_driver: Driver::default(),
             shim_sharing: None,
             runtime_request_timeout: Duration::from_secs(120),
             memory: memory::Policy::default(),
@@ -236,6 +243,7 @@ impl Config {
             logs: log_rotation::Policy::default(),
             reserved: Reserved::default(),
             pinning: Pinning::default(),
+            shutdown: Vec::new(),
             enforce_pods: true,
             images_dir: None,
             static_pods: None,
@@ -247,6 +255,11 @@ impl Config {
             pull_policy: access::Policy::default(),
             version: concat!("v1.36.0+keelson-", env!("CARGO_PKG_VERSION")).into(),
         }
+    }
+
+    /// The node's addresses now.
+    pub(crate) fn ips(&self) -> Vec<IpAddr> {
+        self.node_ips.borrow().clone()
     }
 
     /// The node's pod network.
@@ -268,6 +281,7 @@ impl Config {
             log_dir: self.log_dir.clone(),
             logger: self.logger.clone(),
             cgroup_root: self.cgroup_root.clone(),
+            cgroup_driver: self.cgroup_driver,
             shims: self
                 .shim_sharing
                 .map(|pods| self.max_pods.div_ceil(pods.max(1))),

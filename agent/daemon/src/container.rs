@@ -245,7 +245,7 @@ impl Job {
 
     fn facts(&self) -> env::Facts {
         env::Facts {
-            host_ips: self.shared.config.node_ips.clone(),
+            host_ips: self.shared.config.ips(),
             pod_ips: self.ips.clone(),
             allocatable: self.shared.allocatable(),
         }

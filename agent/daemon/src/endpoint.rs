@@ -33,12 +33,9 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     serving: Serving,
 ) -> anyhow::Result<impl Future<Output = ()> + Send> {
-    let tls = keelson_serving::server_config(
-        &serving.cert_pem,
-        &serving.key_pem,
-        Some(&serving.client_ca_pem),
-    )
-    .context("set up TLS of the agent's endpoint")?;
+    let tls =
+        keelson_serving::server_config_with(serving.certs.clone(), Some(&serving.client_ca_pem))
+            .context("set up TLS of the agent's endpoint")?;
     let listener = keelson_serving::bind(serving.bind)
         .await
         .context("agent's endpoint")?;

@@ -41,6 +41,7 @@ mod pulled;
 mod qos;
 mod resize;
 mod shared;
+mod shutdown;
 mod sources;
 mod statics;
 mod status;
@@ -57,7 +58,9 @@ use tokio_util::sync::CancellationToken;
 pub use cleanup::cleanup;
 pub use config::{Config, Eviction, Pinning, Serving};
 pub use doctor::Doctor;
-pub use keelson_runtime::Handler;
+pub use keelson_dbus::is_running as under_systemd;
+pub use keelson_runtime::{Driver, Handler};
+pub use keelson_serving::Certs;
 pub use node::announce;
 
 use shared::Shared;
@@ -89,6 +92,7 @@ pub async fn run(
     }
     tasks.spawn(devices::plugins(shared.clone()));
     tasks.spawn(devices::lists(shared.clone()));
+    tasks.spawn(shutdown::run(shared.clone()));
     tasks.spawn(sync::services(shared.clone()));
     tasks.spawn(sync::runtime_events(shared.clone()));
     tasks.spawn(sync::pods(shared.clone()));

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeStatus};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeCondition, NodeStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use keelson_agent_io::node::{self as io, Facts, Inputs, Pressure};
 use keelson_agent_plan::event::Event;
 use keelson_agent_plan::eviction::Condition;
 use keelson_agent_plan::reserve::Reserved;
+use keelson_agent_plan::shutdown;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ const REPORT: Duration = Duration::from_secs(300);
 /// certificate, which is signed for no other addresses than the Node has.
 pub async fn announce(config: &Config, client: &kube::Client) -> anyhow::Result<()> {
     let nodes = Api::<Node>::all(client.clone());
-    let addresses = io::addresses(&config.node_ips, &config.node_name);
+    let addresses = io::addresses(&config.ips(), &config.node_name);
     if nodes.get_opt(&config.node_name).await?.is_none() {
         let wanted = io::node(
             &config.node_name,
@@ -64,6 +65,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         lease: None,
     };
     let mut pressure = shared.pressure.subscribe();
+    let mut ips = shared.config.node_ips.clone();
+    let mut stopping = shared.stopping.subscribe();
     // A node that was short before the agent started is not shown as well for a moment.
     tokio::select! {
         () = shared.shutdown.cancelled() => return,
@@ -88,6 +91,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             () = shared.shutdown.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
             _ = pressure.changed() => {}
+            Ok(()) = ips.changed() => {}
+            _ = stopping.changed() => {}
             () = shared.images_stale.notified() => keeper.images.0 = None,
             () = shared.devices.changed.notified() => {}
         }
@@ -132,14 +137,18 @@ impl Keeper {
         // The lease says that the agent lives: it does not wait for anything else.
         let renewed = self.renew(&node).await;
         self.report(&node, status.clone(), &previous).await?;
+        let stops = |c: &NodeCondition| {
+            c.message
+                .as_deref()
+                .is_some_and(|m| m.contains(shutdown::NOT_READY))
+        };
+        let told = status.conditions.iter().flatten().any(stops);
+        self.shared.told_stopping.send_replace(told);
         renewed?;
         Ok(is_ready(&status))
     }
 
-    async fn status(
-        &mut self,
-        previous: Vec<k8s_openapi::api::core::v1::NodeCondition>,
-    ) -> anyhow::Result<NodeStatus> {
+    async fn status(&mut self, previous: Vec<NodeCondition>) -> anyhow::Result<NodeStatus> {
         let config = &self.shared.config;
         let mut problems = Vec::new();
         let version = match self.shared.runtime.version().await {
@@ -158,12 +167,15 @@ impl Keeper {
             self.images_changed |= found != self.images.1;
             self.images = (Some(Instant::now()), found);
         }
+        if *self.shared.stopping.borrow() {
+            problems.push(shutdown::NOT_READY.to_owned());
+        }
         let roots = self.shared.roots.clone();
         let facts = tokio::task::spawn_blocking(move || io::read(&roots)).await??;
         let reserved = reserved(config, &facts);
         let short = self.shared.pressure.borrow().clone().unwrap_or_default();
         let inputs = Inputs {
-            addresses: config.node_ips.clone(),
+            addresses: config.ips(),
             hostname: config.node_name.clone(),
             max_pods: config.max_pods,
             kubelet_version: config.version.clone(),

@@ -75,7 +75,7 @@ impl Worker {
         let Ok(made) = made else { return part() };
         let created = files::sandbox_created(&self.shared, &self.uid);
         let ips = match &made.netns {
-            None => self.shared.config.node_ips.clone(),
+            None => self.shared.config.ips(),
             Some(netns) => match self
                 .shared
                 .cni

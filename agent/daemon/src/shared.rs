@@ -108,6 +108,10 @@ pub(crate) struct Shared {
     pub(crate) images_stale: Notify,
     /// What the node is short of; `None` until it was looked at.
     pub(crate) pressure: watch::Sender<Option<Vec<Condition>>>,
+    /// The machine shuts down.
+    pub(crate) stopping: watch::Sender<bool>,
+    /// The API knows that it does.
+    pub(crate) told_stopping: watch::Sender<bool>,
     /// Whether services are known yet: containers' environments need them.
     pub(crate) services_known: watch::Sender<bool>,
     /// This node as it is in the API.
@@ -158,6 +162,8 @@ impl Shared {
             preloaded: Mutex::default(),
             images_stale: Notify::new(),
             pressure: watch::Sender::new(None),
+            stopping: watch::Sender::new(false),
+            told_stopping: watch::Sender::new(false),
             services_known: watch::Sender::new(false),
             node: watch::Sender::new(None),
             entries: Mutex::default(),

@@ -90,6 +90,10 @@ impl Statics {
         let Some(dir) = self.shared.config.static_pods.clone() else {
             return;
         };
+        // What begins now would only have to end.
+        if *self.shared.stopping.borrow() {
+            return;
+        }
         let files = match read(&dir) {
             Ok(files) => files,
             Err(error) => {

@@ -336,6 +336,7 @@ impl Sync {
             },
             unsafe_sysctls: self.shared.config.allowed_unsafe_sysctls.clone(),
             pressure: self.shared.pressure.borrow().clone().unwrap_or_default(),
+            shutting_down: *self.shared.stopping.borrow(),
         };
         match admit::admit(pod, &specs, &node) {
             Ok(()) => status,

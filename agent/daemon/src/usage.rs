@@ -11,7 +11,7 @@ use keelson_agent_io::endpoint::figures::{
 use keelson_agent_io::node::{FileSystem, file_system};
 use keelson_agent_io::usage::usage as count;
 use keelson_agent_plan::{AttemptState, names, resources};
-use keelson_runtime::{Stats, cgroup_stats, cgroup_usage};
+use keelson_runtime::{Stats, cgroup_stats, cgroup_usage, container_cgroup};
 
 use crate::apply::qos;
 use crate::shared::{Entry, Shared, chain};
@@ -86,7 +86,7 @@ fn pod(shared: &Shared, entry: &Entry) -> Option<PodUse> {
             name: name.clone(),
             id: run.id.clone(),
             image: run.image.clone(),
-            cgroup: format!("{cgroup}/{}", run.id),
+            cgroup: container_cgroup(&cgroup, &run.id),
             started,
             ..ContainerUse::default()
         });

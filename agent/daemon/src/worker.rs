@@ -93,7 +93,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
     let observed = Observed {
         orphan: start.orphan,
         status: start.status,
-        host_ips: shared.config.node_ips.clone(),
+        host_ips: shared.config.ips(),
         recursive_read_only: shared.recursive_read_only,
         own_cpus: shared.pinning.has_any(&uid),
         ..Observed::default()

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::eviction::{self, Condition};
 use crate::quantity::milli_of;
 use crate::resources;
+use crate::shutdown;
 use crate::sysctl;
 
 /// What the node is.
@@ -26,6 +27,8 @@ pub struct Node {
     pub unsafe_sysctls: Vec<String>,
     /// What it is short of, in order.
     pub pressure: Vec<Condition>,
+    /// It is shutting down.
+    pub shutting_down: bool,
 }
 
 /// Why a pod is refused: it fails with this reason and message.
@@ -62,6 +65,10 @@ pub fn admit(pod: &Pod, others: &[&PodSpec], node: &Node) -> Result<(), Refusal>
     if host_ports(spec).iter().any(clash) {
         let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return Err(refuse("NodePorts", message.into()));
+    }
+    if node.shutting_down {
+        let message = shutdown::NOT_ADMITTED;
+        return Err(refuse("NodeShutdown", message.into()));
     }
     Ok(())
 }
@@ -232,6 +239,7 @@ mod tests {
             unsafe_sysctls: Vec::new(),
             pressure: Vec::new(),
             devices: ["example.com/fpga".to_owned()].into(),
+            shutting_down: false,
             name: "n1".into(),
             labels: [
                 ("disk".to_owned(), "ssd".to_owned()),
@@ -330,6 +338,16 @@ mod tests {
             ..Default::default()
         };
         let refusal = admit(&pod, &[&other, &other, &other], &node).expect_err("full");
+        let ends = Node {
+            shutting_down: true,
+            ..node.clone()
+        };
+        let late = admit(&pod, &[], &ends).expect_err("shutting down");
+        assert_eq!(late.reason, "NodeShutdown");
+        assert_eq!(
+            late.message,
+            "Pod was rejected: Pod was rejected as the node is shutting down."
+        );
         assert_eq!(refusal.reason, "OutOfpods");
         assert_eq!(
             refusal.message,

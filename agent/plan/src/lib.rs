@@ -40,6 +40,7 @@ pub mod resize;
 
 pub mod resources;
 pub mod security;
+pub mod shutdown;
 pub mod static_pod;
 pub mod status;
 pub mod sysctl;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cgroup::Driver;
+
 /// Paths and names the [`crate::Runtime`] works with. All of them can differ per node, so that
 /// several nodes on one machine do not meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Config {
     pub logger: PathBuf,
     /// Name of the top cgroup, relative to the hierarchy's root, without a leading slash.
     pub cgroup_root: String,
+    /// Who makes cgroups.
+    pub cgroup_driver: Driver,
     /// Among so many shims all pods are spread; each pod has its own when unset.
     pub shims: Option<u32>,
     /// How long a call may take that starts a process (KubeletConfiguration's `runtimeRequestTimeout`).
@@ -43,6 +47,7 @@ impl Default for Config {
             log_dir: "/var/log/pods".into(),
             logger: "/usr/local/bin/keelson-logger".into(),
             cgroup_root: "kubepods".into(),
+            cgroup_driver: Driver::default(),
             shims: None,
             request_timeout: Duration::from_secs(120),
             snapshotter: None,

@@ -35,7 +35,7 @@ mod stats;
 mod sys;
 
 pub use auth::Auth;
-pub use cgroup::{PodResources, Qos, unified as is_unified};
+pub use cgroup::{Driver, PodResources, Qos, container_cgroup, unified as is_unified};
 pub use config::Config;
 pub use container::{Attached, Container, Created, State};
 pub use disk::LayerUsage;

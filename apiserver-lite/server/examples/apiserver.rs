@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keelson_apiserver::{ApiServer, Config};
 use keelson_auth::kubeconfig::{self, Credentials};
@@ -27,7 +28,7 @@ async fn main() -> Result<(), Failure> {
         ..Config::default()
     };
     let server = ApiServer::start(config, store, pki.clone()).await?;
-    let admin = pki.issue_client("admin", &["system:masters"], 365)?;
+    let admin = pki.issue_client("admin", &["system:masters"], Duration::from_secs(86_400))?;
     let credentials = Credentials::Certificate {
         cert_pem: &admin.cert_pem,
         key_pem: &admin.key_pem,

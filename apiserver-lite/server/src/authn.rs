@@ -50,7 +50,7 @@ pub(crate) async fn authenticate(
         .get::<Identity>()
         .and_then(|i| i.certificates.first())
     {
-        return user_from_cert(leaf).ok_or_else(unauthorized);
+        return user_from_cert(leaf, Timestamp::now()).ok_or_else(unauthorized);
     }
     match bearer(headers) {
         Some(token) => match user_from_token(server, &token, &[]).await {

@@ -4,7 +4,7 @@
 //! SPDY) the two connections are joined byte by byte; the runtime's copy waits for the slower side.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -43,7 +43,7 @@ const HOP: [HeaderName; 6] = [
 
 /// Makes connections to agents, as the API server's own client certificate lets it.
 pub(crate) struct Dialer {
-    tls: Arc<rustls::ClientConfig>,
+    tls: RwLock<Arc<rustls::ClientConfig>>,
 }
 
 /// Where a request goes.
@@ -59,12 +59,28 @@ struct Target {
 impl Dialer {
     /// A dialer with this identity. HTTP/1.1 only: upgrades need it.
     pub(crate) fn new(config: &rustls::ClientConfig) -> Dialer {
-        let mut config = config.clone();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Dialer {
-            tls: Arc::new(config),
+            tls: RwLock::new(plain(config)),
         }
     }
+
+    /// Has another identity from now on. The whole configuration is another: a resumed session would keep the old one.
+    pub(crate) fn set(&self, config: &rustls::ClientConfig) {
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = plain(config);
+    }
+
+    fn tls(&self) -> Arc<rustls::ClientConfig> {
+        self.tls
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+fn plain(config: &rustls::ClientConfig) -> Arc<rustls::ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
 /// Passes a request on.
@@ -502,9 +518,7 @@ async fn send(
             None => connection(TokioIo::new(stream)).await,
             Some(name) => {
                 let name = rustls::pki_types::ServerName::from(name);
-                let tls = TlsConnector::from(dialer.tls.clone())
-                    .connect(name, stream)
-                    .await;
+                let tls = TlsConnector::from(dialer.tls()).connect(name, stream).await;
                 connection(TokioIo::new(
                     tls.map_err(|e| format!("tls {}: {e}", target.address))?,
                 ))

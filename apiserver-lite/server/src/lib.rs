@@ -11,6 +11,7 @@ mod authn;
 mod authz;
 mod bootstrap;
 mod caches;
+mod certificates;
 mod connect;
 mod decode;
 mod discovery;
@@ -37,6 +38,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use keelson_auth::User;
@@ -48,9 +50,6 @@ use tokio_util::sync::CancellationToken;
 use crate::connect::Dialer;
 use crate::router::Router;
 use crate::state::Server;
-
-/// How long the server's own certificates are valid; they are made anew at every start.
-const CERTIFICATE_DAYS: u32 = 365;
 
 /// How the server is run.
 #[derive(Clone, Debug)]
@@ -69,6 +68,8 @@ pub struct Config {
     pub pki_dir: PathBuf,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
+    /// How long the server's own certificates are valid. They are made anew at every start, and before they end.
+    pub certificates_last: Duration,
 }
 
 impl Default for Config {
@@ -82,6 +83,7 @@ impl Default for Config {
             node_ports: 30000..=32767,
             pki_dir: PathBuf::from("/var/lib/keelson/server/pki"),
             cluster_domain: "cluster.local".to_owned(),
+            certificates_last: Duration::from_secs(365 * 24 * 3600),
         }
     }
 }
@@ -166,16 +168,9 @@ impl ApiServer {
         store: Arc<dyn Store>,
         pki: Arc<Pki>,
     ) -> Result<ApiServer, Error> {
-        let identity = pki.issue_client(
-            "kube-apiserver-kubelet-client",
-            &["system:masters"],
-            CERTIFICATE_DAYS,
-        )?;
-        let tls = keelson_serving::client_config(
-            pki.ca_pem(),
-            Some((&identity.cert_pem, &identity.key_pem)),
-        )?;
-        let server = Arc::new(Server::new(config, store, pki, Dialer::new(&tls)));
+        let fresh = certificates::issue(&config, &pki)?;
+        let (certs, dialer) = (certificates::certs(&fresh)?, Dialer::new(&fresh.client));
+        let server = Arc::new(Server::new(config, store, pki, certs, dialer));
         let stored = |e: keelson_api::Status| Error::Store(e.to_string());
         allocate::repair(&server).await.map_err(stored)?;
         bootstrap::run(
@@ -185,6 +180,9 @@ impl ApiServer {
         .await?;
         caches::start(&server).await.map_err(stored)?;
         server.tasks.spawn(bootstrap::keep(server.clone()));
+        server
+            .tasks
+            .spawn(certificates::keep(server.clone(), fresh.due));
         Ok(ApiServer { server })
     }
 
@@ -214,12 +212,8 @@ impl ApiServer {
     ) -> Result<(), Error> {
         let config = &self.server.config;
         let pki = &self.server.pki;
-        let certificate = pki.issue_server("kube-apiserver", &config.names(), CERTIFICATE_DAYS)?;
-        let tls = keelson_serving::server_config(
-            &certificate.cert_pem,
-            &certificate.key_pem,
-            Some(pki.ca_pem()),
-        )?;
+        let tls =
+            keelson_serving::server_config_with(self.server.certs.clone(), Some(pki.ca_pem()))?;
         let stopping = self.server.stopping.clone();
         let stop = shutdown.clone();
         tokio::spawn(async move {

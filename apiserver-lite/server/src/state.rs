@@ -7,6 +7,7 @@ use keelson_admission::{Chain, Lookup};
 use keelson_api::{Resource, Status, Table};
 use keelson_auth::pki::Pki;
 use keelson_auth::{Attributes, Decision, User};
+use keelson_serving::Certs;
 use keelson_store::{Error as StoreError, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,8 @@ pub(crate) struct Server {
     pub(crate) tokens: TokenCache,
     /// Figures of nodes and pods that were asked for lately.
     pub(crate) figures: Samples,
+    /// What the server serves with.
+    pub(crate) certs: Arc<Certs>,
     /// Connections to agents.
     pub(crate) dialer: Dialer,
     /// Discovery and OpenAPI documents.
@@ -65,6 +68,7 @@ impl Server {
         config: Config,
         store: Arc<dyn Store>,
         pki: Arc<Pki>,
+        certs: Arc<Certs>,
         dialer: Dialer,
     ) -> Server {
         let authority = Arc::new(Authority::default());
@@ -83,6 +87,7 @@ impl Server {
             metrics: Metrics::new(),
             tokens: TokenCache::default(),
             figures: Samples::default(),
+            certs,
             dialer,
             documents: Documents::default(),
             stopping: CancellationToken::new(),

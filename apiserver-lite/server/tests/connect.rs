@@ -5,6 +5,7 @@ mod support;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::Full;
@@ -17,6 +18,7 @@ use support::{Bed, Caller, bed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
+const DAY: Duration = Duration::from_secs(86_400);
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// Answers with what was asked, and by whom; commands get their input back.
@@ -37,7 +39,7 @@ async fn agent(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infa
     let user = identity
         .certificates
         .first()
-        .and_then(|c| keelson_auth::user_from_cert(c));
+        .and_then(|c| keelson_auth::user_from_cert(c, jiff::Timestamp::now()));
     let text = json!({"uri": request.uri().to_string(), "user": user.map(|u| u.name)}).to_string();
     Ok(Response::new(Full::from(text)))
 }
@@ -46,7 +48,7 @@ async fn agent(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infa
 async fn scene(bed: &Bed, c: &Caller) -> CancellationToken {
     let pki = Pki::load_or_create(&bed.dir.path().join("pki")).unwrap();
     let issued = pki
-        .issue_server("agent", &["127.0.0.1".to_owned()], 1)
+        .issue_server("agent", &["127.0.0.1".to_owned()], DAY)
         .unwrap();
     let tls = keelson_serving::server_config(&issued.cert_pem, &issued.key_pem, Some(pki.ca_pem()))
         .unwrap();
@@ -141,7 +143,7 @@ async fn exec_is_spliced_both_ways() {
     tokio::spawn(async move { server.serve_on(listener, stop).await });
 
     let pki = Pki::load_or_create(&bed.dir.path().join("pki")).unwrap();
-    let admin = pki.issue_client("admin", &["system:masters"], 1).unwrap();
+    let admin = pki.issue_client("admin", &["system:masters"], DAY).unwrap();
     let identity = Some((admin.cert_pem.as_str(), admin.key_pem.as_str()));
     let mut tls = (*keelson_serving::client_config(pki.ca_pem(), identity).unwrap()).clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -7,10 +7,12 @@ mod accept;
 mod certs;
 mod config;
 mod patience;
+mod until;
 
 pub use accept::{Identity, Limits, bind, serve, serve_with};
 pub use certs::{Certs, TlsFiles};
 pub use config::{client_config, server_config, server_config_with};
+pub use until::until;
 
 /// What can go wrong before the first connection.
 #[derive(Debug, thiserror::Error)]

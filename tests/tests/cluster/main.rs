@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
 mod loss;
 mod network;
 mod rollout;
@@ -9,6 +10,11 @@ mod volumes;
 
 use keelson_tests::snapshot::Snapshot;
 use keelson_tests::{Bed, Suite, eventually, wait::secs};
+
+#[test]
+fn renewed_certificates() {
+    certificates::renewed();
+}
 
 #[test]
 fn two_nodes() {

@@ -16,6 +16,7 @@ mod pressure;
 mod private;
 mod resize;
 mod rules;
+mod shutdown;
 mod volumes;
 mod workloads;
 
@@ -110,5 +111,9 @@ fn pods() {
     suite.step("the node says what it has", || images::node(&bed));
     suite.step("CPUs and memory of their own", pinning::all);
     suite.step("pressure: limits, memory, disk and images", pressure::all);
+    suite.step(
+        "shutdown: the machine waits for its pods",
+        shutdown::graceful,
+    );
     suite.done();
 }

@@ -200,6 +200,7 @@ impl Manager {
                 evicted.extend(self.evict(
                     &entry,
                     Eviction {
+                        reason: eviction::REASON,
                         message,
                         grace,
                         disruption: false,
@@ -277,6 +278,7 @@ impl Manager {
             let thresholds = &self.shared.config.eviction.thresholds;
             let spec = entry.pod.spec.clone().unwrap_or_default();
             let eviction = Eviction {
+                reason: eviction::REASON,
                 message: text::node_low(threshold.signal, thresholds, &seen.signals, &spec, &used),
                 grace: match threshold.grace {
                     None => eviction::AT_ONCE,

@@ -196,9 +196,12 @@ fn shown(request: &Request) -> Shown {
     }
 }
 
-/// Common name and organizations of a verified certificate.
+/// Common name and organizations of a verified certificate, unless it has ended since it was verified.
 fn user_from_certificate(der: &[u8]) -> Option<UserInfo> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    if !certificate.validity().is_valid() {
+        return None;
+    }
     let subject = certificate.subject();
     let name = subject
         .iter_common_name()

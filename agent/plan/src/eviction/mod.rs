@@ -169,6 +169,8 @@ pub type Observations = BTreeMap<Signal, Observation>;
 /// What a pod is ended with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eviction {
+    /// The status' reason: [`REASON`], or [`crate::shutdown::REASON`].
+    pub reason: &'static str,
     /// The status' message.
     pub message: String,
     /// Seconds its containers get.

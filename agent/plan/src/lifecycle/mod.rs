@@ -26,6 +26,7 @@ use crate::ephemeral;
 use crate::event;
 use crate::eviction::{self, Eviction};
 use crate::observed::{Attempt, Observed, Stage};
+use crate::shutdown;
 use crate::status;
 
 pub use restart::should_restart;
@@ -135,8 +136,12 @@ fn goal(ctx: &Context<'_>, plan: &mut Plan) -> Goal {
 pub(crate) fn eviction(ctx: &Context<'_>) -> Option<Eviction> {
     let status = &ctx.observed.status;
     let begun = || {
-        let ends = status.reason.as_deref() == Some(eviction::REASON);
-        (ends && !status::is_final(status.phase.as_deref())).then(|| Eviction {
+        let ends = [eviction::REASON, shutdown::REASON]
+            .into_iter()
+            .find(|r| status.reason.as_deref() == Some(r))
+            .filter(|_| !status::is_final(status.phase.as_deref()));
+        ends.map(|reason| Eviction {
+            reason,
             message: status.message.clone().unwrap_or_default(),
             grace: eviction::AT_ONCE,
             disruption: status::is_disrupted(status),

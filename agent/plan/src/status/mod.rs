@@ -10,7 +10,6 @@ use k8s_openapi::api::core::v1::{HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::event::{self, Event};
-use crate::eviction;
 use crate::lifecycle::{self, Context, Final, Goal};
 use crate::names;
 use crate::resize;
@@ -43,7 +42,7 @@ pub(crate) fn compute(ctx: &Context<'_>, goal: Goal) -> PodStatus {
     match (goal, lifecycle::eviction(ctx).filter(|_| !ended)) {
         // Said before it is over: an agent that starts meanwhile goes on with it.
         (_, Some(e)) => {
-            status.reason = Some(eviction::REASON.into());
+            status.reason = Some(e.reason.into());
             status.message = Some(e.message);
         }
         (Goal::Finish(Final::Deadline), None) => {

@@ -11,6 +11,7 @@ use containerd_client::types::Mount;
 use prost_types::Any;
 
 use super::{id, label};
+use crate::cgroup::is_slice;
 use crate::client::{Lease, QUICK, ask, or_absent, or_exists};
 use crate::error::Error;
 use crate::failpoint;
@@ -20,9 +21,10 @@ use crate::runtime::Runtime;
 use crate::spec;
 
 const RUNC: &str = "io.containerd.runc.v2";
-/// What `io.containerd.runc.v2` takes as options, and the number of the field with the program's name.
+/// What `io.containerd.runc.v2` takes as options, and the numbers of its fields.
 const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 const BINARY_NAME: u32 = 6;
+const SYSTEMD_CGROUP: u32 = 9;
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /// A container object that is there, to be started.
@@ -160,7 +162,7 @@ impl Runtime {
         Ok(Object {
             id: id.to_owned(),
             labels: labels(id, spec, image_id, &self.inner.life),
-            runtime: Some(runtime(&spec.handler)),
+            runtime: Some(runtime(&spec.handler, is_slice(&spec.cgroup_parent))),
             spec: Some(Any {
                 type_url: SPEC_TYPE.into(),
                 value: json,
@@ -183,18 +185,22 @@ impl Runtime {
     }
 }
 
-fn runtime(handler: &Handler) -> OciRuntime {
+/// `systemd`: runc is to have systemd make the container's cgroup.
+fn runtime(handler: &Handler, systemd: bool) -> OciRuntime {
     let kind = match handler.runtime_type.as_str() {
         "" => RUNC,
         other => other,
     };
-    let options = (!handler.binary.is_empty()).then(|| {
-        let mut value = Vec::new();
+    let mut value = Vec::new();
+    if !handler.binary.is_empty() {
         prost::encoding::string::encode(BINARY_NAME, &handler.binary, &mut value);
-        Any {
-            type_url: RUNC_OPTIONS.into(),
-            value,
-        }
+    }
+    if systemd && kind == RUNC {
+        prost::encoding::bool::encode(SYSTEMD_CGROUP, &true, &mut value);
+    }
+    let options = (!value.is_empty()).then(|| Any {
+        type_url: RUNC_OPTIONS.into(),
+        value,
     });
     OciRuntime {
         name: kind.into(),

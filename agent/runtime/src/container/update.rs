@@ -5,7 +5,7 @@ use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxResourcesBuild
 use prost_types::Any;
 
 use super::label;
-use crate::cgroup::{Qos, controller_dir, write_unified};
+use crate::cgroup::{Qos, container_cgroup, controller_dir, write_unified};
 use crate::client::ask;
 use crate::error::Error;
 use crate::model::Resources;
@@ -17,7 +17,7 @@ const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/
 impl Runtime {
     /// The CPUs a container may use, in the kernel's list format, empty where nothing was set; `None` when it has no cgroup.
     pub fn container_cpus(&self, uid: &str, qos: Qos, id: &str) -> Option<String> {
-        let path = format!("{}/{id}", self.pod_cgroup(uid, qos));
+        let path = container_cgroup(&self.pod_cgroup(uid, qos), id);
         let file = controller_dir("cpuset", &path)?.join("cpuset.cpus");
         std::fs::read_to_string(file).ok()
     }

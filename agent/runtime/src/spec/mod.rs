@@ -17,6 +17,7 @@ use oci_spec::runtime::{
     UserBuilder,
 };
 
+use crate::cgroup::{cgroups_path, container_cgroup};
 use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::model::{ContainerSpec, Namespace, Seccomp};
@@ -121,7 +122,7 @@ pub fn build(
 
 /// cgroup of a container below its pod's.
 pub(crate) fn cgroup_path(id: &str, spec: &ContainerSpec) -> String {
-    format!("{}/{id}", spec.cgroup_parent.trim_end_matches('/'))
+    container_cgroup(&spec.cgroup_parent, id)
 }
 
 pub(crate) fn unbuilt(error: OciSpecError) -> Error {
@@ -210,7 +211,7 @@ fn linux(id: &str, spec: &ContainerSpec, facts: &Facts) -> Result<Linux, Error> 
     };
     let devices: Result<Vec<_>, _> = facts.devices.iter().map(device).collect();
     let mut linux = LinuxBuilder::default()
-        .cgroups_path(cgroup_path(id, spec))
+        .cgroups_path(cgroups_path(&spec.cgroup_parent, id))
         .namespaces(namespaces(spec, facts)?)
         .resources(resources(spec, facts)?)
         .devices(devices?)

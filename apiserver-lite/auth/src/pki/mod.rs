@@ -26,7 +26,8 @@ use crate::{csr, token};
 /// How long the authority lives, in days.
 const CA_DAYS: u32 = 3650;
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Certificates are valid from a little before they are made, for nodes whose clock is behind.
+/// Certificates are valid from a little before they are made, for nodes whose clock is behind; short-lived ones from no
+/// more than a tenth of their life, or they would be due for renewal when they are made.
 const SKEW: Duration = Duration::from_secs(300);
 
 /// What can go wrong.
@@ -150,23 +151,33 @@ impl Pki {
         &self.token_keys
     }
 
-    /// A client certificate: a user and any number of groups.
-    pub fn issue_client(&self, user: &str, groups: &[&str], days: u32) -> Result<Issued, Error> {
+    /// A client certificate for so long from now: a user and any number of groups.
+    pub fn issue_client(
+        &self,
+        user: &str,
+        groups: &[&str],
+        lasts: Duration,
+    ) -> Result<Issued, Error> {
         let key = KeyPair::generate()?;
         let subject = der::name(user, groups);
-        let cert_pem = self.sign(&key, &subject, &[], Purpose::ClientAuth, DAY * days)?;
+        let cert_pem = self.sign(&key, &subject, &[], Purpose::ClientAuth, lasts)?;
         Ok(Issued {
             cert_pem,
             key_pem: key.serialize_pem(),
         })
     }
 
-    /// A server certificate for DNS names and IP addresses; `name` is its common name.
-    pub fn issue_server(&self, name: &str, sans: &[String], days: u32) -> Result<Issued, Error> {
+    /// A server certificate for so long from now, for DNS names and IP addresses; `name` is its common name.
+    pub fn issue_server(
+        &self,
+        name: &str,
+        sans: &[String],
+        lasts: Duration,
+    ) -> Result<Issued, Error> {
         let key = KeyPair::generate()?;
         let sans = CertificateParams::new(sans)?.subject_alt_names;
         let subject = der::name::<&str>(name, &[]);
-        let cert_pem = self.sign(&key, &subject, &sans, Purpose::ServerAuth, DAY * days)?;
+        let cert_pem = self.sign(&key, &subject, &sans, Purpose::ServerAuth, lasts)?;
         Ok(Issued {
             cert_pem,
             key_pem: key.serialize_pem(),
@@ -270,7 +281,8 @@ fn new_ca() -> Result<(String, String), Error> {
 /// From a little before now, for so long; the type is rcgen's.
 fn validity<T: From<SystemTime>>(lasts: Duration) -> (T, T) {
     let now = SystemTime::now();
-    ((now - SKEW).into(), (now + lasts).into())
+    let skew = SKEW.min(lasts / 10);
+    ((now - skew).into(), (now + lasts).into())
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -8,8 +8,8 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::*;
-use crate::cert::{expires_within, not_after, user_from_cert};
-use crate::{User, csr, kubeconfig};
+use crate::cert::{names, validity};
+use crate::{User, csr, kubeconfig, user_from_cert};
 
 fn pki() -> Pki {
     Pki::load_or_create(tempfile::tempdir().unwrap().path()).unwrap()
@@ -80,9 +80,9 @@ fn client_certificates_keep_every_group() {
         &["one"],
         &["system:nodes", "b", "c", "system:nodes:x", "ümläut"],
     ] {
-        let issued = pki.issue_client("system:node:a", groups, 30).unwrap();
+        let issued = pki.issue_client("system:node:a", groups, DAY * 30).unwrap();
         check_signed(&pki, &issued.cert_pem);
-        let user = user_from_cert(&leaf(&issued.cert_pem)).unwrap();
+        let user = user_from_cert(&leaf(&issued.cert_pem), Timestamp::now()).unwrap();
         assert_eq!(user, User::component("system:node:a", groups));
     }
 }
@@ -92,11 +92,11 @@ fn issued_certificates_and_keys_fit_in_rustls() {
     let pki = pki();
     let provider = rustls::crypto::ring::default_provider();
     for issued in [
-        pki.issue_client("u", &["a", "b"], 1).unwrap(),
+        pki.issue_client("u", &["a", "b"], DAY).unwrap(),
         pki.issue_server(
             "s",
             &["localhost".into(), "10.43.0.1".into(), "::1".into()],
-            1,
+            DAY,
         )
         .unwrap(),
     ] {
@@ -114,7 +114,8 @@ fn issued_certificates_and_keys_fit_in_rustls() {
 fn server_certificates_have_names_and_addresses() {
     let pki = pki();
     let sans = ["kubernetes.default.svc", "10.43.0.1", "fd00::1"].map(str::to_owned);
-    let issued = pki.issue_server("kube-apiserver", &sans, 365).unwrap();
+    let issued = pki.issue_server("kube-apiserver", &sans, DAY).unwrap();
+    assert_eq!(names(&issued.cert_pem), sans.clone().into());
     let names = check_signed(&pki, &issued.cert_pem);
     assert_eq!(
         names[..2],
@@ -124,25 +125,32 @@ fn server_certificates_have_names_and_addresses() {
         ]
     );
     assert_eq!(names.len(), 3);
-    assert!(pki.issue_server("x", &["ö".to_owned()], 1).is_err());
+    assert!(pki.issue_server("x", &["ö".to_owned()], DAY).is_err());
 }
 
 #[test]
-fn the_end_of_a_certificate_is_seen_coming() {
+fn the_end_of_a_certificate_is_seen() {
     let pki = pki();
-    let issued = pki.issue_client("u", &[], 10).unwrap();
-    let end = not_after(&issued.cert_pem).unwrap();
+    let issued = pki.issue_client("u", &[], DAY * 10).unwrap();
+    let valid = validity(&issued.cert_pem).unwrap();
     let day = SignedDuration::from_hours(24);
     let now = Timestamp::now();
-    assert!(end > now + day * 9 && end <= now + day * 10);
-    assert!(!expires_within(&issued.cert_pem, DAY * 9, now));
-    assert!(expires_within(&issued.cert_pem, DAY * 11, now));
-    assert!(expires_within(
-        &issued.cert_pem,
-        Duration::ZERO,
-        now + day * 11
-    ));
-    assert!(expires_within("no certificate", Duration::ZERO, now));
+    assert!(valid.not_after > now + day * 9 && valid.not_after <= now + day * 10);
+    assert!(valid.not_before <= now - SignedDuration::from_mins(4));
+    assert!(!valid.is_over(now) && valid.is_over(now + day * 11));
+    let leaf = leaf(&issued.cert_pem);
+    assert!(user_from_cert(&leaf, now).is_some());
+    assert!(user_from_cert(&leaf, now + day * 11).is_none());
+    assert!(validity("no certificate").is_none() && names("no certificate").is_empty());
+}
+
+#[test]
+fn a_short_certificate_is_not_due_when_it_is_made() {
+    let issued = pki()
+        .issue_client("u", &[], Duration::from_secs(30))
+        .unwrap();
+    let due = validity(&issued.cert_pem).unwrap().renew_at(0.0);
+    assert!(due > Timestamp::now() + SignedDuration::from_secs(15));
 }
 
 #[test]
@@ -165,7 +173,7 @@ fn requests_are_checked_and_signed_with_their_subject() {
     assert_eq!(check_signed(&pki, &serving), ["node-a", "[192, 168, 1, 2]"]);
     let client = pki.sign_csr(&request, CsrUsage::Client, DAY).unwrap();
     assert!(check_signed(&pki, &client).is_empty());
-    let user = user_from_cert(&leaf(&client)).unwrap();
+    let user = user_from_cert(&leaf(&client), Timestamp::now()).unwrap();
     assert_eq!(
         user,
         User::component("system:node:a", &["system:nodes", "x", "y"])

@@ -7,6 +7,7 @@ use crate::eviction::Eviction;
 
 fn eviction(disruption: bool, grace: i64) -> Eviction {
     Eviction {
+        reason: "Evicted",
         message: "The node was low on resource: memory. ".into(),
         grace,
         disruption,
@@ -105,6 +106,23 @@ fn an_agent_that_starts_meanwhile_goes_on() {
     assert_eq!(w.condition("DisruptionTarget").0, "True");
     w.die();
     assert_eq!(said(&w), ("Failed", SAID.0, SAID.1));
+}
+
+#[test]
+fn a_shutdown_of_the_machine_ends_it_in_the_same_way() {
+    let mut w = running("Always");
+    w.observed.evicted = Some(crate::shutdown::eviction(7));
+    w.settle();
+    assert_eq!(w.took(), ["Kill a/0 7s", "Kill b/0 7s"]);
+    // The machine was faster: the agent goes on where it was.
+    w.observed.evicted = None;
+    w.observed.killing.clear();
+    w.settle();
+    assert_eq!(w.took(), ["Kill a/0 1s", "Kill b/0 1s"]);
+    w.die();
+    let message = "Pod was terminated in response to imminent node shutdown.";
+    assert_eq!(said(&w), ("Failed", Some("Terminated"), Some(message)));
+    assert_eq!(w.condition("DisruptionTarget").1, "TerminationByKubelet");
 }
 
 #[test]

@@ -1,5 +1,7 @@
-//! cgroups of pods and quality-of-service classes, laid out as the cgroupfs driver of Kubernetes
-//! does: `<root>/[burstable|besteffort/]pod<uid>/<container id>`.
+//! cgroups of pods and quality-of-service classes, laid out as the drivers of Kubernetes do (see [`driver`]):
+//! `<root>/[burstable|besteffort/]pod<uid>/<container id>`.
+
+mod driver;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,9 +19,15 @@ use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue, Subsystem};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use keelson_dbus::Systemd;
+
 use crate::error::{Error, Errors};
 use crate::model::HugepageLimit;
 use crate::runtime::Runtime;
+
+use driver::DRIVERS;
+pub use driver::{Driver, container_cgroup};
+pub(crate) use driver::{cgroups_path, is_slice};
 
 /// Quality of service class of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,7 +80,26 @@ impl Runtime {
     /// The cgroup of a pod, absolute within the hierarchy; what
     /// [`crate::ContainerSpec::cgroup_parent`] takes.
     pub fn pod_cgroup(&self, uid: &str, qos: Qos) -> String {
-        format!("{}/pod{uid}", self.qos_cgroup(qos))
+        self.cgroup_of(
+            self.config().cgroup_driver,
+            &[qos.dir(), &format!("pod{uid}")],
+        )
+    }
+
+    /// A cgroup below our root.
+    fn cgroup_of(&self, driver: Driver, names: &[&str]) -> String {
+        let root = self.config().cgroup_root.split('/');
+        let names: Vec<&str> = root.chain(names.iter().copied()).collect();
+        driver.path(&names)
+    }
+
+    /// All that the pod's cgroup may be called: in whichever class it is, made by whichever driver.
+    fn pod_cgroup_places(&self, uid: &str) -> impl Iterator<Item = String> {
+        let name = format!("pod{uid}");
+        let places = DRIVERS
+            .into_iter()
+            .flat_map(|driver| CLASSES.map(|qos| (driver, qos)));
+        places.map(move |(driver, qos)| self.cgroup_of(driver, &[qos.dir(), &name]))
     }
 
     /// Makes the pod's cgroup (and its class's) and writes the limits; again: updates them.
@@ -84,12 +111,17 @@ impl Runtime {
         resources: &PodResources,
     ) -> Result<String, Error> {
         let class = self.qos_cgroup(qos);
-        if qos == Qos::BestEffort && !exists(&class) {
+        if !exists(&class) {
             let least = PodResources {
                 cpu_shares: Some(LEAST_SHARES),
                 ..PodResources::default()
             };
-            self.qos_cgroup_update(qos, &least)?;
+            match qos {
+                Qos::BestEffort => self.qos_cgroup_update(qos, &least)?,
+                // systemd would make it by itself, but then it could not be given limits that end with it.
+                _ if driver::is_slice(&class) => apply(&class, &PodResources::default())?,
+                _ => {}
+            }
         }
         let path = self.pod_cgroup(uid, qos);
         apply(&path, resources)?;
@@ -100,8 +132,8 @@ impl Runtime {
     /// tries again for up to two seconds, so call it where blocking is allowed.
     pub fn pod_cgroup_remove(&self, uid: &str) -> Result<(), Error> {
         let mut errors = Errors::default();
-        for qos in CLASSES {
-            errors.note(remove(&self.pod_cgroup(uid, qos)));
+        for path in self.pod_cgroup_places(uid) {
+            errors.note(remove(&path));
         }
         errors.finish()
     }
@@ -109,29 +141,33 @@ impl Runtime {
     /// Removes the whole tree below our root, killing what is left in it. Blocks like
     /// [`Runtime::pod_cgroup_remove`].
     pub fn cgroups_remove(&self) -> Result<(), Error> {
-        remove(&self.qos_cgroup(Qos::Guaranteed))
+        let mut errors = Errors::default();
+        for driver in DRIVERS {
+            errors.note(remove(&self.cgroup_of(driver, &[])));
+        }
+        errors.finish()
     }
 
     /// The cgroup a pod has below our root, or a part of one, in whichever class it is.
     pub fn pod_cgroup_found(&self, uid: &str) -> Option<String> {
-        let mut places = CLASSES.iter().map(|qos| self.pod_cgroup(uid, *qos));
-        places.find(|path| exists(path))
+        self.pod_cgroup_places(uid).find(|path| exists(path))
     }
 
     /// UIDs of all pods that have a cgroup below our root.
     pub fn pod_cgroups(&self) -> Result<Vec<(String, Qos)>, Error> {
         let mut pods = Vec::new();
-        for qos in CLASSES {
-            for dir in everywhere(&self.qos_cgroup(qos)) {
+        for (driver, qos) in DRIVERS
+            .into_iter()
+            .flat_map(|driver| CLASSES.map(|qos| (driver, qos)))
+        {
+            for dir in everywhere(&self.cgroup_of(driver, &[qos.dir()])) {
                 let Ok(entries) = fs::read_dir(&dir) else {
                     continue;
                 };
                 let names = entries
                     .flatten()
                     .map(|entry| entry.file_name().into_string());
-                let uids = names
-                    .flatten()
-                    .filter_map(|name| Some(name.strip_prefix("pod")?.to_owned()));
+                let uids = names.flatten().filter_map(|name| driver.uid(&name));
                 pods.extend(uids.map(|uid| (uid, qos)));
             }
         }
@@ -156,11 +192,7 @@ impl Runtime {
     }
 
     fn qos_cgroup(&self, qos: Qos) -> String {
-        let root = self.config().cgroup_root.trim_matches('/');
-        match qos.dir() {
-            "" => format!("/{root}"),
-            dir => format!("/{root}/{dir}"),
-        }
+        self.cgroup_of(self.config().cgroup_driver, &[qos.dir()])
     }
 }
 
@@ -176,7 +208,17 @@ fn apply(path: &str, resources: &PodResources) -> Result<(), Error> {
         Error::io("configure cgroup", path)(source)
     };
     let group = Cgroup::load(hierarchy(), path.trim_start_matches('/'));
-    group.create().map_err(failed)?;
+    let slice = driver::is_slice(path);
+    if slice {
+        systemd("configure slice", path, |systemd, unit| {
+            let description = "cgroup of pods, made by keelson";
+            systemd.slice(unit, description, driver::properties(resources, unified()))
+        })?;
+    }
+    // systemd knows nothing of most controllers of v1; on v2 it has made all that is needed.
+    if !slice || !unified() {
+        group.create().map_err(failed)?;
+    }
     let v2 = group.v2();
     if let Some(cpu) = group.controller_of::<CpuController>() {
         if let Some(shares) = resources.cpu_shares {
@@ -239,6 +281,16 @@ pub(crate) fn counts_hugepages() -> bool {
             known.split_whitespace().any(|c| c == "hugetlb")
         }
     }
+}
+
+/// Has systemd do something with a slice.
+fn systemd(
+    action: &'static str,
+    path: &str,
+    work: impl FnOnce(&mut Systemd, &str) -> Result<(), keelson_dbus::Error>,
+) -> Result<(), Error> {
+    let done = Systemd::connect().and_then(|mut s| work(&mut s, driver::unit(path)));
+    done.map_err(|e| Error::io(action, path)(std::io::Error::other(chain(&e))))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -319,6 +371,11 @@ fn remove(path: &str) -> Result<(), Error> {
             std::thread::sleep(PAUSE);
         }
         let mut errors = Errors::default();
+        // systemd ends what is in it, and gives processes more time for that than we have: they are ended before.
+        if driver::is_slice(path) && exists(path) {
+            everywhere(path).iter().for_each(|dir| kill_below(dir));
+            errors.note(systemd("remove slice", path, Systemd::stop));
+        }
         for dir in everywhere(path) {
             errors.note(remove_tree(&dir));
         }
@@ -346,6 +403,16 @@ fn remove_tree(dir: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
         _ => Ok(()),
     }
+}
+
+/// Kills all in a cgroup and in those below.
+fn kill_below(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            kill_below(&entry.path());
+        }
+    }
+    kill_all(dir);
 }
 
 fn kill_all(dir: &Path) {
