@@ -73,6 +73,7 @@ pub(crate) async fn run_agent(
         .server
         .clone()
         .context("--server is needed: https://HOST:6443")?;
+    check(&options.node, &name)?;
     let first = addresses(&options.node, Some(&server))?;
     let ips = rotate::addresses(&options.node, Some(&server), &first, &shutdown);
     let (node, joined, serving) = tokio::select! {
@@ -251,6 +252,11 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
         client_ca_pem: node.ca_pem.clone(),
     });
     Ok(config)
+}
+
+/// Whether a node can be run with these options: told before anything is begun.
+pub(crate) fn check(options: &NodeOptions, name: &str) -> anyhow::Result<()> {
+    registration(&mut places(options, name, Vec::new()), options)
 }
 
 /// What the Node is registered with, and what must be right before it is.

@@ -27,6 +27,9 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
     let paths = Paths::of(&options.node);
     let name = node::name(&options.node)?;
     let ips = node::addresses(&options.node, None)?;
+    if options.no_agent != Some(true) {
+        node::check(&options.node, &name)?;
+    }
     let cluster = facts(&options);
     let lasts = rotate::lasts(options.cluster_signing_duration.as_deref())?;
     let config = api_config(&options, &paths, &ips, (&cluster, lasts), &name)?;

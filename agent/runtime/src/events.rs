@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use containerd_client::events::{TaskExit, TaskStart};
+use containerd_client::events::{TaskExit, TaskOom, TaskStart};
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::types::Envelope;
 use jiff::Timestamp;
@@ -12,10 +12,11 @@ use prost_types::Any;
 use tokio::sync::{broadcast, oneshot};
 use tonic::{Response, Status, Streaming};
 
+use crate::cgroup::Driver;
 use crate::runtime::Inner;
 
 /// What happened to a container. Kills for memory are not among it: the shim begins to watch for them after the
-/// start and misses an early one, so they are read from the cgroup.
+/// start and misses an early one, so they are read from the cgroup, as long as it is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeEvent {
     /// Its first process runs.
@@ -82,6 +83,7 @@ impl Feed {
 /// How long [`Feed::follow`] waits for the first subscription.
 const STANDING: Duration = Duration::from_secs(5);
 const PING: &str = "/keelson/ping";
+const OOM: &str = "/tasks/oom";
 
 async fn follow(runtime: Weak<Inner>, ready: oneshot::Sender<()>) {
     let mut ready = Some(ready);
@@ -118,7 +120,9 @@ async fn forward(runtime: &Weak<Inner>, stream: &mut Streaming<Envelope>) {
             message = stream.message() => match message {
                 Ok(Some(envelope)) => {
                     let Some(inner) = runtime.upgrade() else { return };
-                    if let Some(event) = decode(&envelope) {
+                    if let Some(id) = killed(&envelope) {
+                        inner.kills.tell(id);
+                    } else if let Some(event) = decode(&envelope) {
                         inner.feed.send(event);
                     }
                 }
@@ -134,10 +138,12 @@ async fn forward(runtime: &Weak<Inner>, stream: &mut Streaming<Envelope>) {
 async fn subscribe(inner: &Inner) -> Result<Streaming<Envelope>, Status> {
     let client = &inner.client;
     let namespace = &inner.config.namespace;
-    let topics = ["/tasks/start", "/tasks/exit", PING];
+    // Only where the cgroup of a container goes with it is its word needed.
+    let oom = (inner.config.cgroup_driver == Driver::Systemd).then_some(OOM);
+    let topics = ["/tasks/start", "/tasks/exit", PING].into_iter().chain(oom);
     let filter = |topic: &&str| format!("namespace=={namespace},topic=={topic:?}");
     let message = SubscribeRequest {
-        filters: topics.iter().map(filter).collect(),
+        filters: topics.map(|topic| filter(&topic)).collect(),
     };
     let mut service = client.events();
     let subscription = service.subscribe(client.request(message));
@@ -162,6 +168,12 @@ async fn subscribe(inner: &Inner) -> Result<Streaming<Envelope>, Status> {
         answer = subscription => answer.map(Response::into_inner),
         status = pings => Err(status),
     }
+}
+
+/// The container of which this says that it was killed for memory.
+fn killed(envelope: &Envelope) -> Option<String> {
+    let event = envelope.event.as_ref().filter(|_| envelope.topic == OOM)?;
+    Some(TaskOom::decode(event.value.as_slice()).ok()?.container_id)
 }
 
 /// Type URLs are bare names here, so the topic says what to decode.

@@ -7,6 +7,7 @@ use containerd_client::services::v1::{CreateNamespaceRequest, DeleteNamespaceReq
 
 use crate::client::{Client, QUICK, ask, ended, or_absent, or_exists};
 use crate::config::Config;
+use crate::container::Kills;
 use crate::error::Error;
 use crate::events::{Events, Feed};
 use crate::image::Known;
@@ -26,6 +27,7 @@ pub(crate) struct Inner {
     pub(crate) feed: Feed,
     pub(crate) lease: RunLease,
     pub(crate) shims: Shims,
+    pub(crate) kills: Kills,
     /// The machine's life that this is, see [`crate::container`].
     pub(crate) life: String,
     pub(crate) known: Known,
@@ -98,6 +100,7 @@ impl Runtime {
                 client,
                 feed: Feed::default(),
                 lease: RunLease::default(),
+                kills: Kills::default(),
                 life,
                 known: Known::default(),
                 oom_floor,

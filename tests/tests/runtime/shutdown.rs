@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use keelson_dbus::{Kind, Message, Value};
+use keelson_tests::bins::program;
 use keelson_tests::images::ECHO;
 use keelson_tests::wait::secs;
 use keelson_tests::{Bed, eventually};
@@ -36,6 +37,11 @@ pub(crate) fn graceful() {
     node.sh(&format!(
         "cat >/etc/keelson/static-pods/fixed.yaml <<'YAML'\n{}YAML",
         yaml("fixed", SLEEP, "")
+    ));
+    // A bed has no systemd to keep cgroups: told before anything is begun.
+    node.sh(&format!(
+        "{} server --node-ip 10.88.0.11 --cgroup-driver systemd 2>&1 | grep 'systemd does not run here'; [ ! -e /var/lib/keelson/server ]",
+        program("keelson").display()
     ));
     let config = bed.folder().join("config.yaml");
     fs::write(&config, CONFIG).unwrap();

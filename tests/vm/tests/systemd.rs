@@ -94,7 +94,7 @@ systemctl show -P Delegate $(basename $(dir limited)/cri-containerd-*.scope)";
     assert_eq!(m.sh(&read(weights)), "4\n1\n1");
     let inside = "cat $(sed 's#^#/proc/#; s#$#/comm#' $(dir burst burstable)/cri-containerd-*.scope/cgroup.procs)";
     assert_eq!(m.sh(&read(inside)), "busybox");
-    assert_eq!(m.sh("kubectl exec burst -- /bin/echo said"), "said");
+    assert_eq!(m.sh("kubectl exec burst -- /bin/sh -c 'echo said'"), "said");
     let hungry = "x=0123456789abcdef; while :; do x=$x$x; done";
     let small = "    resources: {limits: {memory: 32Mi}}";
     m.sh(&pod("hungry", hungry, small, "  restartPolicy: Never"));

@@ -134,6 +134,7 @@ impl Runtime {
         let mut errors = Errors::default();
         for path in self.pod_cgroup_places(uid) {
             errors.note(remove(&path));
+            self.inner.kills.forget_pod(&path);
         }
         errors.finish()
     }

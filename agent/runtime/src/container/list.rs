@@ -14,7 +14,6 @@ use crate::error::Error;
 use crate::events::timestamp;
 use crate::model::{Kind, PodRef};
 use crate::runtime::Runtime;
-use crate::stats::oom_kills;
 
 impl Runtime {
     /// All of our containers with their states.
@@ -81,7 +80,11 @@ impl Runtime {
         let created = timestamp(object.created_at.as_ref()).unwrap_or(Timestamp::UNIX_EPOCH);
         let started = self.noted_start(&object.id);
         let state = match task {
-            Some(task) => state(task, created, started, &text(label::CGROUP)),
+            Some(task) => {
+                let cgroup = text(label::CGROUP);
+                let oom = |code| self.was_killed_for_memory(&object.id, &cgroup, code);
+                state(task, created, started, oom)
+            }
             // Tasks are forgotten when the machine goes down, and when a shim is lost. What was started, or made in
             // another life, has ended then, nobody saw how.
             None if started.is_none() && text(label::LIFE) == self.inner.life => State::Created,
@@ -120,7 +123,12 @@ impl Runtime {
 /// Exit code of a container that ended unseen, as runtimes with CRI give it.
 const LOST: i32 = 255;
 
-fn state(task: &Task, created: Timestamp, started: Option<Timestamp>, cgroup: &str) -> State {
+fn state(
+    task: &Task,
+    created: Timestamp,
+    started: Option<Timestamp>,
+    oom: impl FnOnce(i32) -> bool,
+) -> State {
     match task.status() {
         Status::Running | Status::Paused | Status::Pausing => State::Running {
             pid: task.pid,
@@ -130,8 +138,7 @@ fn state(task: &Task, created: Timestamp, started: Option<Timestamp>, cgroup: &s
             code: task.exit_status.cast_signed(),
             started,
             at: timestamp(task.exited_at.as_ref()).unwrap_or(created),
-            // runc keeps the cgroup until the task is deleted, so the kernel still knows.
-            oom: oom_kills(cgroup) > 0,
+            oom: oom(task.exit_status.cast_signed()),
         },
         Status::Created | Status::Unknown => State::Created,
     }

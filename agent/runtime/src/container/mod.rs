@@ -4,6 +4,7 @@ mod create;
 mod facts;
 mod holder;
 mod list;
+mod oom;
 mod started;
 mod streams;
 mod task;
@@ -11,6 +12,7 @@ mod update;
 
 pub use create::Created;
 pub use holder::holder_id;
+pub(crate) use oom::Kills;
 pub(crate) use started::life;
 pub use streams::Attached;
 pub(crate) use task::parse_signal;

@@ -7,21 +7,23 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use super::oom;
 use crate::error::Error;
 use crate::runtime::Runtime;
 
 impl Runtime {
-    fn start_file(&self, id: &str) -> PathBuf {
+    pub(super) fn start_file(&self, id: &str) -> PathBuf {
         self.config().run_dir.join("started").join(id)
     }
 
     /// Notes that a container is started now. Before the fact: one that ran is never taken for one that didn't.
-    pub(super) fn note_start(&self, id: &str) -> Result<(), Error> {
+    pub(super) fn note_start(&self, id: &str, cgroup: &str) -> Result<(), Error> {
         let path = self.start_file(id);
         let dir = path.parent().unwrap_or(Path::new("/"));
         let write = || {
             fs::create_dir_all(dir)?;
-            fs::File::create(&path)?.write_all(Timestamp::now().to_string().as_bytes())
+            let text = format!("{}{}", Timestamp::now(), oom::note(oom::before(cgroup)));
+            fs::File::create(&path)?.write_all(text.as_bytes())
         };
         write().map_err(Error::io("write", path.display()))
     }
@@ -30,7 +32,8 @@ impl Runtime {
     pub(super) fn noted_start(&self, id: &str) -> Option<Timestamp> {
         let path = self.start_file(id);
         let text = fs::read_to_string(&path).ok()?;
-        text.parse().ok().or_else(|| {
+        let first = text.lines().next().unwrap_or_default();
+        first.parse().ok().or_else(|| {
             let written = fs::metadata(&path).ok()?.modified().ok()?;
             Timestamp::try_from(written).ok()
         })

@@ -48,7 +48,8 @@ impl Runtime {
             }
         }
         failpoint::pass("task created");
-        self.note_start(id)?;
+        let cgroup = object.labels.get(label::CGROUP);
+        self.note_start(id, cgroup.map_or("", String::as_str))?;
         failpoint::pass("start noted");
         let pid = self.start_task(id).await?;
         failpoint::pass("task started");
@@ -186,6 +187,7 @@ impl Runtime {
         let mut errors = Errors::default();
         errors.note(self.forget_streams(id));
         errors.note(self.forget_start(id));
+        self.inner.kills.forget(id);
         errors.finish()
     }
 
