@@ -184,6 +184,9 @@ mod tests {
         }
     }
 
+    /// Limits, whether the hierarchy is the unified one, properties.
+    type Row<'a> = (&'a str, &'a PodResources, bool, &'a [(&'static str, u64)]);
+
     #[test]
     fn limits_as_systemd_has_them() {
         let none = PodResources::default();
@@ -207,7 +210,7 @@ mod tests {
             ..none.clone()
         };
         let max = u64::MAX;
-        let rows: [(&str, &PodResources, bool, &[(&str, u64)]); 5] = [
+        let rows: [Row; 5] = [
             ("nothing", &none, true, &[]),
             (
                 "v2",
