@@ -208,6 +208,9 @@ pub fn admit(
         return Ok(());
     }
     let choose = |providers: &[&mut dyn Provider], container| {
+        if settings.policy == Policy::None {
+            return Ok(Hint::default());
+        }
         let hints: Vec<Hints> = providers.iter().map(|p| p.hints(pod, container)).collect();
         merge(settings, numa, &hints).ok_or_else(unaligned)
     };

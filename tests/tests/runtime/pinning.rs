@@ -57,6 +57,9 @@ pub(crate) fn all() {
         "0"
     );
     bed.kubectl("delete pod own");
+    sleeper(&bed, "next", "resources: {limits: {cpu: 1, memory: 64Mi}}");
+    has(&bed, "next", "1");
+    bed.kubectl("delete pod next");
     for name in ["shared", "late"] {
         has(&bed, name, all);
         assert_eq!(status(&bed, name, "containerStatuses[0].restartCount"), "0");

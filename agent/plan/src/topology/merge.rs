@@ -1,5 +1,7 @@
 //! From what every provider could do to what is done.
 
+use std::collections::BTreeSet;
+
 use super::{Hint, Hints, Numa, Policy, Settings, narrower};
 
 /// The hint that all providers go by; `None` when the policy does not let the pod in. With the policy `None` any node
@@ -46,44 +48,57 @@ fn lists(hints: &[Hints]) -> Vec<Vec<Hint>> {
 /// The best of what is left when one hint of each list is taken and all hold at once.
 fn best(settings: &Settings, numa: &Numa, lists: &[Vec<Hint>]) -> Hint {
     let all = numa.mask();
-    let wide = wide(lists);
-    let mut best: Option<Hint> = None;
-    let mut at = vec![0; lists.len()];
-    'choices: loop {
-        let chosen: Option<Vec<Hint>> = (lists.iter().zip(&at))
-            .map(|(list, i)| list.get(*i).copied())
-            .collect();
-        // A list without hints leaves no choice at all.
-        let Some(chosen) = chosen else { break };
-        let candidate = together(all, &chosen);
-        if candidate.nodes != 0 {
-            best = Some(match best {
-                None => candidate,
-                Some(current) => better(settings, numa, wide, current, candidate),
-            });
-        }
-        for (i, list) in at.iter_mut().zip(lists).rev() {
-            *i += 1;
-            if *i < list.len() {
-                continue 'choices;
-            }
-            *i = 0;
-        }
-        break;
+    // Choices that leave the same are one: there are never more than sets of nodes, however many lists there are.
+    let mut left = BTreeSet::from([Left::all(all)]);
+    for list in lists {
+        let with = left.iter().flat_map(|l| list.iter().map(|h| l.with(*h)));
+        left = with.collect();
     }
+    let wide = wide(lists);
+    let candidates = left.iter().filter(|l| l.nodes != 0);
+    let candidates = candidates.map(|l| Hint {
+        nodes: l.nodes,
+        preferred: l.preferred,
+    });
+    let best = candidates.reduce(|current, c| better(settings, numa, wide, current, c));
     best.unwrap_or(Hint {
         nodes: all,
         preferred: false,
     })
 }
 
-/// Nodes that suit all; preferred if each prefers its own and they are the same.
-fn together(all: u64, chosen: &[Hint]) -> Hint {
-    let named = || chosen.iter().map(|h| h.nodes).filter(|n| *n != 0);
-    let same = named().zip(named().skip(1)).all(|(a, b)| a == b);
-    Hint {
-        nodes: named().fold(all, |nodes, n| nodes & n),
-        preferred: same && chosen.iter().all(|h| h.preferred),
+/// What is left when some hints hold at once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Left {
+    /// Nodes that suit all.
+    nodes: u64,
+    /// Each prefers its own, and they are the same.
+    preferred: bool,
+    /// Those; 0 while nobody has named any, or when it does not matter any more.
+    named: u64,
+}
+
+impl Left {
+    fn all(nodes: u64) -> Self {
+        Self {
+            nodes,
+            preferred: true,
+            named: 0,
+        }
+    }
+
+    fn with(self, hint: Hint) -> Self {
+        let (nodes, named) = match hint.nodes {
+            0 => (self.nodes, self.named),
+            named => (self.nodes & named, named),
+        };
+        let same = self.named == 0 || self.named == named;
+        let preferred = self.preferred && hint.preferred && same;
+        Self {
+            nodes,
+            preferred,
+            named: if preferred { named } else { 0 },
+        }
     }
 }
 

@@ -135,6 +135,28 @@ fn merged() {
 }
 
 #[test]
+fn many_providers_on_many_nodes() {
+    let all = |preferred: u32| {
+        let hint = |nodes: u64| Hint {
+            nodes,
+            preferred: nodes.count_ones() == preferred,
+        };
+        Some(masks(255).into_iter().map(hint).collect())
+    };
+    let names = ["a", "b", "c", "d", "e"];
+    let hints = names.map(|name| Hints::from([(name.to_owned(), all(2))]));
+    let got = merge(&settings(Policy::Restricted), &numa(8), &hints);
+    assert_eq!(got, Some(hint("+11")));
+    let differ = [all(1), all(3)].map(|list| Hints::from([("thing".to_owned(), list)]));
+    assert_eq!(
+        merge(&settings(Policy::Restricted), &numa(8), &differ),
+        None
+    );
+    let got = merge(&settings(Policy::BestEffort), &numa(8), &differ);
+    assert_eq!(got, Some(hint("-1")));
+}
+
+#[test]
 fn the_closest_of_as_many() {
     let all = hints("cpu:+0101,+0110,+1001");
     let mut with = settings(Policy::BestEffort);
