@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
 use keelson_agent_io::cni::Attachment;
-use keelson_agent_plan::devices::refusal;
 use keelson_agent_plan::resources::Qos;
 use keelson_agent_plan::{
     Action, Failure, Hook, Image, Kill, Sandbox, Stage, backoff, event, names, resize as plan,
@@ -115,7 +114,7 @@ impl Worker {
         self.observed.devices = Stage::Absent;
         if self.observed.terminating_since.is_none() {
             let status = self.observed.status.clone();
-            let refusal = refusal(&why);
+            let refusal = devices::refusal(&why);
             self.observed.status = sync::refuse(&self.shared, &self.pod, refusal, status);
         }
     }

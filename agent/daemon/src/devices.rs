@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceStatus};
+pub(crate) use keelson_agent_plan::devices::refusal;
 use keelson_agent_plan::devices::{self as plan, Choice, Figures, Need, State};
 use keelson_agent_plan::topology::{Failure, Hint, Hints, Provider};
 use keelson_devices::{Answer, Error, Lister, Listing, Offered, Plugin, Registrar, Request};

@@ -63,6 +63,7 @@ fn cleanup_leaves_nothing() {
         "shims + ",
         "cgroups + ",
         "nftables + ",
+        "kubelet + ",
     ] {
         assert!(within.contains(part), "this finds no {part}: {within}");
     }
