@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn what_is_configured() {
-        let rows: [(&str, Settings, &[(i32, i64)]); 7] = [
+        type Row = (&'static str, Settings, &'static [(i32, i64)]);
+        let rows: [Row; 7] = [
             ("nothing", settings("", "", &[]), &[]),
             ("off", settings("0", "0s", &[]), &[]),
             (
