@@ -236,7 +236,7 @@ fn listen(total: Duration, tx: &mpsc::UnboundedSender<News>) -> Result<(), Error
         send(News::Shutdown(true))?;
     }
     loop {
-        let begins = logind.next()?;
+        let begins = logind.wait()?;
         send(News::Shutdown(begins))?;
         if !begins {
             let lock = logind.delay_shutdown(WHO.0, WHO.1)?;

@@ -88,7 +88,7 @@ impl Logind {
     ///
     /// # Errors
     /// When the connection ends.
-    pub fn next(&mut self) -> Result<bool, Error> {
+    pub fn wait(&mut self) -> Result<bool, Error> {
         loop {
             let signal = self.0.signal(None)?;
             let begins = signal.body.first().and_then(Value::as_bool);
