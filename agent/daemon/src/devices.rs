@@ -14,7 +14,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceStatus};
 pub(crate) use keelson_agent_plan::devices::refusal;
 use keelson_agent_plan::devices::{self as plan, Choice, Figures, Need, State};
-use keelson_agent_plan::topology::{Failure, Hint, Hints, Provider};
 use keelson_devices::{Answer, Error, Lister, Listing, Offered, Plugin, Registrar, Request};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
@@ -83,15 +82,6 @@ impl Devices {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For one pod's admission on a machine with these NUMA nodes.
-    pub(crate) fn near(&self, numa: Vec<u32>) -> Near<'_> {
-        Near {
-            devices: self,
-            numa,
-            chosen: BTreeMap::new(),
-        }
     }
 
     fn save(&self, state: &State) -> io::Result<()> {
@@ -171,45 +161,6 @@ impl Devices {
         let joined = inner.plugins.get(resource);
         let plugin = joined.map(|j| j.plugin.clone());
         plugin.ok_or_else(|| format!("endpoint {resource} has been stopped"))
-    }
-}
-
-/// The devices of a pod that is being admitted: where they could be had, and where they are to be.
-pub(crate) struct Near<'a> {
-    devices: &'a Devices,
-    numa: Vec<u32>,
-    chosen: BTreeMap<String, u64>,
-}
-
-impl Near<'_> {
-    /// The pod was admitted.
-    pub(crate) fn keep(self, pod: &Pod) {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let mut inner = self.devices.lock();
-        for (container, nodes) in self.chosen {
-            inner.state.align(uid, &container, nodes);
-        }
-    }
-}
-
-impl Provider for Near<'_> {
-    fn knows(&self, uid: &str) -> bool {
-        let inner = self.devices.lock();
-        inner.state.assigned.contains_key(uid) || inner.state.near.contains_key(uid)
-    }
-
-    fn hints(&self, pod: &Pod, container: Option<&Container>) -> Hints {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let none = PodSpec::default();
-        let spec = pod.spec.as_ref().unwrap_or(&none);
-        let inner = self.devices.lock();
-        inner.state.hints(spec, uid, container, &self.numa)
-    }
-
-    /// They are given out when the pod starts: plugins have to be asked.
-    fn allocate(&mut self, _: &Pod, container: &Container, hint: Hint) -> Result<(), Failure> {
-        self.chosen.insert(container.name.clone(), hint.nodes);
-        Ok(())
     }
 }
 

@@ -145,12 +145,6 @@ impl Pinning {
         managers.look.notify_one();
     }
 
-    /// The machine's NUMA nodes, as far as anybody has to know them.
-    pub(crate) fn nodes(&self) -> Vec<u32> {
-        let numa = self.0.as_ref().map(|m| &m.numa.distances);
-        numa.into_iter().flat_map(|d| d.keys().copied()).collect()
-    }
-
     /// A pod needs nothing any more.
     pub(crate) fn release(&self, uid: &str) {
         self.change(|s| s.release_pod(uid), |s| s.release_pod(uid));

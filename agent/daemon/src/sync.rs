@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as SpecContainer, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use keelson_agent_plan::{admit, devices, event, resources, static_pod, status};
+use keelson_agent_plan::{admit, event, resources, static_pod, status};
 use keelson_runtime::{Container, Kind, RuntimeEvent, State};
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -430,19 +430,11 @@ pub(crate) fn refuse(
     }
 }
 
-/// Gives a pod CPUs and memory of its own where it is to have them, and its devices their place; one that is here has kept
-/// them, unless an earlier agent handed none out. Its status from then on.
+/// Gives a pod CPUs and memory of its own where it is to have them; one that is here has kept them, unless an earlier
+/// agent handed none out. Its status from then on.
 pub(crate) fn pin(shared: &Shared, pod: &Pod, status: PodStatus) -> PodStatus {
-    let mut near = shared.devices.near(shared.pinning.nodes());
-    let admitted = match pod.spec.as_ref().is_some_and(devices::asks) {
-        true => shared.pinning.admit(pod, &mut [&mut near]),
-        false => shared.pinning.admit(pod, &mut []),
-    };
-    match admitted {
-        Ok(()) => {
-            near.keep(pod);
-            status
-        }
+    match shared.pinning.admit(pod, &mut []) {
+        Ok(()) => status,
         Err(refusal) => refuse(shared, pod, refusal, status),
     }
 }
