@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceStatus};
+use keelson_agent_plan::admit::Refusal;
 pub(crate) use keelson_agent_plan::devices::refusal;
 use keelson_agent_plan::devices::{self as plan, Choice, Figures, Need, State};
+use keelson_agent_plan::topology::Provider;
 use keelson_devices::{Answer, Error, Lister, Listing, Offered, Plugin, Registrar, Request};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
@@ -115,6 +117,24 @@ impl Devices {
                 those.collect()
             }
         }
+    }
+
+    /// Has a pod admitted by somebody who asks on which of these NUMA nodes its devices could be.
+    pub(crate) fn near(
+        &self,
+        pod: &Pod,
+        numa: &[u32],
+        admit: impl FnOnce(&mut dyn Provider) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let mut inner = self.lock();
+        let mut asking = plan::Asking::new(&inner.state, numa);
+        admit(&mut asking)?;
+        let near = asking.near;
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        for (container, nodes) in near {
+            inner.state.align(uid, &container, nodes);
+        }
+        Ok(())
     }
 
     /// How the devices are that a pod has.

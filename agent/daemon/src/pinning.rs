@@ -118,6 +118,13 @@ impl Pinning {
         })
     }
 
+    /// The machine's NUMA nodes, if somebody wants to have things on the same.
+    pub(crate) fn numa(&self) -> Option<Vec<u32>> {
+        let managers = self.0.as_ref()?;
+        let asks = managers.topology.policy != topology::Policy::None;
+        asks.then(|| managers.numa.distances.keys().copied().collect())
+    }
+
     /// Changes who has what; a file that can't be written is written with the next change.
     fn change(
         &self,

@@ -121,10 +121,12 @@ impl Statics {
             let uid = pod.metadata.uid.clone().unwrap_or_default();
             let ends = self.shared.entries().contains_key(&uid);
             if !self.pods.contains_key(digest) && !ends {
+                let containers = found.remove(&uid).unwrap_or_default();
+                let is_here = !containers.is_empty();
                 let start = Start {
                     pod: pod.clone(),
-                    status: sync::pin(&self.shared, pod, PodStatus::default()),
-                    containers: found.remove(&uid).unwrap_or_default(),
+                    status: sync::pin(&self.shared, pod, PodStatus::default(), is_here),
+                    containers,
                     orphan: false,
                 };
                 worker::spawn(&self.shared, start);

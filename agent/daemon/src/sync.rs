@@ -280,12 +280,13 @@ impl Sync {
             return self.shared.tell(&uid, Message::Pod(Arc::new(pod)));
         }
         let mut status = pod.status.clone().unwrap_or_default();
-        if !self.is_here(&pod) && pod.metadata.deletion_timestamp.is_none() {
+        let is_here = self.is_here(&pod);
+        if !is_here && pod.metadata.deletion_timestamp.is_none() {
             status = self.admit(&pod, status);
         }
         let over = status::is_final(status.phase.as_deref());
         if !over && pod.metadata.deletion_timestamp.is_none() {
-            status = pin(&self.shared, &pod, status);
+            status = pin(&self.shared, &pod, status, is_here);
         }
         let containers = self.found.remove(&uid).unwrap_or_default();
         worker::spawn(
@@ -430,10 +431,18 @@ pub(crate) fn refuse(
     }
 }
 
-/// Gives a pod CPUs and memory of its own where it is to have them; one that is here has kept them, unless an earlier
-/// agent handed none out. Its status from then on.
-pub(crate) fn pin(shared: &Shared, pod: &Pod, status: PodStatus) -> PodStatus {
-    match shared.pinning.admit(pod, &mut []) {
+/// Gives a pod CPUs and memory of its own where it is to have them, near its devices; one that is here has kept them, unless
+/// an earlier agent handed none out. Its status from then on.
+pub(crate) fn pin(shared: &Shared, pod: &Pod, status: PodStatus, is_here: bool) -> PodStatus {
+    let pinning = &shared.pinning;
+    let admitted = match pinning.numa().filter(|_| !is_here) {
+        None => pinning.admit(pod, &mut []),
+        Some(numa) => {
+            let devices = &shared.devices;
+            devices.near(pod, &numa, |asking| pinning.admit(pod, &mut [asking]))
+        }
+    };
+    match admitted {
         Ok(()) => status,
         Err(refusal) => refuse(shared, pod, refusal, status),
     }

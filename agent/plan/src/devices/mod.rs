@@ -8,6 +8,7 @@
 //!
 //! Refusals are upstream's words; the pod fails with [`refusal`].
 
+mod asking;
 mod checkpoint;
 mod choose;
 mod hints;
@@ -23,6 +24,7 @@ use crate::admit::{Refusal, refuse};
 use crate::lifecycle::is_sidecar;
 use crate::quantity::value_of;
 
+pub use asking::Asking;
 pub use checkpoint::{decode, encode};
 pub use choose::{Choice, Need, Question};
 

@@ -1,3 +1,4 @@
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use super::*;
@@ -433,5 +434,44 @@ fn nodes_that_could_serve() {
             preferred: nodes == 1,
         });
         assert_eq!(hints[GPU].as_deref(), Some(&want[..]), "{pod}");
+    }
+}
+
+#[test]
+fn where_the_topology_manager_has_them() {
+    use crate::topology::{Numa, Policy, Scope, Settings, admit};
+    let numa = Numa {
+        distances: [(0, vec![10, 20]), (1, vec![20, 10])].into(),
+    };
+    let rows = [
+        ("a@0 b@1", "c:1 d:1", Scope::Container, Some("c@1 d@1")),
+        ("a@1", "c:1", Scope::Container, Some("c@2")),
+        ("a@0 b@1", "c:2", Scope::Container, None),
+        ("a@0 b@0", "c:1 d:1", Scope::Pod, Some("c@1 d@1")),
+        ("a@0 b@1", "c:1 d:1", Scope::Pod, None),
+        ("a b", "c:1", Scope::Container, Some("")),
+    ];
+    for (offered, text, scope, want) in rows {
+        let state = state(offered, "", false);
+        let pod = Pod {
+            spec: Some(spec(text)),
+            ..Pod::default()
+        };
+        let settings = Settings {
+            policy: Policy::SingleNumaNode,
+            scope,
+            ..Settings::default()
+        };
+        let mut asking = Asking::new(&state, &[0, 1]);
+        let admitted = admit(&pod, &settings, &numa, &mut [&mut asking]);
+        let near = asking.near.iter().map(|(c, nodes)| format!("{c}@{nodes}"));
+        let near = near.collect::<Vec<_>>().join(" ");
+        let got = admitted.map(|()| near).map_err(|r| r.reason);
+        let want = want.map(str::to_owned);
+        assert_eq!(
+            got,
+            want.ok_or("TopologyAffinityError".into()),
+            "{offered} | {text}"
+        );
     }
 }
