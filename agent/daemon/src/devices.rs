@@ -27,6 +27,8 @@ use crate::shared::Shared;
 /// Names that plugins and other programs have built in.
 const SOCKET: &str = "kubelet.sock";
 const CHECKPOINT: &str = "kubelet_internal_checkpoint";
+/// The next one, while it is written.
+const NEXT: &str = ".kubelet_internal_checkpoint.new";
 /// When a folder that could not be used, or was another's, is looked at again.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -204,7 +206,7 @@ fn read(file: &Path) -> State {
 /// Whole or not at all.
 fn write(file: &Path, text: &str) -> io::Result<()> {
     use std::io::Write;
-    let new = file.with_file_name(format!(".{CHECKPOINT}.new"));
+    let new = file.with_file_name(NEXT);
     let mut options = fs::OpenOptions::new();
     let mut to = options
         .write(true)
@@ -220,7 +222,10 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
 pub(crate) async fn plugins(shared: Arc<Shared>) {
     let door = Door(shared.clone());
     let serve = |listener| keelson_devices::registrations(listener, door);
-    answer(&shared, &shared.config.device_plugins_dir, serve).await;
+    // Plugins see by the end of their own sockets, or by our new one, that they are to register again. That a new agent
+    // ends them is part of the API.
+    let ours = |_: &Path| true;
+    answer(&shared, &shared.config.device_plugins_dir, ours, serve).await;
 }
 
 /// Answers who has what until shutdown, from when there is a plugin.
@@ -231,18 +236,20 @@ pub(crate) async fn lists(shared: Arc<Shared>) {
     }
     let list = List(shared.clone());
     let serve = |listener| keelson_devices::lists(listener, list);
-    answer(&shared, &shared.config.pod_resources_dir, serve).await;
+    let ours = |path: &Path| path.ends_with(SOCKET);
+    answer(&shared, &shared.config.pod_resources_dir, ours, serve).await;
 }
 
-/// Serves on our socket in a folder, as soon as it can be ours.
+/// Serves on our socket in a folder, as soon as it can be ours. Old sockets go of which `ours` says so.
 async fn answer<F: Future<Output = ()>>(
     shared: &Shared,
     dir: &Path,
+    ours: fn(&Path) -> bool,
     serve: impl FnOnce(UnixListener) -> F,
 ) {
     let mut told = String::new();
     let listener = loop {
-        let why = match listen(dir) {
+        let why = match listen(dir, ours) {
             Ok(Some(listener)) => break listener,
             Ok(None) => "somebody else answers there".to_owned(),
             Err(error) => error.to_string(),
@@ -266,16 +273,14 @@ async fn answer<F: Future<Output = ()>>(
 }
 
 /// `None`: somebody else listens.
-fn listen(dir: &Path) -> io::Result<Option<UnixListener>> {
+fn listen(dir: &Path, ours: fn(&Path) -> bool) -> io::Result<Option<UnixListener>> {
     let mut make = fs::DirBuilder::new();
     make.recursive(true).mode(0o700).create(dir)?;
     if is_taken(dir) {
         return Ok(None);
     }
-    // Plugins see by the end of their own sockets, or by our new one, that they are to register again. That a new agent
-    // ends them is part of the API.
     for entry in fs::read_dir(dir)?.flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_socket()) {
+        if entry.file_type().is_ok_and(|t| t.is_socket()) && ours(&entry.path()) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -293,7 +298,7 @@ pub(crate) fn cleanup(dirs: [&Path; 2]) -> Vec<io::Error> {
         let text = fs::read_to_string(&file).unwrap_or_default();
         // A kubelet's has another sum.
         let ours = plan::decode(&text, Timestamp::now()).is_ok();
-        let own = [(SOCKET, true), (CHECKPOINT, ours)];
+        let own = [(SOCKET, true), (NEXT, true), (CHECKPOINT, ours)];
         for (name, _) in own.into_iter().filter(|(_, ours)| *ours) {
             match fs::remove_file(dir.join(name)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => errors.push(e),

@@ -421,6 +421,14 @@ fn given(bed: &Bed, served: &Served) {
     wait_figures(bed, "3/3");
     bed.wait_for(health, "Healthy Healthy");
 
+    // What somebody else says that the node has is counted, and stays.
+    let dongles = r#"{"example.com/dongle":"1"}"#;
+    bed.kubectl(&format!(
+        r#"patch node n1 --subresource=status --type=merge -p '{{"status":{{"capacity":{dongles},"allocatable":{dongles}}}}}'"#
+    ));
+    bed.apply(&pod("dongle", 1, "").replace("widget", "dongle"));
+    wait_running(bed, "dongle");
+
     // The agent dies; the plugin registers with the next one, and what was given stays given.
     let before = served.calls("registered").len();
     node.kill();
@@ -441,6 +449,9 @@ fn given(bed: &Bed, served: &Served) {
     );
     let restarts = "get pod one -o jsonpath='{.status.containerStatuses[0].restartCount}'";
     assert_eq!(bed.kubectl(restarts), "0");
+    let dongles = r"get node n1 -o jsonpath='{.status.allocatable.example\.com/dongle}'";
+    assert_eq!(bed.kubectl(dongles), "1");
+    bed.kubectl("delete pod dongle");
     let ready = served.calls("pre-start").len();
     bed.kubectl("exec one -- busybox touch /stop");
     bed.wait_for(restarts, "1");
