@@ -199,7 +199,8 @@ mod tests {
             ..none.clone()
         };
         let max = u64::MAX;
-        let rows: [(&str, &PodResources, bool, &[(&str, u64)]); 5] = [
+        type Row<'a> = (&'a str, &'a PodResources, bool, &'a [(&'a str, u64)]);
+        let rows: [Row<'_>; 5] = [
             ("nothing", &none, true, &[]),
             (
                 "v2",
