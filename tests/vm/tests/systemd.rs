@@ -62,7 +62,8 @@ fn systemd_keeps_cgroups_and_shutdowns_wait() {
     m.sh(CONFIG);
     m.sh(UP);
     println!("up");
-    let steps: [(&str, fn(&mut Machine)); 3] = [
+    type Step = (&'static str, fn(&mut Machine));
+    let steps: [Step; 3] = [
         ("cgroups", cgroups),
         ("called off", called_off),
         ("reboot", reboot),
