@@ -199,7 +199,7 @@ mod tests {
             ..none.clone()
         };
         let max = u64::MAX;
-        type Row<'a> = (&'a str, &'a PodResources, bool, &'a [(&'a str, u64)]);
+        type Row<'a> = (&'a str, &'a PodResources, bool, &'a [(&'static str, u64)]);
         let rows: [Row<'_>; 5] = [
             ("nothing", &none, true, &[]),
             (
