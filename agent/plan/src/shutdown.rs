@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn what_is_configured() {
-        let rows: [(&str, Settings, &[(i32, i64)]); 7] = [
+        type Row<'a> = (&'a str, Settings, &'a [(i32, i64)]);
+        let rows: [Row<'_>; 7] = [
             ("nothing", settings("", "", &[]), &[]),
             ("off", settings("0", "0s", &[]), &[]),
             (
