@@ -17,11 +17,8 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    /// Opens the file for appending, and makes its directory.
+    /// Opens the file for appending. Its directory is there, or the pod has been removed meanwhile.
     pub(crate) fn create(path: PathBuf) -> io::Result<LogFile> {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
-        }
         let (file, inode) = open(&path)?;
         Ok(LogFile {
             path,

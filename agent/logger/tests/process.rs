@@ -33,7 +33,7 @@ fn ready(logger: &mut Child) {
 #[test]
 fn it_outlives_what_ends_an_agent() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("pod/app/0.log");
+    let path = dir.path().join("0.log");
     let mut logger = start(path.to_str().unwrap());
     ready(&mut logger);
     let pid = Pid::from_raw(logger.id().cast_signed());
@@ -129,4 +129,14 @@ fn a_holder_reaps_and_stays() {
     assert!(holder.try_wait().unwrap().is_none());
     kill(pid, Signal::SIGKILL).unwrap();
     holder.wait().unwrap();
+}
+
+/// A shim that was given up may start one when all of the pod has been removed.
+#[test]
+fn a_folder_that_is_gone_is_not_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("pod");
+    let mut logger = start(folder.join("0.log").to_str().unwrap());
+    assert!(!logger.wait().unwrap().success());
+    assert!(!folder.exists());
 }

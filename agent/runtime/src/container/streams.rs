@@ -87,6 +87,10 @@ impl Runtime {
         if wanted.log.is_empty() {
             return Ok(None);
         }
+        // Not by the logger: a shim that was given up may start one when the pod has been removed.
+        if let Some(dir) = Path::new(wanted.log).parent() {
+            fs::create_dir_all(dir).map_err(Error::io("make", dir.display()))?;
+        }
         let logger = &self.config().logger;
         if !wanted.open() {
             task.stdout = logger_uri(logger, &[("log", wanted.log)]);
