@@ -250,7 +250,8 @@ fn apply(path: &str, resources: &PodResources) -> Result<(), Error> {
         };
         pids.set_pid_max(limit).map_err(failed)?;
     }
-    if let Some(huge) = group.controller_of::<HugeTlbController>() {
+    let huge = group.controller_of::<HugeTlbController>();
+    if let Some(huge) = huge.filter(|_| counts_hugepages(path)) {
         for HugepageLimit { page_size, limit } in &resources.hugepages {
             let limit = u64::try_from(*limit).unwrap_or_default();
             huge.set_limit_in_bytes(page_size, limit).map_err(failed)?;
@@ -272,13 +273,13 @@ pub(crate) fn write_unified(path: &str, files: &BTreeMap<String, String>) -> Res
     Ok(())
 }
 
-/// Whether huge pages are counted by cgroup.
-pub(crate) fn counts_hugepages() -> bool {
+/// Whether huge pages are counted in a cgroup: systemd, for one, does not have them counted in its slices.
+pub(crate) fn counts_hugepages(path: &str) -> bool {
     match HIERARCHIES.v1 {
         Some(_) => HIERARCHIES.roots.contains_key("hugetlb"),
         None => {
-            let root = HIERARCHIES.roots.get("").cloned().unwrap_or_default();
-            let known = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+            let dir = controller_dir("", path).unwrap_or_default();
+            let known = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
             known.split_whitespace().any(|c| c == "hugetlb")
         }
     }

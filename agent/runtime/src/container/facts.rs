@@ -39,7 +39,7 @@ impl Runtime {
             devices: devices(spec)?,
             seccomp_profile,
             unified: unified(),
-            counts_hugepages: counts_hugepages(),
+            counts_hugepages: counts_hugepages(&spec.cgroup_parent),
         })
     }
 }
