@@ -52,3 +52,8 @@ pub async fn eventually_async<T>(
 pub const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
+
+/// Whether this is `scripts/test --long`, which has the time for whole soaks.
+pub fn is_long() -> bool {
+    std::env::var("NEXTEST_PROFILE").is_ok_and(|profile| profile == "long")
+}

@@ -61,6 +61,11 @@ impl Drivers {
         })
     }
 
+    /// There are no drivers here.
+    pub(crate) fn are_none(&self) -> bool {
+        self.known().is_empty()
+    }
+
     fn volume(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         busy.retain(|_, lock| Arc::strong_count(lock) > 1);
@@ -399,11 +404,7 @@ pub(crate) async fn grow(
         publish_context: BTreeMap::new(),
         context: BTreeMap::new(),
     };
-    let target = Target {
-        path: record.path.clone(),
-        staging: csi.staging.clone(),
-        read_only: record.read_only,
-    };
+    let target = target(record, csi);
     let lock = shared.csi.volume(&spec.id);
     let _one = lock.lock().await;
     let asked = Asked {
@@ -419,15 +420,20 @@ pub(crate) async fn grow(
     Ok(())
 }
 
+/// Where a volume stands.
+fn target(record: &Record, csi: &CsiRecord) -> Target {
+    Target {
+        path: record.path.clone(),
+        staging: csi.staging.clone(),
+        read_only: record.read_only,
+    }
+}
+
 /// How full a driver's volume is, if the driver tells.
 pub(crate) async fn usage(shared: &Shared, record: &Record) -> Option<keelson_csi::Usage> {
     let csi = record.csi.as_ref()?;
     let driver = shared.csi.get(&csi.driver).ok()?;
-    let target = Target {
-        path: record.path.clone(),
-        staging: csi.staging.clone(),
-        read_only: record.read_only,
-    };
+    let target = target(record, csi);
     let asked = async {
         match driver.abilities().await?.stats {
             true => driver.usage(&csi.id, &target).await.map(Some),
@@ -622,13 +628,7 @@ async fn take_away(
 /// The volumes of drivers that pods here have, as the Node tells them: whoever detaches waits for it. `None`: nobody
 /// needs to be told.
 pub(crate) fn volumes_in_use(shared: &Shared, told: bool) -> Option<Vec<String>> {
-    let none = shared
-        .csi
-        .known
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .is_empty();
-    if none && !told {
+    if shared.csi.are_none() && !told {
         return None;
     }
     let pods = shared.volumes.list().unwrap_or_default();

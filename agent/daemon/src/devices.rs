@@ -13,6 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceStatus};
 use keelson_agent_plan::admit::Refusal;
+use keelson_agent_plan::containers;
 pub(crate) use keelson_agent_plan::devices::refusal;
 use keelson_agent_plan::devices::{self as plan, Choice, Figures, Need, State};
 use keelson_agent_plan::topology::Provider;
@@ -109,7 +110,7 @@ impl Devices {
 
     /// Resources of plugins that a pod asks for.
     pub(crate) fn managed(&self, spec: &PodSpec) -> BTreeSet<String> {
-        let names = plan::containers(spec).flat_map(plan::asked);
+        let names = containers::all(spec).flat_map(plan::asked);
         let names: BTreeSet<String> = names.map(|(name, _)| name.to_owned()).collect();
         match names.is_empty() {
             true => names,
@@ -448,7 +449,7 @@ pub(crate) async fn assign(shared: &Shared, pod: &Pod) -> Result<(), String> {
     if managed.is_empty() {
         return Ok(());
     }
-    let needs = plan::containers(spec).flat_map(|c| {
+    let needs = containers::all(spec).flat_map(|c| {
         plan::asked(c).map(move |(resource, count)| Need {
             uid,
             container: &c.name,
@@ -565,7 +566,7 @@ impl Lister for List {
             let uid = text(&m.uid);
             let mut listing = Listing::default();
             let spec = pod.spec.iter();
-            for c in spec.flat_map(plan::containers) {
+            for c in spec.flat_map(containers::all) {
                 let has = inner.state.of(&uid, &c.name).into_iter().flatten();
                 listing.container(
                     &c.name,

@@ -158,6 +158,11 @@ impl Job {
                 all_done = false;
             }
         }
+        all_done
+    }
+
+    /// Lets drivers' volumes have what their claims wait for. What fails is tried again the next time.
+    pub(crate) async fn grow_all(&self) {
         for v in self.all() {
             if let Some(claimed) = claim::of(&self.pod, v)
                 && let Err(error) = self.grow(v, &claimed).await
@@ -168,10 +173,8 @@ impl Job {
                 self.shared.events.pod(&self.pod, told);
             }
         }
-        all_done
     }
 
-    /// Lets the file system of a driver's volume have what its claim waits for.
     async fn grow(&self, v: &Volume, claimed: &Claimed) -> Result<(), String> {
         let record = self.shared.volumes.recorded(&self.uid, &v.name);
         let Some(record) = record.ok().filter(|r| r.csi.is_some()) else {
@@ -326,10 +329,10 @@ pub(crate) async fn teardown(shared: &Arc<Shared>, uid: String) -> Result<(), St
     done.map_err(|e| e.to_string())?
 }
 
-/// Whether a pod has claims whose volumes may become larger while it runs.
-pub(crate) fn may_grow(pod: &Pod) -> bool {
-    let all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    all.into_iter().any(|v| claim::of(pod, v).is_some())
+/// Whether a pod has claims whose volumes may become larger while it runs: drivers' only.
+pub(crate) fn may_grow(shared: &Shared, pod: &Pod) -> bool {
+    let mut all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    !shared.csi.are_none() && all.any(|v| claim::of(pod, v).is_some())
 }
 
 /// Volumes whose files follow the API.

@@ -338,8 +338,9 @@ impl Worker {
             }
             return;
         }
-        let is_due = self.tokens.due(now) || volumes::may_grow(&self.pod);
-        if !std::mem::take(&mut self.stale) && !is_due {
+        let files = std::mem::take(&mut self.stale) || self.tokens.due(now);
+        let grows = volumes::may_grow(&self.shared, &self.pod);
+        if !files && !grows {
             return;
         }
         let (job, tx, lock) = (
@@ -351,7 +352,10 @@ impl Worker {
             // One after the other: what was fetched last is written last.
             let done = {
                 let _one = lock.lock().await;
-                job.refresh().await
+                if grows {
+                    job.grow_all().await;
+                }
+                !files || job.refresh().await
             };
             if !done {
                 tokio::time::sleep(REFRESH_FAILED).await;

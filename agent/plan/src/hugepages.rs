@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 
-use crate::quantity;
+use crate::{containers, quantity, resources};
 
 const PREFIX: &str = "hugepages-";
 
@@ -42,22 +42,16 @@ pub fn of_container(c: &Container, sizes: &[u64]) -> BTreeMap<u64, i64> {
     all
 }
 
-/// What a pod may have: the sum of its containers, or what one init container needs if that is more.
+/// What a pod may have: as much as its containers need together at most.
 pub fn of_pod(spec: &PodSpec, sizes: &[u64]) -> BTreeMap<u64, i64> {
-    let asked = |c: &Container| {
-        limits(c.resources.as_ref())
-            .map(|(s, _)| s)
-            .collect::<Vec<_>>()
-    };
-    let named = spec.containers.iter().flat_map(asked);
-    let all: Vec<u64> = sizes.iter().copied().chain(named).collect();
+    let asked = containers::all(spec).flat_map(|c| limits(c.resources.as_ref()));
+    let all = sizes.iter().copied().chain(asked.map(|(size, _)| size));
     let of = |size: u64| {
-        let own = |c: &Container| of_container(c, &[]).get(&size).copied().unwrap_or(0);
-        let apps: i64 = spec.containers.iter().map(own).sum();
-        let init = spec.init_containers.iter().flatten().map(own).max();
-        apps.max(init.unwrap_or(0))
+        resources::pod_figure(spec, |r| {
+            limits(r).find(|(s, _)| *s == size).map_or(0, |(_, n)| n)
+        })
     };
-    all.into_iter().map(|size| (size, of(size))).collect()
+    all.map(|size| (size, of(size))).collect()
 }
 
 /// The page size of a volume whose medium is `HugePages` or `HugePages-SIZE`; `None` for another medium.
@@ -66,9 +60,7 @@ pub fn of_pod(spec: &PodSpec, sizes: &[u64]) -> BTreeMap<u64, i64> {
 /// A size that no container asks for, or several where none is named.
 pub fn of_medium(medium: &str, spec: &PodSpec) -> Option<Result<u64, String>> {
     let rest = medium.strip_prefix("HugePages")?;
-    let init = spec.init_containers.iter().flatten();
-    let containers = init.chain(&spec.containers);
-    let mut asked: Vec<u64> = containers
+    let mut asked: Vec<u64> = containers::all(spec)
         .flat_map(|c| limits(c.resources.as_ref()).map(|(size, _)| size))
         .collect();
     asked.sort_unstable();
@@ -146,6 +138,13 @@ mod tests {
                 "{spec:?}"
             );
         }
+        let mut beside = spec(one, two.clone());
+        beside
+            .init_containers
+            .iter_mut()
+            .flatten()
+            .for_each(|c| c.restart_policy = Some("Always".into()));
+        assert_eq!(of_pod(&beside, &[])[&MI2], 8 << 20, "a sidecar stays");
         let c = Container::default();
         assert_eq!(of_container(&c, &[MI2]), [(MI2, 0)].into());
     }

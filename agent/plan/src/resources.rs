@@ -7,6 +7,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::containers;
 use crate::quantity::{milli_of, value_of};
 
 /// A pod's quality of service class.
@@ -93,13 +94,6 @@ fn limits(r: Option<&ResourceRequirements>) -> Option<&List> {
     list(r, |r| &r.limits)
 }
 
-fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-}
-
 /// The resources of a pod as a whole (KEP-2837), if they are set.
 fn pod_level(spec: &PodSpec) -> Option<&ResourceRequirements> {
     let own = spec.resources.as_ref();
@@ -116,7 +110,9 @@ pub fn is_pinned(spec: &PodSpec) -> bool {
 pub fn qos(spec: &PodSpec) -> Qos {
     let parts: Vec<Option<&ResourceRequirements>> = match pod_level(spec) {
         Some(r) => vec![Some(r)],
-        None => all_containers(spec).map(|c| c.resources.as_ref()).collect(),
+        None => containers::all(spec)
+            .map(|c| c.resources.as_ref())
+            .collect(),
     };
     let figure = |l: Option<&List>, name: &str| milli_of(l, name);
     let names = ["cpu", "memory"];
@@ -197,7 +193,7 @@ pub fn container(c: &Container) -> Figures {
 pub fn pod(spec: &PodSpec, pids_limit: Option<i64>) -> Figures {
     let limit = |name: &str| {
         let own = milli_of(limits(spec.resources.as_ref()), name);
-        let all = all_containers(spec).all(|c| milli_of(limits(c.resources.as_ref()), name) > 0);
+        let all = containers::all(spec).all(|c| milli_of(limits(c.resources.as_ref()), name) > 0);
         let sum = match (own, all) {
             (0, false) => return 0,
             (0, true) => pod_figure(spec, |r| milli_of(limits(r), name)),
@@ -235,12 +231,13 @@ pub fn request(spec: &PodSpec, name: &str) -> i64 {
 pub fn limit(spec: &PodSpec, name: &str) -> Option<i64> {
     let limited =
         |c: &Container| limits(c.resources.as_ref()).is_some_and(|l| l.contains_key(name));
-    all_containers(spec)
+    containers::all(spec)
         .any(limited)
         .then(|| pod_figure(spec, |r| milli_of(limits(r), name)))
 }
 
-fn pod_figure(spec: &PodSpec, of: impl Fn(Option<&ResourceRequirements>) -> i64) -> i64 {
+/// What a pod's containers need together at most: sidecars stay beside those that come after them.
+pub(crate) fn pod_figure(spec: &PodSpec, of: impl Fn(Option<&ResourceRequirements>) -> i64) -> i64 {
     let (mut sidecars, mut peak) = (0, 0);
     for c in spec.init_containers.iter().flatten() {
         let own = of(c.resources.as_ref());
@@ -292,7 +289,7 @@ fn spare(spec: &PodSpec) -> i64 {
     let own = requests(spec.resources.as_ref()).filter(|l| l.contains_key("memory"));
     let Some(own) = own else { return 0 };
     let asked = pod_figure(spec, |r| request_or_limit(r, "memory"));
-    let count = i64::try_from(all_containers(spec).count()).unwrap_or(i64::MAX);
+    let count = i64::try_from(containers::all(spec).count()).unwrap_or(i64::MAX);
     (milli_of(own, "memory") - asked).max(0) / count.max(1)
 }
 

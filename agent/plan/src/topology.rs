@@ -9,9 +9,10 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::admit::{Refusal, refuse};
+use crate::containers;
 use crate::cpuset::CpuSet;
 use crate::eviction::Error;
 
@@ -188,12 +189,6 @@ fn unaligned() -> Refusal {
     refuse("TopologyAffinityError", message.into())
 }
 
-/// A pod's containers, in the order in which they are given something.
-pub(crate) fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    let init = spec.init_containers.iter().flatten();
-    init.chain(&spec.containers)
-}
-
 /// Gives a pod its part of everything, or says why it fails.
 pub fn admit(
     pod: &Pod,
@@ -218,7 +213,7 @@ pub fn admit(
         Scope::Pod => Some(choose(providers, None)?),
         Scope::Container => None,
     };
-    for container in containers(spec) {
+    for container in containers::all(spec) {
         let hint = match of_pod {
             Some(hint) => hint,
             None => choose(providers, Some(container))?,

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use keelson_tests::images::ECHO;
-use keelson_tests::wait::secs;
+use keelson_tests::wait::{is_long, secs};
 use keelson_tests::{Bed, eventually};
 
 /// Longer than a node may be silent (40 s) before it counts as lost; a quarter of an hour by `scripts/test --long`.
 fn long() -> Duration {
-    let is_long = std::env::var("NEXTEST_PROFILE").is_ok_and(|p| p == "long");
-    secs(if is_long { 900 } else { 45 })
+    secs(if is_long() { 900 } else { 45 })
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use keelson_tests::images::ECHO;
 use keelson_tests::node::Node;
 use keelson_tests::snapshot::Snapshot;
-use keelson_tests::wait::secs;
+use keelson_tests::wait::{is_long, secs};
 use keelson_tests::{Bed, eventually};
 
 /// What the agent's heap may keep of them all: what is forgotten of 2,000 pods, were it a KiB each, shows.
@@ -11,8 +11,7 @@ const SLACK_KIB: i64 = 2048;
 
 /// Batches, and pods in one: 2,000 pods by `scripts/test --long`, as many at once as a node takes.
 fn size() -> (usize, usize) {
-    let is_long = std::env::var("NEXTEST_PROFILE").is_ok_and(|p| p == "long");
-    if is_long { (20, 100) } else { (2, 24) }
+    if is_long() { (20, 100) } else { (2, 24) }
 }
 
 #[test]

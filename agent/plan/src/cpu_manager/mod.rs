@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
+use crate::containers;
 use crate::cpuset::CpuSet;
-use crate::lifecycle::is_sidecar;
 use crate::resources;
-use crate::topology::{Failure, Hint, Hints, Provider, containers, masks};
+use crate::topology::{Failure, Hint, Hints, Provider, masks};
 
 pub use checkpoint::{read, write};
 pub use machine::{Machine, Place};
@@ -76,11 +76,10 @@ impl State {
         if !self.exclusive.contains_key(uid) {
             return false;
         }
-        let before = spec.init_containers.iter().flatten();
-        let over = before
-            .take_while(|c| c.name != container)
-            .filter(|c| !is_sidecar(c));
-        over.filter(|c| self.release(uid, &c.name)).count() > 0
+        containers::ended_before(spec, container)
+            .filter(|c| self.release(uid, &c.name))
+            .count()
+            > 0
     }
 }
 
@@ -252,13 +251,8 @@ fn wanted(spec: &PodSpec, container: &Container) -> usize {
 /// How many CPUs a pod's containers are to have for themselves at one time.
 fn wanted_at_once(spec: &PodSpec) -> usize {
     let (mut peak, mut stay) = (0, 0);
-    for c in containers(spec) {
-        let is_init = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .any(|i| i.name == c.name);
-        match is_init && !is_sidecar(c) {
+    for c in containers::all(spec) {
+        match containers::ends(spec, &c.name) {
             true => peak = peak.max(stay + wanted(spec, c)),
             false => stay += wanted(spec, c),
         }
@@ -337,7 +331,8 @@ impl Provider for Asking<'_> {
         }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let mut had = CpuSet::default();
-        for c in containers(spec).filter(|c| container.is_none_or(|only| only.name == c.name)) {
+        for c in containers::all(spec).filter(|c| container.is_none_or(|only| only.name == c.name))
+        {
             had = &had | self.state.own(uid, &c.name).unwrap_or(&CpuSet::default());
         }
         let list = match had.is_empty() {
@@ -361,12 +356,7 @@ impl Provider for Asking<'_> {
             .choose(count, hint.nodes)
             .map_err(Failure::Unexpected)?;
         self.state.shared = &self.state.shared - &chosen;
-        let is_init = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .any(|i| i.name == container.name);
-        self.reuse = match is_init && !is_sidecar(container) {
+        self.reuse = match containers::ends(spec, &container.name) {
             true => &self.reuse | &chosen,
             false => &self.reuse - &chosen,
         };

@@ -21,6 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceHealth, ResourceStatus};
 
 use crate::admit::{Refusal, refuse};
+use crate::containers;
 use crate::lifecycle::is_sidecar;
 use crate::quantity::value_of;
 
@@ -177,13 +178,7 @@ pub fn asked_together(spec: &PodSpec) -> BTreeMap<&str, usize> {
 
 /// Whether any of a pod's containers asks for what could be plugins'.
 pub fn asks(spec: &PodSpec) -> bool {
-    containers(spec).any(|c| asked(c).next().is_some())
-}
-
-/// Those that can have devices, in the order in which they are given out.
-pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    let init = spec.init_containers.iter().flatten();
-    init.chain(&spec.containers)
+    containers::all(spec).any(|c| asked(c).next().is_some())
 }
 
 /// A pod that does not get its devices.
@@ -285,10 +280,8 @@ impl State {
         resource: &str,
     ) -> BTreeSet<String> {
         let mut free = BTreeSet::new();
-        let before = spec.init_containers.iter().flatten();
-        let before = before.map(|c| (c, !is_sidecar(c)));
-        let before = before.chain(spec.containers.iter().map(|c| (c, false)));
-        for (c, ends) in before.take_while(|(c, _)| c.name != container) {
+        for c in containers::all(spec).take_while(|c| c.name != container) {
+            let ends = containers::ends(spec, &c.name);
             let has = self.of(uid, &c.name).and_then(|r| r.get(resource));
             for id in has.into_iter().flat_map(|a| a.devices.keys()) {
                 match ends {

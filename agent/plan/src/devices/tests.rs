@@ -196,7 +196,7 @@ fn who_gets_which() {
         if let Some(nodes) = near {
             state.align("p", container, nodes);
         }
-        let wanted = containers(&spec).find(|c| c.name == container);
+        let wanted = containers::all(&spec).find(|c| c.name == container);
         let count = asked(wanted.expect("it is there")).next().map(|(_, n)| n);
         let need = need("p", container, count.expect("it asks"));
         let got = match state.choose(&spec, &need, None) {

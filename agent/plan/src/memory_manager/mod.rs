@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
+use crate::containers;
 use crate::cpuset::CpuSet;
-use crate::lifecycle::is_sidecar;
 use crate::quantity;
 use crate::resources;
-use crate::topology::{Failure, Hint, Hints, Provider, containers, masks, narrower};
+use crate::topology::{Failure, Hint, Hints, Provider, masks, narrower};
 
 pub use checkpoint::{read, write};
 pub use settings::{Reservation, Settings};
@@ -145,19 +145,11 @@ fn wanted(spec: &PodSpec, container: &Container) -> Amounts {
 /// What a pod's containers are to have at one time.
 fn wanted_at_once(spec: &PodSpec) -> Amounts {
     let (mut peak, mut stay) = (Amounts::new(), Amounts::new());
-    for c in containers(spec) {
-        let is_init = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .any(|i| i.name == c.name);
+    for c in containers::all(spec) {
+        let ends = containers::ends(spec, &c.name);
         for (name, bytes) in wanted(spec, c) {
             let sum = stay.get(&name).copied().unwrap_or(0) + bytes;
-            let place = if is_init && !is_sidecar(c) {
-                &mut peak
-            } else {
-                &mut stay
-            };
+            let place = if ends { &mut peak } else { &mut stay };
             let before = place.entry(name).or_default();
             *before = sum.max(*before);
         }
@@ -300,7 +292,7 @@ impl Provider for Asking<'_> {
             None => wanted_at_once(spec),
         };
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let had = containers(spec)
+        let had = containers::all(spec)
             .filter(|c| container.is_none_or(|only| only.name == c.name))
             .map(|c| self.state.nodes_of(uid, &c.name).mask())
             .fold(0, |all, nodes| all | nodes);
@@ -326,12 +318,7 @@ impl Provider for Asking<'_> {
         let nodes = self
             .choose(&wanted, hint)
             .map_err(|why| Failure::Unexpected(format!("[memorymanager] {why}")))?;
-        let is_init = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .any(|i| i.name == container.name);
-        let ends = is_init && !is_sidecar(container);
+        let ends = containers::ends(spec, &container.name);
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let mut blocks = Vec::new();
         for (resource, size) in wanted {

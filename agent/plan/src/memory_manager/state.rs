@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::PodSpec;
 use serde::{Deserialize, Serialize};
 
 use super::NodeMemory;
+use crate::containers;
 use crate::cpuset::CpuSet;
-use crate::lifecycle::is_sidecar;
 use crate::quantity;
 
 /// One resource of one NUMA node, bytes.
@@ -200,11 +200,10 @@ impl State {
         if !self.entries.contains_key(uid) {
             return false;
         }
-        let before = spec.init_containers.iter().flatten();
-        let over = before
-            .take_while(|c| c.name != container)
-            .filter(|c| !is_sidecar(c));
-        over.filter(|c| self.release(uid, &c.name)).count() > 0
+        containers::ended_before(spec, container)
+            .filter(|c| self.release(uid, &c.name))
+            .count()
+            > 0
     }
 
     /// What a container takes over from init containers before it is not theirs any more, so that each byte is given back
@@ -214,11 +213,7 @@ impl State {
             return;
         };
         let mut left = by.size;
-        let before = spec.init_containers.iter().flatten();
-        let over = before
-            .take_while(|c| c.name != container)
-            .filter(|c| !is_sidecar(c));
-        for c in over {
+        for c in containers::ended_before(spec, container) {
             for block in own.get_mut(&c.name).into_iter().flatten() {
                 if block.resource == by.resource && block.numa_affinity == by.numa_affinity {
                     let part = left.min(block.size);

@@ -113,7 +113,7 @@ fn pod(uid: &str, init: &[Value], apps: &[Value]) -> Pod {
 fn ask(policy: &Static, state: &mut State, pod: &Pod, hint: Hint) -> Result<(), String> {
     let mut asking = Asking::new(policy, state);
     let spec = pod.spec.as_ref().expect("a spec");
-    for c in containers(spec) {
+    for c in containers::all(spec) {
         asking
             .allocate(pod, c, hint)
             .map_err(|f| format!("{f:?}"))?;

@@ -30,7 +30,7 @@ proptest! {
                 let mut asking = Asking::new(&policy, &state);
                 let spec = pod.spec.as_ref().expect("a spec");
                 let hint = Hint { nodes, preferred: true };
-                if containers(spec).all(|c| asking.allocate(&pod, c, hint).is_ok()) {
+                if containers::all(spec).all(|c| asking.allocate(&pod, c, hint).is_ok()) {
                     state = asking.state;
                     state.started(&uid, spec, "c");
                     prop_assert_eq!(state.of(&uid, "c").len(), cpu as usize);

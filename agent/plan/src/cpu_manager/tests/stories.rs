@@ -16,14 +16,14 @@ fn story(policy: &Static, pods: &[(Pod, u64)]) -> Vec<String> {
             preferred: true,
         };
         let spec = pod.spec.as_ref().expect("a spec");
-        let given = containers(spec).try_for_each(|c| asking.allocate(pod, c, hint));
+        let given = containers::all(spec).try_for_each(|c| asking.allocate(pod, c, hint));
         match given {
             Err(Failure::Smt(why) | Failure::Unexpected(why)) => told.push(why),
             Ok(()) => {
                 state = asking.state;
                 let uid = pod.metadata.uid.as_deref().unwrap_or_default();
                 let has =
-                    containers(spec).map(|c| format!("{}={}", c.name, state.of(uid, &c.name)));
+                    containers::all(spec).map(|c| format!("{}={}", c.name, state.of(uid, &c.name)));
                 let has: Vec<String> = has.collect();
                 told.push(format!("{} shared={}", has.join(" "), state.shared));
             }
@@ -196,7 +196,7 @@ fn given_back() {
         &[container("c", "2")],
     );
     let spec = pod.spec.as_ref().expect("a spec");
-    for c in containers(spec) {
+    for c in containers::all(spec) {
         asking
             .allocate(&pod, c, Hint::default())
             .expect("there are enough");
