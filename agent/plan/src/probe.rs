@@ -81,6 +81,18 @@ impl Timing {
     }
 }
 
+/// Probes begin at whole tenths of a second: those of a node that fall into one are woken together, which costs a
+/// fraction of as many wake-ups.
+const SLOT: SignedDuration = SignedDuration::from_millis(100);
+
+/// The first slot that does not begin before `at`.
+fn slot(at: Timestamp) -> Timestamp {
+    let rest = at.as_nanosecond().rem_euclid(SLOT.as_nanos());
+    let wait = (SLOT.as_nanos() - rest) % SLOT.as_nanos();
+    let wait = i64::try_from(wait).map_or(SignedDuration::ZERO, SignedDuration::from_nanos);
+    at.checked_add(wait).unwrap_or(at)
+}
+
 /// One probe of one run of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
@@ -102,7 +114,7 @@ impl State {
             verdict: None,
             last: None,
             streak: 0,
-            next,
+            next: slot(next),
         }
     }
 
@@ -124,7 +136,12 @@ impl State {
 
     /// A try that began at `began` could not be made: it says nothing about the container, and counts for nothing.
     pub fn skip(&mut self, began: Timestamp) {
-        self.next = began.checked_add(self.timing.period).unwrap_or(began);
+        // From the slot it belonged to, or every try would come a slot later than the one before.
+        let from = match began.duration_since(self.next) < SLOT {
+            true => self.next,
+            false => began,
+        };
+        self.next = slot(from.checked_add(self.timing.period).unwrap_or(from));
     }
 
     /// Takes the result of a try that began at `began`. True when the verdict changed.
@@ -219,6 +236,24 @@ mod tests {
         let mut startup = State::new(Kind::Startup, timing(Kind::Startup), at(0));
         startup.record(true, at(5));
         assert_eq!(startup.next(false), None, "done");
+    }
+
+    #[test]
+    fn slots() {
+        let ms = |ms: i64| Timestamp::from_millisecond(1_000_000 + ms).expect("in range");
+        let rows = [
+            ("on the slot", 0, 5_000, 7_000),
+            ("never before it is due", 1, 5_100, 7_100),
+            ("a little late: no drift", 0, 5_030, 7_000),
+            ("very late: from then on", 0, 5_130, 7_200),
+        ];
+        for (name, started, began, next) in rows {
+            let mut state = State::new(Kind::Liveness, timing(Kind::Liveness), ms(started));
+            let due = state.next(true).expect("a time");
+            assert!(due >= ms(started + 5_000), "{name}");
+            state.record(true, ms(began));
+            assert_eq!(state.next(true), Some(ms(next)), "{name}");
+        }
     }
 
     #[test]

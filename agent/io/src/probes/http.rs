@@ -1,5 +1,7 @@
 //! HTTP probes.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Empty};
@@ -49,14 +51,14 @@ pub(super) async fn probe(tls: &Arc<rustls::ClientConfig>, probe: &Probe) -> Pro
         path,
     };
     for _ in 0..=MAX_REDIRECTS {
-        let response = match get(tls, &target, headers).await {
-            Ok(response) => response,
+        let answer = match get(tls, &target, headers).await {
+            Ok(answer) => answer,
             Err(e) => return e,
         };
-        match next(&target, &response) {
+        match next(&target, &answer) {
             Next::Follow(to) => target = to,
-            Next::Elsewhere => return redirected(response).await,
-            Next::Stay => return judge(response).await,
+            Next::Elsewhere => return redirected(&answer),
+            Next::Stay => return judge(answer.status),
         }
     }
     let url = url(target.tls, &target.host, target.port, &target.path);
@@ -70,16 +72,25 @@ pub(super) fn url(tls: bool, host: &str, port: u16, path: &str) -> String {
     format!("{scheme}://{}{path}", authority(host, port))
 }
 
+/// What a probe needs of an answer.
+struct Answer {
+    status: u16,
+    location: Option<String>,
+    body: Vec<u8>,
+}
+
 /// A redirect to another host is not followed: success with a warning, as upstream has it.
-async fn redirected(response: Response<Incoming>) -> ProbeResult {
-    let body = read(response.into_body()).await;
-    let body = String::from_utf8_lossy(&body);
+fn redirected(answer: &Answer) -> ProbeResult {
+    let body = String::from_utf8_lossy(&answer.body);
     ProbeResult::Warning(format!("Probe terminated redirects, Response body: {body}"))
 }
 
 /// Read within limits, so that a server does not log a broken pipe for each probe.
-async fn read(mut body: Incoming) -> Vec<u8> {
-    let mut read = Vec::new();
+async fn read(response: Response<Incoming>) -> Answer {
+    let location = response.headers().get(header::LOCATION);
+    let location = location.and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let status = response.status().as_u16();
+    let (mut body, mut read) = (response.into_body(), Vec::new());
     while let Some(Ok(frame)) = body.frame().await {
         read.extend_from_slice(frame.data_ref().map_or(&[], Bytes::as_ref));
         if read.len() >= MAX_BODY {
@@ -87,12 +98,14 @@ async fn read(mut body: Incoming) -> Vec<u8> {
             break;
         }
     }
-    read
+    Answer {
+        status,
+        location,
+        body: read,
+    }
 }
 
-async fn judge(response: Response<Incoming>) -> ProbeResult {
-    let status = response.status().as_u16();
-    read(response.into_body()).await;
+fn judge(status: u16) -> ProbeResult {
     if (200..400).contains(&status) {
         ProbeResult::Success
     } else {
@@ -107,14 +120,11 @@ enum Next {
     Elsewhere,
 }
 
-fn next(from: &Target, response: &Response<Incoming>) -> Next {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+fn next(from: &Target, answer: &Answer) -> Next {
+    if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
         return Next::Stay;
     }
-    let location = response
-        .headers()
-        .get(header::LOCATION)
-        .and_then(|v| v.to_str().ok());
+    let location = answer.location.as_deref();
     location.map_or(Next::Stay, |l| follow(from, l))
 }
 
@@ -161,7 +171,7 @@ async fn get(
     tls: &Arc<rustls::ClientConfig>,
     target: &Target,
     headers: &[(String, String)],
-) -> Result<Response<Incoming>, ProbeResult> {
+) -> Result<Answer, ProbeResult> {
     let url = url(target.tls, &target.host, target.port, &target.path);
     let fail = |e: String| ProbeResult::Failure(format!("Get \"{url}\": {e}"));
     let request = request(target, headers)
@@ -184,15 +194,27 @@ async fn get(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|e| fail(e.to_string()))?;
-    // The connection's task ends with the sender and the body: nothing to join.
-    tokio::spawn(connection);
-    sender.send_request(request).await.map_err(|e| {
+    let exchange = async move { Ok(read(sender.send_request(request).await?).await) };
+    let answer: hyper::Result<Answer> = beside(exchange, connection).await;
+    answer.map_err(|e| {
         fail(if e.is_incomplete_message() {
             "EOF".into()
         } else {
             e.to_string()
         })
     })
+}
+
+/// Drives an exchange and its connection in one task; the connection is dropped with the exchange's end.
+async fn beside<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
+    let (mut exchange, connection) = (pin!(exchange), pin!(connection));
+    tokio::select! {
+        biased;
+        done = &mut exchange => return done,
+        _ = connection => {}
+    }
+    // Closed: what has come before is still there to be read.
+    exchange.await
 }
 
 fn request(target: &Target, headers: &[(String, String)]) -> Result<Request<Empty<Bytes>>, String> {
