@@ -139,7 +139,7 @@ fn parse(node: &Node) -> overlay::Node {
     }
 }
 
-/// A bridge with an address of each family, and host ports by Debian's portmap.
+/// A bridge with an address of each family; host ports by Debian's portmap, which the plugin starts when there are any.
 fn cni_conf(bridge: &str, cidrs: &[IpNet], data_dir: &Path) -> Value {
     let ranges: Vec<Value> = cidrs.iter().map(|c| json!([{"subnet": c}])).collect();
     let default = |c: &IpNet| match c {
@@ -152,8 +152,8 @@ fn cni_conf(bridge: &str, cidrs: &[IpNet], data_dir: &Path) -> Value {
         "name": "keelson",
         "plugins": [
             {"type": "keelson-cni", "bridge": bridge, "hairpinMode": true,
+             "capabilities": {"portMappings": true},
              "ipam": {"ranges": ranges, "routes": routes, "dataDir": data_dir}},
-            {"type": "portmap", "capabilities": {"portMappings": true}},
         ],
     })
 }

@@ -36,12 +36,24 @@ pub struct NetConf {
     /// The result of the plugin before, or of ADD in CHECK and DEL.
     #[serde(default)]
     pub prev_result: Option<Value>,
+    /// What the runtime gives for the capabilities that the configuration declares.
+    #[serde(default)]
+    pub runtime_config: RuntimeConfig,
     /// GC: the attachments that live.
     #[serde(default, rename = "cni.dev/valid-attachments")]
     pub valid_attachments: Option<Vec<Attachment>>,
     /// All else: refused if it asks for what this plugin does not do.
     #[serde(flatten)]
     other: serde_json::Map<String, Value>,
+}
+
+/// Capability arguments. Others than these were not asked for, and are passed over.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeConfig {
+    /// `portMappings`: host ports, in the form of the reference plugin that does them.
+    #[serde(default)]
+    pub port_mappings: Vec<Value>,
 }
 
 /// An attachment that GC must leave alone.

@@ -35,6 +35,8 @@ pub mod code {
     pub const NO_ADDRESS: u32 = 101;
     /// Ours: CHECK found something that is not as it should be.
     pub const CHECK_FAILED: u32 = 102;
+    /// Ours: the plugin that does host ports failed, or is missing.
+    pub const DELEGATE_FAILED: u32 = 103;
 }
 
 /// An error as the runtime reads it.

@@ -12,15 +12,28 @@ use serde_json::Value;
 
 use crate::ledger::Ledger;
 use crate::net::{Link, Net, open_netns};
+use crate::ports;
 
 /// Runs a command; what is to be printed, if anything.
 pub(crate) async fn run(args: &Args, conf: &NetConf) -> Result<Option<Value>, Error> {
     match args.command {
-        Command::Add => add(args, conf)
-            .await
-            .map(|s| Some(s.render(conf.version()))),
-        Command::Del => del(args, conf).await.map(|()| None),
-        Command::Check => check(args, conf).await.map(|()| None),
+        Command::Add => {
+            let added = add(args, conf).await?.render(conf.version());
+            if let Err(error) = ports::delegate(args, conf, Some(&added)) {
+                // The first error is the one to tell.
+                let _ = del(args, conf).await;
+                return Err(error);
+            }
+            Ok(Some(added))
+        }
+        Command::Del => {
+            let ports = ports::delegate(args, conf, conf.prev_result.as_ref());
+            del(args, conf).await.and(ports).map(|()| None)
+        }
+        Command::Check => {
+            check(args, conf).await?;
+            ports::delegate(args, conf, conf.prev_result.as_ref()).map(|()| None)
+        }
         Command::Gc => gc(conf).await.map(|()| None),
         Command::Status => status(conf).await.map(|()| None),
         Command::Version => Ok(None),

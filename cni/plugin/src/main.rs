@@ -4,6 +4,7 @@
 mod commands;
 mod ledger;
 mod net;
+mod ports;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
