@@ -142,7 +142,26 @@ impl Worker {
 
     /// Reads one container again.
     pub(crate) async fn reread(&mut self, id: &str) {
-        let found = match self.shared.runtime.container(id).await {
+        let found = self.shared.runtime.container(id).await;
+        self.take_container(id, found).await;
+    }
+
+    /// Takes a container's end. Of one that is known to run the event says all; another may not have been started.
+    pub(crate) async fn ended(&mut self, id: &str, code: i32, at: Timestamp) {
+        let mut all = self.observed.containers.values().flatten();
+        if !all.any(|a| a.id == id && a.is_running()) {
+            return self.reread(id).await;
+        }
+        let found = self.shared.runtime.container_ended(id, code, at).await;
+        self.take_container(id, found).await;
+    }
+
+    async fn take_container(
+        &mut self,
+        id: &str,
+        found: Result<Option<Container>, keelson_runtime::Error>,
+    ) {
+        let found = match found {
             Ok(found) => found,
             Err(error) => {
                 // The runtime's events say when it is back; everything is listed again then.

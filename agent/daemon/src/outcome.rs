@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use keelson_agent_plan::eviction::Eviction;
 use keelson_agent_plan::probe::Kind;
@@ -25,6 +26,12 @@ pub(crate) enum Message {
     Refresh,
     /// A container of the pod changed: read it again.
     Container(String),
+    /// A container's first process has ended.
+    Ended {
+        id: String,
+        code: i32,
+        at: Timestamp,
+    },
     /// All of the pod's containers, after events may have been missed.
     Containers(Vec<Container>),
     /// The node ends it; the sender goes when what it held is free.

@@ -20,6 +20,13 @@ struct Wanted {
     theirs: (u64, Option<Arc<PodStatus>>),
 }
 
+impl Wanted {
+    fn is_being_made(&self) -> bool {
+        let phase = self.status.as_ref().and_then(|s| s.phase.as_deref());
+        phase == Some("Pending") && !self.delete
+    }
+}
+
 /// A pod's writer. Its task ends with it.
 pub(crate) struct Writer(watch::Sender<Wanted>);
 
@@ -109,6 +116,9 @@ impl Done {
     }
 }
 
+/// How long what a pod goes through before it runs is gathered for one write.
+const GATHER: Duration = Duration::from_millis(200);
+
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
 struct Task {
@@ -126,6 +136,7 @@ impl Task {
         let mut wait = RETRY.0;
         let mut corrected = 0;
         while self.rx.changed().await.is_ok() {
+            self.gather().await;
             loop {
                 let wanted = self.rx.borrow_and_update().clone();
                 if let (count, Some(theirs)) = &wanted.theirs
@@ -151,6 +162,13 @@ impl Task {
             }
             wait = RETRY.0;
         }
+    }
+
+    /// Waits a moment for a pod that is being made: that it runs is soon told, and in the same write.
+    async fn gather(&mut self) {
+        let settled = self.rx.wait_for(|w| !w.is_being_made());
+        // Without a worker what was wanted last is written all the same.
+        let _ = tokio::time::timeout(GATHER, settled).await;
     }
 
     async fn bring(&self, wanted: &Wanted, known: &mut Known) -> Done {

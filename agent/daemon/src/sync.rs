@@ -118,10 +118,10 @@ pub(crate) async fn runtime_events(shared: Arc<Shared>) {
             None => return,
             // A start is ours, and its step says how it went.
             Some(RuntimeEvent::Start { .. }) => {}
-            Some(RuntimeEvent::Exit { id, .. }) => {
+            Some(RuntimeEvent::Exit { id, code, at }) => {
                 let owner = shared.owners().get(&id).cloned();
                 if let Some(uid) = owner {
-                    shared.tell(&uid, Message::Container(id));
+                    shared.tell(&uid, Message::Ended { id, code, at });
                 }
             }
             Some(RuntimeEvent::Reconnected) => relist(&shared).await,

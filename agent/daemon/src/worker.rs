@@ -154,9 +154,6 @@ impl Worker {
     async fn turn(&mut self) -> Option<Plan> {
         self.ask_for_room();
         let mut plan = plan(&self.pod, &self.observed, Timestamp::now());
-        for action in std::mem::take(&mut plan.actions) {
-            self.apply(action);
-        }
         self.note_start(&plan.status);
         // Who learns that it is over may want its devices at once.
         if status::is_final(plan.status.phase.as_deref()) {
@@ -165,6 +162,10 @@ impl Worker {
         self.observed.status = plan.status.clone();
         if !self.observed.orphan {
             self.writer.write(&plan.status);
+        }
+        // Telling comes first: what is begun now takes the processors.
+        for action in std::mem::take(&mut plan.actions) {
+            self.apply(action);
         }
         self.publish();
         if plan.finished {
@@ -222,13 +223,11 @@ impl Worker {
             return;
         };
         let was_active = entry.is_active();
-        if entry.pod.status.as_ref() != Some(&self.observed.status) {
-            let mut pod = Pod::clone(&self.pod);
-            pod.status = Some(self.observed.status.clone());
-            entry.pod = Arc::new(pod);
-            // One for both: the worker itself goes by what it observed.
-            self.pod = entry.pod.clone();
+        if self.pod.status.as_ref() != Some(&self.observed.status) {
+            Arc::make_mut(&mut self.pod).status = Some(self.observed.status.clone());
         }
+        // One for both: the worker itself goes by what it observed.
+        entry.pod.clone_from(&self.pod);
         if *entry.containers != self.observed.containers {
             entry.containers = Arc::new(self.observed.containers.clone());
             self.shared.pinning.look();
@@ -268,6 +267,7 @@ impl Worker {
                 self.observed.device_health = self.shared.devices.health(&self.uid);
             }
             Message::Container(id) => self.reread(&id).await,
+            Message::Ended { id, code, at } => self.ended(&id, code, at).await,
             Message::Containers(all) => self.take_containers(all),
             Message::Step(outcome) => self.step_ended(outcome).await,
             Message::Probe {
