@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     // Fails only when one is set already, and then this one is.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let done = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(workers(&cli.command))
         .max_blocking_threads(BLOCKING)
         .enable_all()
         .build()
@@ -84,8 +84,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// A node's work waits for others nearly all the time: more threads would only cost memory.
-const WORKERS: usize = 2;
+/// A node's work waits for others nearly all the time: a second thread would mostly wake the first one, and cost memory.
+/// A server answers many at once.
+fn workers(command: &Command) -> usize {
+    match command {
+        Command::Agent(_) => 1,
+        _ => 2,
+    }
+}
+
 /// For file systems, redb and netlink.
 const BLOCKING: usize = 32;
 

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use std::time::Duration;
+
 /// Free memory at the end of the heap goes back beyond this size, and pieces of this size have mappings of their
 /// own. Bytes; glibc's defaults, which it otherwise raises to 32 MiB by itself once something large was freed:
 /// a single long list would then stay a node's size for ever.
@@ -27,3 +29,26 @@ pub(crate) fn tune() {
 /// Other C libraries have no such choice.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn tune() {}
+
+/// How often what is free is given back.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// Gives back free memory between what is used, which the allocator keeps by itself: what archives and lists took at
+/// the start, and what a burst of pods took later. Never returns.
+pub(crate) async fn give_back() {
+    // At the first tick, which comes at once, the parts have only begun to run.
+    let mut ticks = tokio::time::interval(EVERY);
+    loop {
+        ticks.tick().await;
+        trim();
+    }
+}
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: it takes the allocator's own locks, and gives back pages that no allocation is in.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}

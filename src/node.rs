@@ -21,6 +21,7 @@ use crate::cluster::{self, Cluster};
 use crate::images;
 use crate::join::{self, Joined};
 use crate::machine;
+use crate::memory;
 use crate::options::{AgentOptions, NodeOptions};
 use crate::pinning;
 use crate::pressure;
@@ -86,6 +87,7 @@ pub(crate) async fn run_agent(
     tasks.spawn(renewing);
     spawn(&mut tasks, node, &shutdown)?;
     tracing::info!(node = name, server, "keelson agent is up");
+    tokio::spawn(memory::give_back());
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
         let ended = ended.context("a part panicked").and_then(|r| r);

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{self, Cluster};
 use crate::node::{self, Node, Paths};
 use crate::options::ServerOptions;
-use crate::{join, rotate};
+use crate::{join, memory, rotate};
 
 /// Runs until shutdown.
 pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -87,6 +87,7 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
         node::spawn(&mut tasks, node, &parts)?;
     }
     tracing::info!(node = name, address = %bind, "keelson server is up");
+    tokio::spawn(memory::give_back());
     let result = tokio::select! {
         ended = tasks.join_next() => match ended {
             Some(ended) => ended.context("a part panicked").and_then(|r| r),
