@@ -158,3 +158,31 @@ impl Usage {
         (self.ticks - earlier.ticks) / elapsed.as_secs_f64()
     }
 }
+
+/// What runs on a node for its pods.
+pub(crate) struct Beside {
+    pub(crate) processes: usize,
+    pub(crate) pss_mb: f64,
+}
+
+/// Agent, shims and log writers: all that shares containerd's mount namespace, containerd itself left out. A pod's own
+/// processes have namespaces of their own.
+pub(crate) fn beside(containerd: u32) -> anyhow::Result<Beside> {
+    let space = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let here = space(containerd).context("containerd is gone")?;
+    let mut own = Beside {
+        processes: 0,
+        pss_mb: 0.0,
+    };
+    let all = fs::read_dir("/proc")?.flatten();
+    for pid in all.filter_map(|e| e.file_name().to_str()?.parse().ok()) {
+        if pid == containerd || space(pid).as_ref() != Some(&here) {
+            continue;
+        }
+        if let Ok(usage) = Usage::of(pid) {
+            own.processes += 1;
+            own.pss_mb += usage.pss_mb();
+        }
+    }
+    Ok(own)
+}

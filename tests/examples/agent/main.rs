@@ -21,7 +21,11 @@ use pods::Pods;
 /// Pods one after another.
 const SINGLE: usize = 20;
 /// Pods at once.
-const BURSTS: [usize; 2] = [30, 110];
+const BURSTS: [usize; 2] = [30, MOST];
+/// What a node is made for.
+const MOST: usize = 110;
+/// Pods to a shim, when they share.
+const SHARING: usize = 10;
 /// Pods that are probed each second.
 const PROBED: usize = 200;
 /// What they are probed with.
@@ -36,21 +40,57 @@ const PROBES: [(&str, Option<&str>); 3] = [
         Some(r#"{"tcpSocket": {"port": 8080}, "periodSeconds": 1}"#),
     ),
 ];
-/// From the last pod's start to the first look.
+/// From the last start, of the agent or of a pod, to the first look.
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long idle CPU time is measured.
 const IDLE: Duration = Duration::from_secs(30);
 
 fn main() -> anyhow::Result<()> {
     match std::env::args().nth(1).as_deref() {
-        None => whole(),
-        Some("probes") => probed(),
-        Some(other) => anyhow::bail!("{other}: known is probes, or nothing"),
+        None => {
+            let mut aims = whole()?;
+            aims.push(shared()?);
+            print(&aims);
+            Ok(())
+        }
+        Some("probes") => {
+            print(&probed()?);
+            Ok(())
+        }
+        Some("shared") => {
+            print(&[shared()?]);
+            Ok(())
+        }
+        Some(other) => anyhow::bail!("{other}: known are probes and shared, or nothing"),
     }
 }
 
+fn print(aims: &[Aim]) {
+    println!();
+    aims.iter().for_each(|aim| println!("{aim}"));
+}
+
+/// What all that runs for pods takes when groups of them share a shim.
+fn shared() -> anyhow::Result<Aim> {
+    let group = SHARING.to_string();
+    let bed = Bed::split(&["--max-pods", "120", "--shim-sharing", &group]);
+    let node = &bed.nodes[1];
+    bed.kube(async |client| {
+        let pods = Pods::new(client, node);
+        pods.create("shared", MOST).await?;
+        tokio::time::sleep(SETTLE).await;
+        let own = figures::beside(node.containerd_pid())?;
+        println!(
+            "{MOST} pods, {SHARING} to a shim: {} processes beside containerd and the pods' own: {:.1} MB",
+            own.processes, own.pss_mb
+        );
+        let each = own.pss_mb / MOST as f64;
+        anyhow::Ok(Aim::most("pod-with-shared-shim", each, 3.0, "MB"))
+    })
+}
+
 /// Pods that are probed each second, beside as many that are not.
-fn probed() -> anyhow::Result<()> {
+fn probed() -> anyhow::Result<Vec<Aim>> {
     let most = (PROBED + 5).to_string();
     let bed = Bed::split(&["--max-pods", &most]);
     let node = &bed.nodes[1];
@@ -70,13 +110,11 @@ fn probed() -> anyhow::Result<()> {
             }
             pods.delete_all().await?;
         }
-        println!();
-        aims.iter().for_each(|aim| println!("{aim}"));
-        anyhow::Ok(())
+        anyhow::Ok(aims)
     })
 }
 
-fn whole() -> anyhow::Result<()> {
+fn whole() -> anyhow::Result<Vec<Aim>> {
     let bed = Bed::split(&["--max-pods", "120"]);
     let node = &bed.nodes[1];
     let socket = PathBuf::from(format!(
@@ -92,6 +130,7 @@ fn whole() -> anyhow::Result<()> {
         let pods = Pods::new(client, node);
         let agent = || Usage::of(node.pid());
         let mut aims = Vec::new();
+        tokio::time::sleep(SETTLE).await;
         let none = agent()?;
         aims.push(Aim::most("agent-0-pods", none.pss_mb(), 25.0, "MB"));
 
@@ -117,7 +156,7 @@ fn whole() -> anyhow::Result<()> {
                 rate(bare),
                 rate(whole)
             );
-            if n == 110 {
+            if n == MOST {
                 aims.push(Aim::least(
                     "110-pods-to-floor",
                     rate(whole) / rate(bare),
@@ -127,13 +166,13 @@ fn whole() -> anyhow::Result<()> {
                 let begin = agent()?;
                 tokio::time::sleep(IDLE).await;
                 let end = agent()?;
-                let more = (end.pss_mb() - none.pss_mb()) * 1024.0 / 110.0;
+                let more = (end.pss_mb() - none.pss_mb()) * 1024.0 / MOST as f64;
                 aims.push(Aim::most("agent-per-pod", more, 60.0, "KB"));
                 let idle = end.cpu_since(&begin, IDLE);
                 aims.push(Aim::most("idle-cpu", idle, 0.5, "% of a core"));
             }
             println!("agent with {n} pods: {:.1} MB", agent()?.pss_mb());
-            if n == 110 {
+            if n == MOST {
                 let exits = exits(&pods).await?;
                 println!("{:<34} {exits}", "exit of a process to status");
                 aims.push(Aim::most("exit-to-status-p99", exits.p99(), 20.0, "ms"));
@@ -145,9 +184,7 @@ fn whole() -> anyhow::Result<()> {
             }
             pods.delete_all().await?;
         }
-        println!();
-        aims.iter().for_each(|aim| println!("{aim}"));
-        anyhow::Ok(())
+        anyhow::Ok(aims)
     })
 }
 
