@@ -133,34 +133,43 @@ struct Task {
 
 impl Task {
     async fn run(mut self, mut known: Known) {
-        let mut wait = RETRY.0;
         let mut corrected = 0;
         while self.rx.changed().await.is_ok() {
-            self.gather().await;
-            loop {
-                let wanted = self.rx.borrow_and_update().clone();
-                if let (count, Some(theirs)) = &wanted.theirs
-                    && *count > corrected
-                {
-                    corrected = *count;
-                    known = Known::new(&value(theirs));
-                }
-                // Boxed: what a request needs is there only as long as the request.
-                match Box::pin(self.bring(&wanted, &mut known)).await {
-                    Done::Written => break,
-                    Done::Gone => return,
-                    Done::Later => {}
-                    Done::Failed(error) => {
-                        tracing::warn!(pod = self.name, namespace = self.namespace, %error, "status not written");
-                    }
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RETRY.1);
-                if self.rx.has_changed().is_err() {
-                    return;
+            // Boxed: what a write needs is there only as long as the write, not as long as the pod.
+            if Box::pin(self.insist(&mut known, &mut corrected))
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Writes what is wanted, as often as it takes. `None`: there is nothing to write any more.
+    async fn insist(&mut self, known: &mut Known, corrected: &mut u64) -> Option<()> {
+        self.gather().await;
+        let mut wait = RETRY.0;
+        loop {
+            let wanted = self.rx.borrow_and_update().clone();
+            if let (count, Some(theirs)) = &wanted.theirs
+                && count > corrected
+            {
+                *corrected = *count;
+                *known = Known::new(&value(theirs));
+            }
+            match self.bring(&wanted, known).await {
+                Done::Written => return Some(()),
+                Done::Gone => return None,
+                Done::Later => {}
+                Done::Failed(error) => {
+                    tracing::warn!(pod = self.name, namespace = self.namespace, %error, "status not written");
                 }
             }
-            wait = RETRY.0;
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY.1);
+            if self.rx.has_changed().is_err() {
+                return None;
+            }
         }
     }
 
