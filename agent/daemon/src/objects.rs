@@ -1,28 +1,29 @@
-//! Watches of the ConfigMaps and Secrets that volumes of this node's pods are made of: one an object, as long as
+//! Watches of the ConfigMaps, Secrets and ClusterTrustBundles that volumes of this node's pods are made of: one an object, as long as
 //! a pod uses it. Only metadata is watched: what changed is fetched by those whom it concerns.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use keelson_agent_io::volumes::{Want, wants};
+use keelson_agent_io::volumes::{Bundles, Want, wants};
 use kube::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
+use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::outcome::Message;
 use crate::shared::Shared;
 use crate::sync::feed;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
-    ConfigMap,
-    Secret,
+/// What is watched: an object of a namespace by its name, or bundles.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    ConfigMap(String, String),
+    Secret(String, String),
+    Trust(Bundles),
 }
-
-/// Kind, namespace and name.
-type Key = (Kind, String, String);
 
 struct Watched {
     /// Pod UIDs.
@@ -39,8 +40,9 @@ fn keys(pod: &Pod) -> HashSet<Key> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     let key = |want| match want {
-        Want::ConfigMap { name, .. } => Some((Kind::ConfigMap, namespace.clone(), name)),
-        Want::Secret { name, .. } => Some((Kind::Secret, namespace.clone(), name)),
+        Want::ConfigMap { name, .. } => Some(Key::ConfigMap(namespace.clone(), name)),
+        Want::Secret { name, .. } => Some(Key::Secret(namespace.clone(), name)),
+        Want::Trust(bundles) => Some(Key::Trust(bundles)),
         Want::Token { .. } => None,
     };
     volumes.flat_map(wants).filter_map(key).collect()
@@ -52,16 +54,10 @@ impl Objects {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for key in keys(pod) {
             let watched = all.entry(key.clone()).or_insert_with(|| {
-                let shared = shared.clone();
-                let task = async move {
-                    match key.0 {
-                        Kind::ConfigMap => watch::<ConfigMap>(shared, key).await,
-                        Kind::Secret => watch::<Secret>(shared, key).await,
-                    }
-                };
+                let task = start(shared.clone(), key);
                 Watched {
                     users: HashSet::new(),
-                    _task: AbortOnDropHandle::new(tokio::spawn(task)),
+                    _task: AbortOnDropHandle::new(task),
                 }
             });
             watched.users.insert(uid.to_owned());
@@ -81,17 +77,45 @@ impl Objects {
     }
 }
 
-async fn watch<K>(shared: Arc<Shared>, key: Key)
-where
-    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+fn start(shared: Arc<Shared>, key: Key) -> JoinHandle<()> {
+    let client = shared.client.clone();
+    let config = watcher::Config::default();
+    let named = |name: &str| config.clone().fields(&format!("metadata.name={name}"));
+    match &key {
+        Key::ConfigMap(namespace, name) => {
+            let api: Api<PartialObjectMeta<ConfigMap>> = Api::namespaced(client, namespace);
+            tokio::spawn(watch(shared, api, named(name), key))
+        }
+        Key::Secret(namespace, name) => {
+            let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client, namespace);
+            tokio::spawn(watch(shared, api, named(name), key))
+        }
+        Key::Trust(bundles) => {
+            let api: Api<PartialObjectMeta<ClusterTrustBundle>> = Api::all(client);
+            let which = match bundles {
+                Bundles::Named(name) => named(name),
+                Bundles::Signed { signer, labels } => config
+                    .fields(&format!("spec.signerName={signer}"))
+                    .labels(labels.as_deref().unwrap_or_default()),
+            };
+            tokio::spawn(watch(shared, api, which, key))
+        }
+    }
+}
+
+async fn watch<K>(
+    shared: Arc<Shared>,
+    api: Api<PartialObjectMeta<K>>,
+    config: watcher::Config,
+    key: Key,
+) where
+    K: kube::Resource<DynamicType = ()>
         + Clone
         + std::fmt::Debug
         + serde::de::DeserializeOwned
         + Send
         + 'static,
 {
-    let api: Api<PartialObjectMeta<K>> = Api::namespaced(shared.client.clone(), &key.1);
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", key.2));
     let take = |event| match event {
         Event::Init | Event::InitApply(_) => {}
         Event::InitDone | Event::Apply(_) | Event::Delete(_) => {

@@ -1,17 +1,18 @@
-//! ConfigMaps, Secrets and tokens, fetched when needed.
+//! ConfigMaps, Secrets, trust anchors and tokens, fetched when needed.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount, Volume};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use keelson_agent_io::volumes::{Data, Want, wants};
+use keelson_agent_io::volumes::{Bundles, Data, Want, wants};
 use keelson_agent_plan::env::{Reference, Sources};
 use keelson_runtime::Handler;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 
 use crate::shared::Shared;
 
@@ -127,9 +128,34 @@ pub(crate) async fn of_volume(
                 data.tokens
                     .insert(key.clone(), tokens.get(shared, pod, &key).await?);
             }
+            Want::Trust(bundles) => {
+                let found = trust(shared, &bundles).await?;
+                data.trust.insert(bundles, found);
+            }
         }
     }
     Ok(data)
+}
+
+/// What the bundles hold that a volume asks for, by their names' order.
+async fn trust(shared: &Shared, asked: &Bundles) -> Result<Vec<String>, String> {
+    let api: Api<ClusterTrustBundle> = Api::all(shared.client.clone());
+    let found = match asked {
+        Bundles::Named(name) => api.get_opt(name).await.map(Vec::from_iter),
+        Bundles::Signed { labels: None, .. } => return Ok(Vec::new()),
+        Bundles::Signed {
+            signer,
+            labels: Some(labels),
+        } => {
+            let which = ListParams::default()
+                .fields(&format!("spec.signerName={signer}"))
+                .labels(labels);
+            api.list(&which).await.map(|list| list.items)
+        }
+    };
+    let mut found = found.map_err(|e| format!("get clustertrustbundles: {e}"))?;
+    found.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    Ok(found.into_iter().map(|b| b.spec.trust_bundle).collect())
 }
 
 impl Tokens {

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use k8s_openapi::api::core::v1::Volume;
 use keelson_agent_io::volumes::{
-    Data, Error, File, HostPathType, Keys, Medium, Owner, Part, Plugin, Record, Source, Storage,
-    Volumes, Want, wants,
+    Bundles, Data, Error, File, HostPathType, Keys, Medium, Owner, Part, Plugin, Record, Source,
+    Storage, Volumes, Want, wants,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -229,16 +229,52 @@ fn a_projected_volume_joins_its_sources_and_belongs_to_the_group() {
     assert!(!volumes.refresh("u", "v", &source, &owner).unwrap());
     volumes.teardown("u").unwrap();
 
-    let bundle: Volume = serde_json::from_value(
-        json!({"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "x", "name": "y"}}]}}),
+    let certificate: Volume = serde_json::from_value(
+        json!({"name": "v", "projected": {"sources": [{"podCertificate": {"keyType": "ED25519", "signerName": "a/b"}}]}}),
     )
     .unwrap();
-    let e = Source::from_volume(&bundle, &given, &|_| Err("none".into())).unwrap_err();
+    let e = Source::from_volume(&certificate, &given, &|_| Err("none".into())).unwrap_err();
     assert!(
-        e.to_string()
-            .contains("clusterTrustBundle is not supported"),
+        e.to_string().contains("podCertificate is not supported"),
         "{e}"
     );
+}
+
+#[test]
+fn trust_anchors_are_one_file() {
+    let volume = |optional: bool| -> Volume {
+        let projection = json!({"name": "a", "path": "ca.pem", "optional": optional});
+        let sources = json!([{"clusterTrustBundle": projection}]);
+        serde_json::from_value(json!({"name": "v", "projected": {"sources": sources}})).unwrap()
+    };
+    let asked = Bundles::Named("a".into());
+    assert_eq!(wants(&volume(false)), [Want::Trust(asked.clone())]);
+    let none = Data::default();
+    let source = |optional, data: &Data| {
+        Source::from_volume(&volume(optional), data, &|_| Err("none".into()))
+    };
+    let missing = source(false, &none).unwrap_err();
+    assert!(
+        missing
+            .to_string()
+            .contains("clustertrustbundle \"a\" not found"),
+        "{missing}"
+    );
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = rcgen::CertificateParams::new(["x".to_owned()]).unwrap();
+    let pem = pem.self_signed(&key).unwrap().pem();
+    let some = Data {
+        trust: [(asked, vec![pem.clone()])].into(),
+        ..Data::default()
+    };
+    let (_dir, volumes) = private();
+    for (data, text) in [(&none, String::new()), (&some, pem.replace('\r', ""))] {
+        let source = source(true, data).unwrap();
+        let path = volumes.materialize("u", "v", &source, &nobody()).unwrap();
+        volumes.refresh("u", "v", &source, &nobody()).unwrap();
+        assert_eq!(fs::read_to_string(path.join("ca.pem")).unwrap(), text);
+    }
+    volumes.teardown("u").unwrap();
 }
 
 #[test]

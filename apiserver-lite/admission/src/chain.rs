@@ -4,10 +4,11 @@ use keelson_api::Status;
 use serde_json::Value;
 
 use crate::plugins::{
-    CertificateApproval, CertificateSigning, CertificateSubjectRestriction, DefaultIngressClass,
-    DefaultStorageClass, DefaultTolerationSeconds, LimitRanger, NamespaceLifecycle,
-    NodeRestriction, PersistentVolumeClaimResize, PodSecurity, Priority, ResourceQuota,
-    RuntimeClass, ServiceAccount, StorageObjectInUseProtection, TaintNodesByCondition,
+    CertificateApproval, CertificateSigning, CertificateSubjectRestriction,
+    ClusterTrustBundleAttest, DefaultIngressClass, DefaultStorageClass, DefaultTolerationSeconds,
+    LimitRanger, NamespaceLifecycle, NodeRestriction, PersistentVolumeClaimResize, PodSecurity,
+    Priority, ResourceQuota, RuntimeClass, ServiceAccount, StorageObjectInUseProtection,
+    TaintNodesByCondition,
 };
 use crate::{Authorizer, Lookup, Plugin, Request};
 
@@ -49,7 +50,8 @@ impl Chain {
         ];
         if let Some(authorizer) = authorizer {
             plugins.push(Box::new(CertificateApproval(authorizer.clone())));
-            plugins.push(Box::new(CertificateSigning(authorizer)));
+            plugins.push(Box::new(CertificateSigning(authorizer.clone())));
+            plugins.push(Box::new(ClusterTrustBundleAttest(authorizer)));
         }
         plugins.push(Box::new(CertificateSubjectRestriction));
         plugins.push(Box::new(DefaultIngressClass));

@@ -153,6 +153,7 @@ const GROUPS: &[(&str, &str, &[Row])] = &[
     ("autoscaling", "v2", AUTOSCALING_V2),
     ("batch", "v1", BATCH),
     ("certificates.k8s.io", "v1", CERTIFICATES),
+    ("certificates.k8s.io", "v1beta1", TRUST_BUNDLES),
     ("coordination.k8s.io", "v1", COORDINATION),
     ("discovery.k8s.io", "v1", DISCOVERY),
     ("events.k8s.io", "v1", EVENTS),
@@ -410,6 +411,13 @@ const CERTIFICATES: &[Row] = &[cluster(
 .shows(columns::CERTIFICATE_SIGNING_REQUEST)
 .short(&["csr"])
 .subs(&[Sub::Status, Sub::Approval])];
+
+const TRUST_BUNDLES: &[Row] = &[cluster(
+    "ClusterTrustBundle",
+    "clustertrustbundles",
+    strategy::CLUSTER_TRUST_BUNDLE,
+)
+.shows(columns::CLUSTER_TRUST_BUNDLE)];
 
 const COORDINATION: &[Row] =
     &[namespaced("Lease", "leases", strategy::LEASE).shows(columns::LEASE)];

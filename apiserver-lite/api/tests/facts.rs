@@ -45,6 +45,7 @@ fn kinds_plurals_and_scopes() {
         autoscaling::v2 { HorizontalPodAutoscaler }
         batch::v1 { CronJob, Job }
         certificates::v1 { CertificateSigningRequest }
+        certificates::v1beta1 { ClusterTrustBundle }
         coordination::v1 { Lease }
         discovery::v1 { EndpointSlice }
         events::v1 { Event }

@@ -2,6 +2,7 @@
 //! functions over values; the server feeds them with what it watches.
 
 pub mod attributes;
+pub mod bundle;
 pub mod cert;
 pub mod csr;
 pub mod defaults;

@@ -4,11 +4,10 @@ use crate::Gvk;
 use k8s_openapi::api::{
     admissionregistration::v1 as admissionregistration, apps::v1 as apps,
     authentication::v1 as authentication, authorization::v1 as authorization, autoscaling,
-    batch::v1 as batch, certificates::v1 as certificates, coordination::v1 as coordination,
-    core::v1 as core, discovery::v1 as discovery, events::v1 as events,
-    flowcontrol::v1 as flowcontrol, networking::v1 as networking, node::v1 as node,
-    policy::v1 as policy, rbac::v1 as rbac, resource::v1 as resource, scheduling::v1 as scheduling,
-    storage::v1 as storage,
+    batch::v1 as batch, certificates, coordination::v1 as coordination, core::v1 as core,
+    discovery::v1 as discovery, events::v1 as events, flowcontrol::v1 as flowcontrol,
+    networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
+    resource::v1 as resource, scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
@@ -82,7 +81,8 @@ pub(crate) static KINDS: &[Kind] = resources! {
     node { RuntimeClass }
     autoscaling::v1 { HorizontalPodAutoscaler, Scale }
     autoscaling::v2 { HorizontalPodAutoscaler }
-    certificates { CertificateSigningRequest }
+    certificates::v1 { CertificateSigningRequest }
+    certificates::v1beta1 { ClusterTrustBundle }
     apiextensions { CustomResourceDefinition }
     apiregistration { APIService }
     admissionregistration {

@@ -74,6 +74,7 @@ fn storage() {
     suite.step("bound tokens are projected and follow the pod", || {
         volumes::tokens(&bed)
     });
+    suite.step("trust anchors of bundles", || volumes::trust(&bed));
     suite.step("claims: directories of the node", || {
         claims::directories(&bed)
     });

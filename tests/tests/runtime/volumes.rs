@@ -3,6 +3,7 @@
 use keelson_tests::images::ECHO;
 use keelson_tests::wait::secs;
 use keelson_tests::{Bed, eventually};
+use serde_json::json;
 
 /// Makes a pod and waits until it has ended well; its log.
 pub(crate) fn run(bed: &Bed, name: &str, spec: &str) -> String {
@@ -240,4 +241,81 @@ volumes: [{{name: tmp, emptyDir: {{}}}}]
     bed.wait_contains("describe pod root", "runAsNonRoot");
     bed.wait_contains("get pod root", "CreateContainerConfigError");
     bed.kubectl("delete pod root");
+}
+
+/// ClusterTrustBundles by name and by signer, as they come and go.
+pub(crate) fn trust(bed: &Bed) {
+    let anchor = |name: &str| {
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).expect("parameters");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        params
+            .self_signed(&key)
+            .expect("signed")
+            .pem()
+            .replace('\r', "")
+    };
+    let bundle = |name: &str, signer: &str, pem: &str| {
+        json!({
+            "apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle",
+            "metadata": {"name": name, "labels": {"live": "yes"}},
+            "spec": {"signerName": signer, "trustBundle": pem},
+        })
+        .to_string()
+    };
+    let (one, two) = (anchor("one"), anchor("two"));
+    for (name, signer, pem, why) in [
+        ("words", "", "words", "no PEM block"),
+        ("a:b", "", one.as_str(), "must not have"),
+        (
+            "a",
+            "keelson.test/s",
+            &one,
+            "must be named with prefix keelson.test:s:",
+        ),
+    ] {
+        let refused = bed.refused("create -f -", &bundle(name, signer, pem));
+        assert!(refused.contains(why), "{refused}");
+    }
+    bed.apply(&bundle("plain", "", &one));
+    bed.apply(&bundle("keelson.test:s:1", "keelson.test/s", &one));
+    let sources = "[{clusterTrustBundle: {name: plain, path: plain.pem}}, \
+        {clusterTrustBundle: {signerName: keelson.test/s, labelSelector: {matchLabels: {live: 'yes'}}, path: signer.pem}}, \
+        {clusterTrustBundle: {name: none, optional: true, path: none.pem}}]";
+    shell(
+        bed,
+        "trusting",
+        &format!("{{name: v, projected: {{sources: {sources}}}}}"),
+    );
+    let read = |file: &str| bed.kubectl(&format!("exec trusting -- cat /v/{file}.pem"));
+    let same = |file: &str, want: &str| read(file).trim() == want.trim();
+    assert!(same("plain", &one) && same("signer", &one) && same("none", ""));
+    // A second bundle of the signer, with what the first one has and one more.
+    bed.apply(&bundle(
+        "keelson.test:s:2",
+        "keelson.test/s",
+        &format!("{one}{two}"),
+    ));
+    let both = format!("{one}{two}");
+    eventually("the second bundle", secs(60), || {
+        anyhow::ensure!(same("signer", &both), "{}", read("signer"));
+        Ok(())
+    });
+    let listed = bed
+        .kubectl("get clustertrustbundles --field-selector spec.signerName=keelson.test/s -o name");
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    // One that is asked for by name is waited for.
+    let missing =
+        "{name: v, projected: {sources: [{clusterTrustBundle: {name: later, path: a.pem}}]}}";
+    bed.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: patient}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers: [{{name: c, image: {ECHO}, command: [/bin/sleep, infinity], volumeMounts: [{{name: v, mountPath: /v}}]}}]\n  volumes: [{missing}]\n"
+    ));
+    bed.wait_contains(
+        "describe pod patient",
+        "clustertrustbundle \"later\" not found",
+    );
+    bed.apply(&bundle("later", "", &two));
+    bed.kubectl("wait pod patient --for=condition=Ready --timeout=60s");
+    bed.kubectl("delete pod trusting patient");
+    bed.kubectl("delete clustertrustbundles --all");
 }

@@ -72,6 +72,8 @@ impl Snapshot {
             .iter()
             .map(|(name, command)| format!("echo '== {name}'\n( {command} )\n"))
             .collect();
+        // systemd mounts it at anybody's first look after a boot.
+        machine.run("ls /proc/sys/fs/binfmt_misc");
         let text = machine.run(&script).text;
         let mut sections = BTreeMap::<String, BTreeSet<String>>::new();
         let mut name = String::new();

@@ -4,6 +4,7 @@
 //! be repeated: what stands already is kept or replaced, never doubled.
 
 mod atomic;
+mod bundle;
 pub mod csi;
 mod disk;
 mod host_path;
@@ -19,6 +20,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use bundle::Bundles;
 pub use host_path::HostPathType;
 pub use owner::{Owner, give_tree as give};
 pub use payload::{File, Keys, Part};
@@ -49,6 +51,14 @@ pub enum Error {
         kind: &'static str,
         /// Its name.
         name: String,
+    },
+    /// What an object says can't be read.
+    #[error("{kind} can't be read: {why}")]
+    Malformed {
+        /// `clustertrustbundle`.
+        kind: &'static str,
+        /// Why.
+        why: String,
     },
     /// A key listed in `items` that the object does not have.
     #[error("references non-existent {kind} key: {key}")]

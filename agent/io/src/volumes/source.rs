@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Secret, Volume,
-    VolumeProjection,
+    ClusterTrustBundleProjection, ConfigMap, DownwardAPIVolumeFile, KeyToPath,
+    ProjectedVolumeSource, Secret, Volume, VolumeProjection,
 };
 
 use super::payload::{File, Keys, Part};
-use super::{Error, HostPathType, host_path};
+use super::{Bundles, Error, HostPathType, bundle, host_path};
 
 /// Where an emptyDir lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +150,8 @@ pub enum Want {
         /// Seconds, at least 600.
         expiration_seconds: i64,
     },
+    /// ClusterTrustBundles.
+    Trust(Bundles),
 }
 
 /// What the caller fetched. An object that does not exist is absent.
@@ -161,6 +163,8 @@ pub struct Data {
     pub secrets: BTreeMap<String, Secret>,
     /// By audience and expiration seconds, as in [`Want::Token`].
     pub tokens: BTreeMap<(String, i64), String>,
+    /// What the bundles hold, by what was asked for.
+    pub trust: BTreeMap<Bundles, Vec<String>>,
     /// Bytes of a page of an emptyDir whose medium is huge pages.
     pub page_size: Option<u64>,
 }
@@ -205,6 +209,9 @@ fn projection_want(p: &VolumeProjection) -> Option<Want> {
             name: s.name.clone(),
             optional: s.optional == Some(true),
         });
+    }
+    if let Some(b) = &p.cluster_trust_bundle {
+        return Some(Want::Trust(Bundles::of(b)));
     }
     let t = p.service_account_token.as_ref()?;
     let audience = t.audience.clone().unwrap_or_default();
@@ -343,12 +350,8 @@ fn projected(
                 path: t.path.clone(),
                 token: token.clone(),
             }
-        } else if s.cluster_trust_bundle.is_some() {
-            return Err(unsupported(
-                volume,
-                "projected source clusterTrustBundle".into(),
-                PROJECTIONS,
-            ));
+        } else if let Some(b) = &s.cluster_trust_bundle {
+            Part::Values(vec![trust(b, data)?])
         } else if s.pod_certificate.is_some() {
             return Err(unsupported(
                 volume,
@@ -360,6 +363,23 @@ fn projected(
         });
     }
     Ok(parts)
+}
+
+/// One file with all trust anchors asked for. Without any it is there all the same, empty, if it may be.
+fn trust(projection: &ClusterTrustBundleProjection, data: &Data) -> Result<File, Error> {
+    let asked = Bundles::of(projection);
+    let found = data.trust.get(&asked).map_or(&[][..], Vec::as_slice);
+    if found.is_empty() && projection.optional != Some(true) {
+        return Err(Error::Missing {
+            kind: "clustertrustbundle",
+            name: asked.describe(),
+        });
+    }
+    Ok(File {
+        path: projection.path.clone(),
+        mode: None,
+        data: bundle::merged(found)?,
+    })
 }
 
 fn config_map(

@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keelson_api::Status;
 use keelson_api::json::{at, items, text};
-use keelson_auth::{Attributes, Decision, csr};
+use keelson_api::{Cause, Status};
+use keelson_auth::{Attributes, Decision, bundle, csr};
 use serde_json::Value;
 
 use super::creates;
@@ -117,6 +117,46 @@ impl Plugin for CertificateSubjectRestriction {
             return Err(req.forbidden(&why));
         }
         Ok(())
+    }
+}
+
+/// `ClusterTrustBundleAttest`: who may say what a signer's trust anchors are; and that they are such, as this is where
+/// certificates are understood.
+pub(crate) struct ClusterTrustBundleAttest(pub(crate) Authorizer);
+
+#[async_trait]
+impl Plugin for ClusterTrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    async fn validate(&self, req: &Request<'_>, new: &Value, _: &dyn Lookup) -> Result<(), Status> {
+        let writes = matches!(req.op, Operation::Create | Operation::Update);
+        if !req.is(GROUP, "clustertrustbundles") || !writes {
+            return Ok(());
+        }
+        let same = |path: &str| req.old.is_some_and(|old| at(old, path) == at(new, path));
+        let bundle = text(new, "/spec/trustBundle");
+        if !same("/spec/trustBundle")
+            && !bundle.is_empty()
+            && let Err(why) = bundle::check(bundle)
+        {
+            let cause = Cause {
+                reason: "FieldValueInvalid",
+                field: "spec.trustBundle".to_owned(),
+                message: format!("Invalid value: \"<value omitted>\": {why}"),
+            };
+            let kind = &req.resource.kind;
+            return Err(Status::invalid(GROUP, kind, req.name, vec![cause]));
+        }
+        // What changes nothing, as the garbage collector's writes, needs no permission.
+        let signer = text(new, "/spec/signerName");
+        if signer.is_empty() || same("/spec") || may(&self.0, req, "attest", signer) {
+            return Ok(());
+        }
+        Err(req.forbidden(&format!(
+            "user not permitted to attest for signerName \"{signer}\""
+        )))
     }
 }
 

@@ -16,6 +16,7 @@ mod taint_nodes;
 
 pub(crate) use certificates::{
     CertificateApproval, CertificateSigning, CertificateSubjectRestriction,
+    ClusterTrustBundleAttest,
 };
 pub(crate) use default_tolerations::DefaultTolerationSeconds;
 pub(crate) use ingress_class::DefaultIngressClass;

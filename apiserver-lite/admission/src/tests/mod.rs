@@ -209,6 +209,7 @@ fn the_order_is_upstreams() {
         "RuntimeClass",
         "CertificateApproval",
         "CertificateSigning",
+        "ClusterTrustBundleAttest",
         "CertificateSubjectRestriction",
         "DefaultIngressClass",
         "ResourceQuota",
@@ -553,6 +554,42 @@ async fn certificate_requests_are_for_oneself_and_approved_by_those_who_may() {
             allowed,
             "{sub} {signer}"
         );
+    }
+}
+
+#[tokio::test]
+async fn trust_bundles_are_attested_by_those_who_may() {
+    let chain = Chain::standard_with(Arc::new(|user, a| {
+        match (user.name.as_str(), a.verb.as_str(), a.name.as_str()) {
+            ("jo", "attest", "example.com/s") => Decision::Allow(String::new()),
+            _ => Decision::NoOpinion(String::new()),
+        }
+    }));
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let anchor = &params.self_signed(&key).unwrap().pem();
+    let bundle =
+        |signer: &str, pem: &str| json!({"spec": {"signerName": signer, "trustBundle": pem}});
+    let known = bundle("other.com/s", anchor);
+    let cases = [
+        ("nobody's", None, bundle("", anchor), None),
+        ("may attest", None, bundle("example.com/s", anchor), None),
+        ("may not", None, bundle("other.com/s", anchor), Some(403)),
+        ("nothing changes", Some(known.clone()), known, None),
+        ("no certificate", None, bundle("", "words"), Some(422)),
+    ];
+    for (name, old, new, refused) in cases {
+        let op = match old {
+            Some(_) => Operation::Update,
+            None => Operation::Create,
+        };
+        let ask = Ask {
+            old,
+            ..ask(op, "certificates.k8s.io", "clustertrustbundles", "", "x")
+        };
+        let done = run_with(&chain, &ask, new, &cluster()).await;
+        assert_eq!(done.err().map(|s| s.code), refused, "{name}");
     }
 }
 

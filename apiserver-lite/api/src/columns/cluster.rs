@@ -107,6 +107,11 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: &[Col] = &[
     Col::text("Condition", |v, _| json!(csr_condition(v))),
 ];
 
+pub(crate) const CLUSTER_TRUST_BUNDLE: &[Col] = &[
+    NAME,
+    Col::text("SignerName", |v, _| text_or_none(v, "/spec/signerName")),
+];
+
 pub(crate) const CUSTOM_RESOURCE_DEFINITION: &[Col] = &[NAME, CREATED];
 
 pub(crate) const API_SERVICE: &[Col] = &[

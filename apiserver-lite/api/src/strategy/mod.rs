@@ -316,6 +316,14 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
     ..STATUS_ONLY
 };
 
+pub(crate) const CLUSTER_TRUST_BUNDLE: Strategy = Strategy {
+    validate: Some(validate::cluster_trust_bundle),
+    validate_update: Some(validate::cluster_trust_bundle_update),
+    selectable: selectable::CSR,
+    valid_name: Some(path_segment),
+    ..PLAIN
+};
+
 pub(crate) const PERSISTENT_VOLUME: Strategy = Strategy {
     default: Some(defaults::persistent_volume),
     prepare_create: Some(|v| json::set(v, "status", json!({"phase": "Pending"}))),

@@ -292,3 +292,50 @@ pub(crate) fn certificate_signing_request(v: &Value) -> Vec<Cause> {
         }
     })
 }
+
+/// A ClusterTrustBundle: its name begins with its signer's, slashes as colons, or has no colon. Its certificates are
+/// looked at by the admission plugin that knows X.509.
+pub(crate) fn cluster_trust_bundle(v: &Value) -> Vec<Cause> {
+    check(v, |at, errs| {
+        let (name, signer) = (at.child("metadata.name"), at.child("spec.signerName"));
+        let prefix = format!("{}:", signer.text().replace('/', ":"));
+        if signer.text().is_empty() {
+            if name.text().contains(':') {
+                let why = "ClusterTrustBundle without signer name must not have \":\" in its name";
+                errs.invalid(&name, why);
+            }
+        } else if !signer.text().contains('/') {
+            errs.invalid(
+                &signer,
+                "must be a fully qualified domain and path of the form \"example.com/signer-name\"",
+            );
+        } else if !name.text().starts_with(&prefix) || name.text().len() == prefix.len() {
+            let why = format!(
+                "ClusterTrustBundle for signerName {} must be named with prefix {prefix}",
+                signer.text()
+            );
+            errs.invalid(&name, &why);
+        }
+        let bundle = at.child("spec.trustBundle");
+        if bundle.text().is_empty() {
+            errs.required(&bundle, "");
+        } else if bundle.text().len() > MAX_BUNDLE {
+            errs.invalid_value(
+                &bundle.path,
+                "",
+                &format!("must be at most {MAX_BUNDLE} bytes"),
+            );
+        }
+    })
+}
+
+/// As upstream: 1 MiB.
+const MAX_BUNDLE: usize = 1 << 20;
+
+/// A change of a ClusterTrustBundle: its signer stays.
+pub(crate) fn cluster_trust_bundle_update(new: &Value, old: &Value) -> Vec<Cause> {
+    check_update(new, old, |new, old, errs| {
+        let signer = "spec.signerName";
+        errs.immutable(&new.child(signer), old.child(signer).value)
+    })
+}

@@ -2,7 +2,7 @@
 
 use super::container::{field_ref, relative, resource_ref};
 use super::field::{At, Errors};
-use super::{Seen, names, quantity};
+use super::{Seen, label_selector, names, quantity};
 
 /// Fields of the downward API as files.
 const FILE_FIELDS: &[&str] = &[
@@ -195,7 +195,33 @@ fn projected(at: &At<'_>, errs: &mut Errors) {
         if token.is_set() {
             service_account_token(&token, errs);
         }
+        let bundle = s.child("clusterTrustBundle");
+        if bundle.is_set() {
+            cluster_trust_bundle(&bundle, errs);
+        }
     }
+}
+
+/// Either `name`, or `signerName` with or without a selector.
+fn cluster_trust_bundle(bundle: &At<'_>, errs: &mut Errors) {
+    let [name, signer, labels, path] =
+        ["name", "signerName", "labelSelector", "path"].map(|field| bundle.child(field));
+    let given = |at: &At<'_>| !at.text().is_empty();
+    match (given(&name), given(&signer)) {
+        (true, true) => errs.invalid(bundle, "only one of name and signerName may be used"),
+        (false, false) => errs.required(bundle, "either name or signerName must be specified"),
+        (true, false) if labels.is_set() => {
+            errs.invalid(&labels, "may not be used with name");
+        }
+        _ => {}
+    }
+    if labels.is_set() {
+        label_selector(&labels, errs);
+    }
+    if !given(&path) {
+        errs.required(&path, "");
+    }
+    relative(&path, errs);
 }
 
 fn service_account_token(token: &At<'_>, errs: &mut Errors) {

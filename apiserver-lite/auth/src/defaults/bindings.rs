@@ -55,6 +55,11 @@ pub(super) const CLUSTER: &[(&str, &str, &[&str])] = &[
         "system:service-account-issuer-discovery",
         &["Group:system:serviceaccounts"],
     ),
+    (
+        "system:cluster-trust-bundle-discovery",
+        "system:cluster-trust-bundle-discovery",
+        &["Group:system:serviceaccounts"],
+    ),
     // What an installer adds: nodes join by bootstrap token and renew by themselves.
     (
         "keelson:node-bootstrapper",

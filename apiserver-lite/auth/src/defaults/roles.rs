@@ -31,6 +31,10 @@ pub(super) const CLUSTER: &[Row] = &[
         &["get /.well-known/openid-configuration,/openid/v1/jwks"],
     ),
     (
+        "system:cluster-trust-bundle-discovery",
+        &["get,list,watch certificates.k8s.io clustertrustbundles"],
+    ),
+    (
         "system:auth-delegator",
         &[
             "create authentication.k8s.io tokenreviews",
@@ -157,7 +161,7 @@ pub(super) const CLUSTER: &[Row] = &[
 ];
 
 /// For nodes that are authorized by RBAC instead of the Node authorizer; bound to nobody.
-const NODE: [&str; 20] = [
+const NODE: [&str; 21] = [
     "create authentication.k8s.io tokenreviews",
     "create authorization.k8s.io localsubjectaccessreviews,subjectaccessreviews",
     "get,list,watch core services",
@@ -173,6 +177,7 @@ const NODE: [&str; 20] = [
     "get core persistentvolumeclaims,persistentvolumes",
     "get core endpoints",
     "create,get,list,watch certificates.k8s.io certificatesigningrequests",
+    "get,list,watch certificates.k8s.io clustertrustbundles",
     "create,delete,get,patch,update coordination.k8s.io leases",
     "get storage.k8s.io volumeattachments",
     "create core serviceaccounts/token",

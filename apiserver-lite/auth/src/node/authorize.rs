@@ -35,6 +35,7 @@ pub fn rules() -> &'static [Rule] {
             "create core pods/eviction",
             "get core endpoints",
             "create,get,list,watch certificates.k8s.io certificatesigningrequests",
+            "get,list,watch certificates.k8s.io clustertrustbundles",
             "get,list,watch storage.k8s.io csidrivers",
             "get,list,watch node.k8s.io runtimeclasses",
             "get,list,watch discovery.k8s.io endpointslices",
