@@ -81,8 +81,8 @@ impl Timing {
     }
 }
 
-/// Probes begin at whole tenths of a second: those of a node that fall into one are woken together, which costs a
-/// fraction of as many wake-ups.
+/// Probes are repeated at whole tenths of a second: those of a node that fall into one are woken together, which costs
+/// a fraction of as many wake-ups. The first one is not kept waiting.
 const SLOT: SignedDuration = SignedDuration::from_millis(100);
 
 /// The first slot that does not begin before `at`.
@@ -107,14 +107,13 @@ pub struct State {
 impl State {
     /// A probe of a container that started at `started`.
     pub fn new(kind: Kind, timing: Timing, started: Timestamp) -> Self {
-        let next = started.checked_add(timing.initial_delay).unwrap_or(started);
         Self {
             kind,
             timing,
             verdict: None,
             last: None,
             streak: 0,
-            next: slot(next),
+            next: started.checked_add(timing.initial_delay).unwrap_or(started),
         }
     }
 
@@ -136,7 +135,7 @@ impl State {
 
     /// A try that began at `began` could not be made: it says nothing about the container, and counts for nothing.
     pub fn skip(&mut self, began: Timestamp) {
-        // From the slot it belonged to, or every try would come a slot later than the one before.
+        // From the time it was due, or every try would come a slot later than the one before.
         let from = match began.duration_since(self.next) < SLOT {
             true => self.next,
             false => began,
@@ -243,14 +242,13 @@ mod tests {
         let ms = |ms: i64| Timestamp::from_millisecond(1_000_000 + ms).expect("in range");
         let rows = [
             ("on the slot", 0, 5_000, 7_000),
-            ("never before it is due", 1, 5_100, 7_100),
+            ("never before it is due", 1, 5_001, 7_100),
             ("a little late: no drift", 0, 5_030, 7_000),
             ("very late: from then on", 0, 5_130, 7_200),
         ];
         for (name, started, began, next) in rows {
             let mut state = State::new(Kind::Liveness, timing(Kind::Liveness), ms(started));
-            let due = state.next(true).expect("a time");
-            assert!(due >= ms(started + 5_000), "{name}");
+            assert_eq!(state.next(true), Some(ms(started + 5_000)), "{name}");
             state.record(true, ms(began));
             assert_eq!(state.next(true), Some(ms(next)), "{name}");
         }
