@@ -154,19 +154,24 @@ impl Correlator {
     }
 
     fn sweep(&mut self, now: Timestamp) {
-        let recent = |last: Timestamp| now.duration_since(last) <= SIMILAR;
-        if self.similar.len() >= REMEMBERED {
-            self.similar.retain(|_, m| recent(m.last));
-        }
-        if self.series.len() >= REMEMBERED {
-            self.series.retain(|_, s| recent(s.last));
-        }
-        if self.objects.len() >= REMEMBERED {
-            // A bucket that had time to fill is as good as a new one.
-            let full = SignedDuration::from_secs((BURST / REFILL) as i64);
-            self.objects
-                .retain(|_, b| now.duration_since(b.last) < full);
-        }
+        // A bucket that had time to fill is as good as a new one.
+        let full = SignedDuration::from_secs((BURST / REFILL) as i64);
+        forget(&mut self.similar, |m| m.last, now - SIMILAR);
+        forget(&mut self.series, |s| s.last, now - SIMILAR);
+        forget(&mut self.objects, |b| b.last, now - full);
+    }
+}
+
+/// Forgets what is older than `since` when much is remembered; when that is not enough, the older half.
+fn forget<K, V>(all: &mut HashMap<K, V>, last: impl Fn(&V) -> Timestamp, since: Timestamp) {
+    if all.len() < REMEMBERED {
+        return;
+    }
+    all.retain(|_, v| last(v) >= since);
+    if all.len() >= REMEMBERED {
+        let mut times: Vec<Timestamp> = all.values().map(&last).collect();
+        let (_, &mut middle, _) = times.select_nth_unstable(REMEMBERED / 2);
+        all.retain(|_, v| last(v) > middle);
     }
 }
 
@@ -261,5 +266,18 @@ mod tests {
             (all.similar.len(), all.series.len(), all.objects.len()),
             (1, 1, 1)
         );
+    }
+
+    #[test]
+    fn many_at_once_are_not_all_remembered() {
+        let mut all = Correlator::default();
+        for n in 0..5 * REMEMBERED as i64 {
+            all.take(&about(&n.to_string()), &event("A", "b"), at(n / 100));
+            let most = [all.similar.len(), all.series.len(), all.objects.len()];
+            assert!(most.iter().all(|n| *n <= REMEMBERED), "{most:?}");
+        }
+        let newest = about(&(5 * REMEMBERED as i64 - 1).to_string());
+        let again = all.take(&newest, &event("A", "b"), at(101)).expect("told");
+        assert_eq!(again.count, 2, "the newest are remembered");
     }
 }
