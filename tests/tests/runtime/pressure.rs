@@ -179,10 +179,18 @@ fn logs(bed: &Bed) {
         for i in $(seq 300); do grep -q line-3999- followed && break; sleep 0.1; done; kill %1; grep -c line- followed";
     let output = bed.bash(follow, "");
     assert_eq!(output.out.trim(), "4000", "{output:?}");
-    let files = bed.server().sh("ls /var/log/pods/default_talker_*/c");
-    let files: Vec<&str> = files.lines().collect();
-    assert_eq!(files.len(), 3, "{files:?}");
-    assert!(files.iter().any(|f| f.ends_with(".gz")), "{files:?}");
+    // The last rotation may still be under way: it compresses the older file, then renames.
+    eventually(
+        "the log, one rotated file, one compressed",
+        secs(30),
+        || {
+            let files = bed.server().sh("ls /var/log/pods/default_talker_*/c");
+            let files: Vec<&str> = files.lines().collect();
+            let compressed = files.iter().filter(|f| f.ends_with(".gz")).count();
+            anyhow::ensure!((files.len(), compressed) == (3, 1), "{files:?}");
+            Ok(())
+        },
+    );
     bed.kubectl("delete pod talker --grace-period=1");
 }
 
