@@ -401,7 +401,6 @@ fn make_empty(path: &std::path::Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
 }
 
-/// What a container's cgroup is given.
 /// Limits by page size as the runtime takes them.
 pub(crate) fn pages(limits: BTreeMap<u64, i64>) -> Vec<HugepageLimit> {
     let limit = |(size, limit)| HugepageLimit {

@@ -1,5 +1,5 @@
-//! Watches of the ConfigMaps, Secrets and ClusterTrustBundles that volumes of this node's pods are made of: one an object, as long as
-//! a pod uses it. Only metadata is watched: what changed is fetched by those whom it concerns.
+//! Watches of the ConfigMaps, Secrets and ClusterTrustBundles that volumes of this node's pods are made of: one an
+//! object, as long as a pod uses it. Only metadata is watched: what changed is fetched by those whom it concerns.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,7 +42,7 @@ fn keys(pod: &Pod) -> HashSet<Key> {
     let key = |want| match want {
         Want::ConfigMap { name, .. } => Some(Key::ConfigMap(namespace.clone(), name)),
         Want::Secret { name, .. } => Some(Key::Secret(namespace.clone(), name)),
-        Want::Trust(bundles) => Some(Key::Trust(bundles)),
+        Want::Trust(bundles) => bundles.selectors().is_some().then_some(Key::Trust(bundles)),
         Want::Token { .. } => None,
     };
     volumes.flat_map(wants).filter_map(key).collect()
@@ -92,12 +92,9 @@ fn start(shared: Arc<Shared>, key: Key) -> JoinHandle<()> {
         }
         Key::Trust(bundles) => {
             let api: Api<PartialObjectMeta<ClusterTrustBundle>> = Api::all(client);
-            let which = match bundles {
-                Bundles::Named(name) => named(name),
-                Bundles::Signed { signer, labels } => config
-                    .fields(&format!("spec.signerName={signer}"))
-                    .labels(labels.as_deref().unwrap_or_default()),
-            };
+            // Where nothing is asked for there is no key.
+            let (fields, labels) = bundles.selectors().unwrap_or_default();
+            let which = config.fields(&fields).labels(labels);
             tokio::spawn(watch(shared, api, which, key))
         }
     }

@@ -139,21 +139,15 @@ pub(crate) async fn of_volume(
 
 /// What the bundles hold that a volume asks for, by their names' order.
 async fn trust(shared: &Shared, asked: &Bundles) -> Result<Vec<String>, String> {
-    let api: Api<ClusterTrustBundle> = Api::all(shared.client.clone());
-    let found = match asked {
-        Bundles::Named(name) => api.get_opt(name).await.map(Vec::from_iter),
-        Bundles::Signed { labels: None, .. } => return Ok(Vec::new()),
-        Bundles::Signed {
-            signer,
-            labels: Some(labels),
-        } => {
-            let which = ListParams::default()
-                .fields(&format!("spec.signerName={signer}"))
-                .labels(labels);
-            api.list(&which).await.map(|list| list.items)
-        }
+    let Some((fields, labels)) = asked.selectors() else {
+        return Ok(Vec::new());
     };
-    let mut found = found.map_err(|e| format!("get clustertrustbundles: {e}"))?;
+    let api: Api<ClusterTrustBundle> = Api::all(shared.client.clone());
+    let which = ListParams::default().fields(&fields).labels(labels);
+    let found = api.list(&which).await;
+    let mut found = found
+        .map_err(|e| format!("list clustertrustbundles: {e}"))?
+        .items;
     found.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     Ok(found.into_iter().map(|b| b.spec.trust_bundle).collect())
 }

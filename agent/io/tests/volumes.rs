@@ -234,9 +234,10 @@ fn a_projected_volume_joins_its_sources_and_belongs_to_the_group() {
     )
     .unwrap();
     let e = Source::from_volume(&certificate, &given, &|_| Err("none".into())).unwrap_err();
-    assert!(
-        e.to_string().contains("podCertificate is not supported"),
-        "{e}"
+    assert_eq!(
+        e.to_string(),
+        "volume \"v\": projected source podCertificate is not supported by this node agent: use clusterTrustBundle, \
+         configMap, downwardAPI, secret or serviceAccountToken"
     );
 }
 

@@ -40,6 +40,16 @@ impl Bundles {
         Self::Signed { signer, labels }
     }
 
+    /// The field and the label selector that list and watch take; `None`: nothing is asked for.
+    pub fn selectors(&self) -> Option<(String, &str)> {
+        match self {
+            Self::Named(name) => Some((format!("metadata.name={name}"), "")),
+            Self::Signed { signer, labels } => {
+                Some((format!("spec.signerName={signer}"), labels.as_deref()?))
+            }
+        }
+    }
+
     /// For people.
     pub(super) fn describe(&self) -> String {
         match self {
@@ -95,27 +105,38 @@ mod tests {
             signer: "example.com/s".into(),
             labels: labels.map(str::to_owned),
         };
+        let signer = "spec.signerName=example.com/s";
         let rows = [
             (
                 json!({"path": "p", "name": "a"}),
                 Bundles::Named("a".into()),
+                Some(("metadata.name=a", "")),
             ),
             (
                 json!({"path": "p", "signerName": "example.com/s"}),
                 signed(None),
+                None,
             ),
             (
                 json!({"path": "p", "signerName": "example.com/s", "labelSelector": {}}),
                 signed(Some("")),
+                Some((signer, "")),
             ),
             (
                 json!({"path": "p", "signerName": "example.com/s",
                     "labelSelector": {"matchLabels": {"live": "yes"}}}),
                 signed(Some("live=yes")),
+                Some((signer, "live=yes")),
             ),
         ];
-        for (projection, want) in rows {
-            assert_eq!(of(projection), want);
+        for (projection, want, selectors) in rows {
+            let found = of(projection);
+            assert_eq!(found, want);
+            let got = found.selectors();
+            let got = got
+                .as_ref()
+                .map(|(fields, labels)| (fields.as_str(), *labels));
+            assert_eq!(got, selectors);
         }
     }
 

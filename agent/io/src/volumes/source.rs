@@ -468,7 +468,8 @@ fn mode_bits(mode: i32) -> u32 {
 
 /// Sources of a pod's own volumes; those of a claim are [`super::of_volume`]'s.
 const SOURCES: &str = "configMap, csi, downwardAPI, emptyDir, ephemeral, hostPath, image, nfs, persistentVolumeClaim, projected or secret";
-const PROJECTIONS: &str = "configMap, downwardAPI, secret or serviceAccountToken";
+const PROJECTIONS: &str =
+    "clusterTrustBundle, configMap, downwardAPI, secret or serviceAccountToken";
 
 fn unsupported(volume: &Volume, what: String, instead: &'static str) -> Error {
     Error::Unsupported {
