@@ -142,9 +142,13 @@ fn whole() -> anyhow::Result<Vec<Aim>> {
         aims.push(Aim::most("one-pod", whole.p50(), 200.0, "ms"));
 
         for n in BURSTS {
+            let ids: Vec<String> = (0..n).map(|i| format!("floor-{i}")).collect();
             let work = Work::begin(&bed)?;
-            let bare = burst_of_containers(&floor, n).await?;
-            work.print("floor (removal with it)", n)?;
+            let begin = Instant::now();
+            futures::future::try_join_all(ids.iter().map(|id| floor.start(id))).await?;
+            let bare = begin.elapsed();
+            work.print("floor", n)?;
+            futures::future::try_join_all(ids.iter().map(|id| floor.remove(id))).await?;
             let work = Work::begin(&bed)?;
             let begin = Instant::now();
             pods.create("burst", n).await?;
@@ -243,15 +247,6 @@ async fn singles(floor: &Floor, pods: &Pods) -> anyhow::Result<(Samples, Samples
         pods.delete_all().await?;
     }
     Ok((bare, whole))
-}
-
-async fn burst_of_containers(floor: &Arc<Floor>, n: usize) -> anyhow::Result<Duration> {
-    let ids: Vec<String> = (0..n).map(|i| format!("floor-{i}")).collect();
-    let begin = Instant::now();
-    futures::future::try_join_all(ids.iter().map(|id| floor.start(id))).await?;
-    let took = begin.elapsed();
-    futures::future::try_join_all(ids.iter().map(|id| floor.remove(id))).await?;
-    Ok(took)
 }
 
 /// From the end of a pod's process to the status that says so.
