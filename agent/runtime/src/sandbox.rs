@@ -111,7 +111,7 @@ impl SandboxOptions {
 }
 
 impl Runtime {
-    /// Makes (or finds) the pod's namespaces under `run_dir/ns/<uid>/`. Blocks for a moment only.
+    /// Makes (or finds) the pod's namespaces under `run_dir/ns/<uid>/`.
     pub async fn sandbox_create(
         &self,
         uid: &str,
@@ -127,24 +127,31 @@ impl Runtime {
         if dir.is_dir() && shm_ready && pins.iter().all(pinned) {
             return Ok(sandbox);
         }
-        // Interrupted half-way: nothing can have joined, as the sandbox was never handed out.
-        unpin(&dir)?;
-        fs::create_dir_all(&dir).map_err(Error::io("make sandbox directory", dir.display()))?;
-        if !options.host_ipc {
-            mount_shm(&dir.join(SHM))?;
-        }
-        failpoint::pass("shared memory mounted");
-        if !pins.is_empty() {
-            let (options, thread_dir) = (options.clone(), dir.clone());
-            on_thread(uid, move || make(&thread_dir, &pins, &options)).await?;
-        }
+        let options = options.clone();
+        on_thread(uid, move || {
+            // Interrupted half-way: nothing can have joined, as the sandbox was never handed out.
+            unpin(&dir)?;
+            fs::create_dir_all(&dir).map_err(Error::io("make sandbox directory", dir.display()))?;
+            if !options.host_ipc {
+                mount_shm(&dir.join(SHM))?;
+            }
+            failpoint::pass("shared memory mounted");
+            match pins.is_empty() {
+                true => Ok(()),
+                false => make(&dir, &pins, &options),
+            }
+        })
+        .await?;
         Ok(sandbox)
     }
 
     /// Unpins the pod's namespaces. Goes on after errors and returns all; success when there are none.
     pub async fn sandbox_remove(&self, uid: &str) -> Result<(), Error> {
         check_uid(uid)?;
-        unpin(&self.namespaces_dir().join(uid))
+        let dir = self.namespaces_dir().join(uid);
+        // The kernel takes milliseconds for it.
+        let done = tokio::task::spawn_blocking(move || unpin(&dir)).await;
+        done.unwrap_or_else(|e| Err(Error::invalid("sandbox", uid, e.to_string())))
     }
 
     /// Whether a pod has a sandbox directory, complete or not.
@@ -181,8 +188,8 @@ fn check_uid(uid: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs `work` on a thread of its own, which ends with it: a thread that changed its namespaces
-/// must not go back to a pool.
+/// Runs `work`, which blocks, on a thread of its own, which ends with it: a thread that changed its namespaces must not
+/// go back to a pool.
 async fn on_thread(
     uid: &str,
     work: impl FnOnce() -> Result<(), Error> + Send + 'static,

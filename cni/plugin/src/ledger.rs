@@ -2,6 +2,7 @@
 //! (`<dataDir>/<network>/<address>` holding the container and its interface), under one lock.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
@@ -11,7 +12,8 @@ use std::path::{Path, PathBuf};
 use keelson_cni_plan::alloc::{self, Choice};
 use keelson_cni_plan::config::{Attachment, NetConf};
 use keelson_cni_plan::protocol::{Error, code};
-use rustix::fs::{FlockOperation, flock};
+use rustix::buffer::spare_capacity;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 
 /// The allocations of a network, locked until it is dropped.
 pub(crate) struct Ledger {
@@ -117,12 +119,16 @@ impl Ledger {
     /// All allocations.
     pub(crate) fn read(&self) -> Result<Vec<(IpAddr, Attachment)>, Error> {
         let mut all = Vec::new();
+        let dir = fs::File::open(&self.dir).map_err(|e| self.fail("read", &self.dir, e))?;
         for entry in fs::read_dir(&self.dir).map_err(|e| self.fail("read", &self.dir, e))? {
-            let path = entry.map_err(|e| self.fail("read", &self.dir, e))?.path();
-            let Some(address) = path.file_name().and_then(|n| n.to_str()?.parse().ok()) else {
+            let name = entry
+                .map_err(|e| self.fail("read", &self.dir, e))?
+                .file_name();
+            let Some(address) = name.to_str().and_then(|n| n.parse().ok()) else {
                 continue;
             };
-            let text = fs::read_to_string(&path).map_err(|e| self.fail("read", &path, e))?;
+            let text = read_at(&dir, &name);
+            let text = text.map_err(|e| self.fail("read", &self.dir.join(&name), e.into()))?;
             let mut lines = text.lines().map(str::trim);
             let mut next = || lines.next().unwrap_or_default().to_owned();
             all.push((
@@ -172,4 +178,19 @@ impl Ledger {
             e,
         )
     }
+}
+
+/// A file's text. There is a file for every pod of the node: no call more than it takes, for each of them.
+fn read_at(dir: &fs::File, name: &OsStr) -> rustix::io::Result<String> {
+    let file = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = Vec::with_capacity(512);
+    loop {
+        let free = text.capacity() - text.len();
+        if rustix::io::read(&file, spare_capacity(&mut text))? < free {
+            break;
+        }
+        text.reserve(512);
+    }
+    // An owner that is not text is nobody's.
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }

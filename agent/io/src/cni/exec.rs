@@ -122,7 +122,9 @@ async fn output(call: &Call<'_>, path: &Path) -> std::io::Result<std::process::O
             .env("CNI_IFNAME", &a.ifname)
             .env("CNI_ARGS", a.args());
     }
-    let mut child = command.spawn()?;
+    // A thread that starts a process stands still until that runs: not the one that all others wait for.
+    let child = tokio::task::spawn_blocking(move || command.spawn()).await;
+    let mut child = child.map_err(std::io::Error::other)??;
     if let Some(mut stdin) = child.stdin.take() {
         // A plugin that fails early does not read; its exit says more than our broken pipe.
         _ = stdin.write_all(call.stdin.to_string().as_bytes()).await;

@@ -430,19 +430,17 @@ impl Volumes {
             errors,
         };
         let dir = self.pod_dir(uid).map_err(|e| fail(vec![e]))?;
-        let mut errors = mounts::unmount_below(&dir);
-        // What lies where something of others was mounted is theirs: nothing there is removed with its content.
-        for plugin in Plugin::MOUNTED {
-            mounts::remove_mount_points(&dir.join("volumes").join(plugin.dir()), &mut errors);
-        }
-        // `<name>/mount`: a driver's own are a step deeper.
-        let drivers = dir.join("volumes").join(Plugin::Csi.dir());
-        for entry in fs::read_dir(drivers).into_iter().flatten().flatten() {
-            mounts::remove_mount_points(&entry.path(), &mut errors);
-        }
-        if errors.is_empty() {
-            mounts::remove_tree(&dir, &mut errors);
-        }
+        let errors = mounts::clear(&dir, |errors| {
+            // What lies where something of others was mounted is theirs: nothing there is removed with its content.
+            for plugin in Plugin::MOUNTED {
+                mounts::remove_mount_points(&dir.join("volumes").join(plugin.dir()), errors);
+            }
+            // `<name>/mount`: a driver's own are a step deeper.
+            let drivers = dir.join("volumes").join(Plugin::Csi.dir());
+            for entry in fs::read_dir(drivers).into_iter().flatten().flatten() {
+                mounts::remove_mount_points(&entry.path(), errors);
+            }
+        });
         if errors.is_empty() {
             Ok(())
         } else {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
@@ -50,20 +51,31 @@ pub(super) fn hugetlbfs(path: &Path, page: u64, limit: Option<u64>) -> Result<()
 
 /// Whether something is mounted exactly here.
 pub(super) fn is_mount_point(path: &Path) -> Result<bool, Error> {
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty());
+    let found = found.map_err(Error::io("resolve", path))?;
+    if found
+        .stx_attributes_mask
+        .contains(StatxAttributes::MOUNT_ROOT)
+    {
+        return Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    }
+    // Kernels before 5.8 don't say.
     let real = path.canonicalize().map_err(Error::io("resolve", path))?;
-    Ok(mount_points()?.contains(&real))
+    Ok(points_below(&real)?.contains(&real))
 }
 
 /// Unmounts what is mounted at or below a directory, the last mounted first. Returns what failed.
 pub(super) fn unmount_below(dir: &Path) -> Vec<Error> {
     match points_below(dir) {
-        Ok(points) => points
-            .iter()
-            .rev()
-            .filter_map(|p| take_away(p).err())
-            .collect(),
+        Ok(points) => unmount_all(&points),
         Err(e) => vec![e],
     }
+}
+
+/// Unmounts these, the last first. Returns what failed.
+pub(super) fn unmount_all(points: &[PathBuf]) -> Vec<Error> {
+    let errors = points.iter().rev().map(|p| take_away(p));
+    errors.filter_map(Result::err).collect()
 }
 
 /// Unmounts; what is still in use leaves the tree at once and goes with its last user.
@@ -95,12 +107,28 @@ pub(super) fn remove_mount_points(dir: &Path, errors: &mut Vec<Error>) {
     }
 }
 
-/// Removes a tree, but nothing that is mounted into it: a host path may hang there.
-pub(super) fn remove_tree(dir: &Path, errors: &mut Vec<Error>) {
-    match points_below(dir) {
-        Ok(mounted) => remove(dir, &mounted, errors),
+/// Unmounts what is mounted at or below a directory and removes the tree, but nothing that is still mounted into it: a
+/// host path may hang there. `between` removes what may not be removed with its content.
+pub(super) fn clear(dir: &Path, between: impl FnOnce(&mut Vec<Error>)) -> Vec<Error> {
+    let points = match points_below(dir) {
+        Ok(points) => points,
+        Err(e) => return vec![e],
+    };
+    let mut errors = unmount_all(&points);
+    between(&mut errors);
+    if !errors.is_empty() {
+        return errors;
+    }
+    // To see every mount of the machine takes time: where there were none there are none.
+    let left = match points.is_empty() {
+        true => Ok(points),
+        false => points_below(dir),
+    };
+    match left {
+        Ok(left) => remove(dir, &left, &mut errors),
         Err(e) => errors.push(e),
     }
+    errors
 }
 
 fn remove(path: &Path, mounted: &[PathBuf], errors: &mut Vec<Error>) {
@@ -129,21 +157,17 @@ fn remove_children(dir: &Path, mounted: &[PathBuf], errors: &mut Vec<Error>) -> 
     Ok(())
 }
 
+/// What is mounted at or below a directory, in mount order.
 pub(super) fn points_below(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let real = match dir.canonicalize() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         r => r.map_err(Error::io("resolve", dir))?,
     };
-    Ok(mount_points()?
-        .into_iter()
-        .filter(|p| p.starts_with(&real))
-        .collect())
-}
-
-fn mount_points() -> Result<Vec<PathBuf>, Error> {
     let path = Path::new("/proc/thread-self/mountinfo");
     let text = fs::read(path).map_err(Error::io("read", path))?;
-    Ok(parse(&text))
+    let mut points = parse(&text);
+    points.retain(|p| p.starts_with(&real));
+    Ok(points)
 }
 
 /// The fifth field of each line, in mount order.

@@ -389,21 +389,32 @@ fn remove(path: &str) -> Result<(), Error> {
     result
 }
 
+/// Removes a cgroup with those below; what is in it is killed if it is in the way. On v1 the list of a cgroup's
+/// processes stays with the kernel for a while after it was read, so it is read only then.
 fn remove_tree(dir: &Path) -> Result<(), Error> {
-    if !dir.is_dir() {
+    if is_removed(dir).is_ok() {
         return Ok(());
     }
     let failed = |error| Error::io("remove cgroup", dir.display())(error);
-    let entries = fs::read_dir(dir).map_err(failed)?;
-    for entry in entries.flatten() {
+    for entry in fs::read_dir(dir).map_err(failed)?.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path())?;
         }
     }
+    if is_removed(dir).is_ok() {
+        return Ok(());
+    }
     kill_all(dir);
+    is_removed(dir).map_err(failed)
+}
+
+fn is_removed(dir: &Path) -> std::io::Result<()> {
     match fs::remove_dir(dir) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
-        _ => Ok(()),
+        // No such cgroup, or a mount without any: what lies there is no directory.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(())
+        }
+        done => done,
     }
 }
 
