@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::PodStatus;
 use keelson_agent_io::cni::Attachment;
 use keelson_agent_plan::resources::Qos;
 use keelson_agent_plan::{
@@ -85,15 +87,12 @@ impl Worker {
         });
     }
 
-    /// A step that blocks its thread.
-    pub(crate) fn blocking(
-        &self,
-        work: impl FnOnce() -> Outcome + Send + 'static,
-        lost: fn(String) -> Outcome,
-    ) {
+    /// A step that takes away what the pod had. Telling comes first: this takes the processors.
+    fn step_down(&self, step: impl Future<Output = Outcome> + Send + 'static) {
+        let told = self.told();
         self.step(async move {
-            let done = tokio::task::spawn_blocking(work).await;
-            done.unwrap_or_else(|e| lost(e.to_string()))
+            told.await;
+            step.await
         });
     }
 
@@ -113,9 +112,10 @@ impl Worker {
         self.shared.devices.release(&self.uid);
         self.observed.devices = Stage::Absent;
         if self.observed.terminating_since.is_none() {
-            let status = self.observed.status.clone();
+            let status = PodStatus::clone(&self.observed.status);
             let refusal = devices::refusal(&why);
-            self.observed.status = sync::refuse(&self.shared, &self.pod, refusal, status);
+            let refused = sync::refuse(&self.shared, &self.pod, refusal, status);
+            self.observed.status = Arc::new(refused);
         }
     }
 
@@ -125,7 +125,7 @@ impl Worker {
         let figures = self.pod.spec.as_ref().unwrap_or(&spec);
         let figures = plan::pod_figures(figures, &self.observed);
         let work = move || Outcome::Cgroup(resize::write_cgroup(&shared, &uid, &spec, figures));
-        self.blocking(work, |e| Outcome::Cgroup(Err(e)));
+        self.step(blocking(work, |e| Outcome::Cgroup(Err(e))));
     }
 
     fn create_sandbox(&mut self) {
@@ -183,7 +183,7 @@ impl Worker {
             .clone()
             .unwrap_or_else(|| shared.config.run_dir.join("ns").join(&uid).join("net"));
         let has_holder = self.holder;
-        self.step(async move {
+        self.step_down(async move {
             let holder = match has_holder {
                 true => shared.runtime.holder_remove(&uid).await,
                 false => Ok(()),
@@ -299,16 +299,7 @@ impl Worker {
                 .container_remove(&id)
                 .await
                 .map_err(|e| chain(&e));
-            let m = &pod.metadata;
-            let text = |o: &Option<String>| o.clone().unwrap_or_default();
-            let log = names::log_path(
-                &shared.config.log_dir,
-                &text(&m.namespace),
-                &text(&m.name),
-                &text(&m.uid),
-                &container,
-                attempt,
-            );
+            let log = names::log_path(&shared.config.log_dir, &pod, &container, attempt);
             if let Err(error) = keelson_agent_io::logs::remove(&log) {
                 tracing::warn!(log = %log.display(), %error, "log cannot be removed");
             }
@@ -324,7 +315,9 @@ impl Worker {
         self.observed.volumes = Stage::Working;
         self.shared.objects.remove(&self.uid);
         let (shared, uid) = (self.shared.clone(), self.uid.clone());
-        self.step(async move { Outcome::VolumesRemoved(volumes::teardown(&shared, uid).await) });
+        self.step_down(
+            async move { Outcome::VolumesRemoved(volumes::teardown(&shared, uid).await) },
+        );
     }
 
     fn remove_cgroup(&mut self) {
@@ -336,7 +329,7 @@ impl Worker {
             shared.classes.remove(&shared.runtime, policy, &uid);
             Outcome::CgroupRemoved(removed.map_err(|e| chain(&e)))
         };
-        self.blocking(work, |e| Outcome::CgroupRemoved(Err(e)));
+        self.step_down(blocking(work, |e| Outcome::CgroupRemoved(Err(e))));
     }
 
     fn remove_logs(&self) {
@@ -596,6 +589,15 @@ impl Worker {
         self.hooks.remove(&id);
         self.reread(&id).await;
     }
+}
+
+/// Work that blocks its thread.
+pub(crate) async fn blocking(
+    work: impl FnOnce() -> Outcome + Send + 'static,
+    lost: fn(String) -> Outcome,
+) -> Outcome {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| lost(e.to_string()))
 }
 
 /// Removes a directory with all in it; one that is not there is fine.

@@ -213,9 +213,7 @@ impl Job {
             shim_group: Some(self.shared.runtime.shim_group(&self.uid)),
             log_path: names::log_path(
                 &self.shared.config.log_dir,
-                &namespace,
-                &name,
-                &self.uid,
+                &self.pod,
                 &c.name,
                 self.attempt,
             ),

@@ -85,11 +85,7 @@ impl Pods for Node {
     }
 
     async fn pods(&self) -> Vec<Pod> {
-        self.0
-            .entries()
-            .values()
-            .map(|e| Pod::clone(&e.pod))
-            .collect()
+        self.0.entries().values().map(Entry::whole).collect()
     }
 
     async fn container(
@@ -135,18 +131,10 @@ impl Pods for Node {
                 &entry, pod, container, previous,
             )));
         };
-        let m = &entry.pod.metadata;
-        let uid = m.uid.as_deref().unwrap_or_default();
+        let dir = &self.0.config.log_dir;
         Ok(ContainerRef {
             id: run.id.clone(),
-            log_path: names::log_path(
-                &self.0.config.log_dir,
-                namespace,
-                pod,
-                uid,
-                container,
-                run.attempt,
-            ),
+            log_path: names::log_path(dir, &entry.pod, container, run.attempt),
             running: run.is_running(),
             tty: tty == Some(true),
         })
@@ -285,15 +273,13 @@ fn absent(entry: &Entry, pod: &str, container: &str, previous: bool) -> String {
     if previous {
         return format!("previous terminated container \"{container}\" in pod \"{pod}\" not found");
     }
-    let status = entry.pod.status.as_ref();
-    let lists = status.map(|s| {
-        [
-            &s.container_statuses,
-            &s.init_container_statuses,
-            &s.ephemeral_container_statuses,
-        ]
-    });
-    let mut all = lists.into_iter().flatten().flatten().flatten();
+    let status = &entry.status;
+    let lists = [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    let mut all = lists.into_iter().flatten().flatten();
     let state = all
         .find(|s| s.name == container)
         .and_then(|s| s.state.clone());

@@ -6,8 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerState;
 use keelson_agent_io::cni::Attachment;
-use keelson_agent_plan::{Attempt, AttemptState, Failure, ProbeVerdict, Sandbox, Stage};
-use keelson_runtime::{Container, Kind, State};
+use keelson_agent_plan::{
+    Attempt, AttemptState, Failure, Observed, ProbeVerdict, Sandbox, Stage, names,
+};
+use keelson_runtime::{Container, Kind, State, container_cgroup};
 
 use crate::shared::chain;
 use crate::worker::Worker;
@@ -140,28 +142,35 @@ impl Worker {
         self.note_ended();
     }
 
+    /// Takes a container's end. Of one that is known to run the event says all: nobody is asked. Another may not have
+    /// been started.
+    pub(crate) async fn ended(&mut self, id: &str, code: i32, at: Timestamp) {
+        let run = Run::running(&self.observed, id);
+        let Some((run, started)) = run else {
+            return self.reread(id).await;
+        };
+        let runtime = &self.shared.runtime;
+        let pod = runtime.pod_cgroup_found(&self.uid).unwrap_or_default();
+        let oom = runtime.was_killed_for_memory(id, &container_cgroup(&pod, id), code);
+        self.let_log_settle(&run, code).await;
+        let state = AttemptState::Exited {
+            code,
+            started: Some(started),
+            finished: at,
+            oom,
+            reason: None,
+            message: self.termination_message(&run, code),
+        };
+        let runs = self.observed.containers.get_mut(&run.name);
+        if let Some(known) = runs.into_iter().flatten().find(|a| a.id == id) {
+            known.state = state;
+        }
+        self.note_ended();
+    }
+
     /// Reads one container again.
     pub(crate) async fn reread(&mut self, id: &str) {
-        let found = self.shared.runtime.container(id).await;
-        self.take_container(id, found).await;
-    }
-
-    /// Takes a container's end. Of one that is known to run the event says all; another may not have been started.
-    pub(crate) async fn ended(&mut self, id: &str, code: i32, at: Timestamp) {
-        let mut all = self.observed.containers.values().flatten();
-        if !all.any(|a| a.id == id && a.is_running()) {
-            return self.reread(id).await;
-        }
-        let found = self.shared.runtime.container_ended(id, code, at).await;
-        self.take_container(id, found).await;
-    }
-
-    async fn take_container(
-        &mut self,
-        id: &str,
-        found: Result<Option<Container>, keelson_runtime::Error>,
-    ) {
-        let found = match found {
+        let found = match self.shared.runtime.container(id).await {
             Ok(found) => found,
             Err(error) => {
                 // The runtime's events say when it is back; everything is listed again then.
@@ -174,7 +183,11 @@ impl Worker {
         }
         match found {
             Some(c) => {
-                self.let_log_settle(&c).await;
+                if let State::Exited { code, .. } = c.state
+                    && let Some((run, _)) = Run::running(&self.observed, &c.id)
+                {
+                    self.let_log_settle(&run, code).await;
+                }
                 self.note(c);
             }
             None => {
@@ -208,13 +221,8 @@ impl Worker {
     }
 
     /// The log's writer may be a moment behind the exit, and the log is what a failed container's message is taken from.
-    async fn let_log_settle(&self, c: &Container) {
-        let State::Exited { code, .. } = c.state else {
-            return;
-        };
-        let known = self.observed.containers.get(&c.name).into_iter().flatten();
-        let was_running = known.into_iter().any(|a| a.id == c.id && a.is_running());
-        if was_running && code != 0 && self.falls_back_to_log(&c.name) {
+    async fn let_log_settle(&self, run: &Run, code: i32) {
+        if code != 0 && self.falls_back_to_log(&run.name) {
             tokio::time::sleep(LOG_SETTLES).await;
         }
     }
@@ -271,7 +279,7 @@ impl Worker {
                 finished: *at,
                 oom: *oom,
                 reason: None,
-                message: self.termination_message(c, *code),
+                message: self.termination_message(&Run::of(c), *code),
             },
         };
         Attempt {
@@ -287,27 +295,30 @@ impl Worker {
     }
 
     /// The message a run left; the status remembers it when the file is gone with the volumes.
-    fn termination_message(&self, c: &Container, code: i32) -> Option<String> {
-        let file = files::termination_log(&self.shared, &self.uid, &c.name, c.attempt);
+    fn termination_message(&self, run: &Run, code: i32) -> Option<String> {
+        let file = files::termination_log(&self.shared, &self.uid, &run.name, run.attempt);
         if let Some(message) = files::message(&file) {
             return Some(message);
         }
-        if let Some(message) = self.remembered(c) {
+        if let Some(message) = self.remembered(run) {
             return Some(message);
         }
-        (code != 0 && self.falls_back_to_log(&c.name))
-            .then(|| files::log_tail(&c.log_path))
+        (code != 0 && self.falls_back_to_log(&run.name))
+            .then(|| {
+                let dir = &self.shared.config.log_dir;
+                files::log_tail(&names::log_path(dir, &self.pod, &run.name, run.attempt))
+            })
             .flatten()
     }
 
-    fn remembered(&self, c: &Container) -> Option<String> {
+    fn remembered(&self, run: &Run) -> Option<String> {
         let status = &self.observed.status;
         let all = status
             .init_container_statuses
             .iter()
             .chain(&status.container_statuses)
             .flatten();
-        let own = all.filter(|s| s.name == c.name);
+        let own = all.filter(|s| s.name == run.name);
         let ends = own
             .flat_map(|s| [&s.state, &s.last_state])
             .flatten()
@@ -315,9 +326,43 @@ impl Worker {
         let mut same = ends.filter(|t| {
             t.container_id
                 .as_deref()
-                .is_some_and(|id| id.ends_with(&c.id))
+                .is_some_and(|id| id.ends_with(&run.id))
         });
         same.find_map(|t| t.message.clone())
+    }
+}
+
+/// One run of a container.
+struct Run {
+    name: String,
+    attempt: u32,
+    id: String,
+}
+
+impl Run {
+    fn of(c: &Container) -> Self {
+        Self {
+            name: c.name.clone(),
+            attempt: c.attempt,
+            id: c.id.clone(),
+        }
+    }
+
+    /// The run of this id, if it is known to run, and since when.
+    fn running(observed: &Observed, id: &str) -> Option<(Self, Timestamp)> {
+        let all = observed.containers.iter();
+        let mut all = all.flat_map(|(name, runs)| runs.iter().map(move |a| (name, a)));
+        all.find_map(|(name, a)| match a.state {
+            AttemptState::Running { started, .. } if a.id == id => {
+                let run = Self {
+                    name: name.clone(),
+                    attempt: a.attempt,
+                    id: a.id.clone(),
+                };
+                Some((run, started))
+            }
+            _ => None,
+        })
     }
 }
 

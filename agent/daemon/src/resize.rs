@@ -8,7 +8,7 @@ use keelson_agent_plan::resources::{self, Figures};
 use keelson_agent_plan::{Failure, Stage, hugepages, memory, resize};
 use keelson_runtime::{PodResources, Resources};
 
-use crate::apply::qos;
+use crate::apply::{blocking, qos};
 use crate::container;
 use crate::outcome::{Message, Outcome};
 use crate::shared::{Entry, Shared, chain};
@@ -85,7 +85,7 @@ impl Worker {
         self.observed.figures = Stage::Working;
         let (shared, uid, spec) = (self.shared.clone(), self.uid.clone(), self.allocated_spec());
         let work = move || Outcome::Figures(write_cgroup(&shared, &uid, &spec, figures));
-        self.blocking(work, |e| Outcome::Figures(Err(e)));
+        self.step(blocking(work, |e| Outcome::Figures(Err(e))));
     }
 
     pub(crate) fn update_container(&mut self, name: String, attempt: u32) {

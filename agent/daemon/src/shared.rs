@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, PodStatus, Service};
 use keelson_agent_io::cni::Cni;
 use keelson_agent_io::node::{self as io, Roots};
 use keelson_agent_io::probes::Prober;
@@ -34,8 +34,10 @@ use crate::statics::Mirrors;
 pub(crate) struct Entry {
     /// Wakes the worker.
     pub(crate) tx: mpsc::UnboundedSender<Message>,
-    /// The pod as it was last seen in the API, with the status the worker last computed.
+    /// The pod as it was last seen in the API, without its status.
     pub(crate) pod: Arc<Pod>,
+    /// The status the worker last computed.
+    pub(crate) status: Arc<PodStatus>,
     /// Its containers' runs.
     pub(crate) containers: Arc<BTreeMap<String, Vec<Attempt>>>,
     /// Its network namespace; none on the host's network or before there is one.
@@ -56,8 +58,15 @@ impl Entry {
 
     /// Whether it takes room.
     pub(crate) fn is_active(&self) -> bool {
-        let status = self.pod.status.as_ref();
-        !status::is_final(status.and_then(|s| s.phase.as_deref()))
+        !status::is_final(self.status.phase.as_deref())
+    }
+
+    /// The pod with its status.
+    pub(crate) fn whole(&self) -> Pod {
+        Pod {
+            status: Some(PodStatus::clone(&self.status)),
+            ..Pod::clone(&self.pod)
+        }
     }
 }
 
@@ -219,10 +228,8 @@ impl Shared {
     pub(crate) fn active(&self) -> Vec<Entry> {
         let entries = self.entries();
         let active = |e: &&Entry| {
-            let status = e.pod.status.as_ref();
-            let ended = status::is_final(status.and_then(|s| s.phase.as_deref()));
-            let evicted = status.and_then(|s| s.reason.as_deref()) == Some(eviction::REASON);
-            !ended && !evicted
+            let evicted = e.status.reason.as_deref() == Some(eviction::REASON);
+            e.is_active() && !evicted
         };
         entries.values().filter(active).cloned().collect()
     }

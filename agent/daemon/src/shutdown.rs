@@ -154,7 +154,7 @@ impl Watch {
         }
         tell(&self.shared, false);
         let ended = |e: &&Entry| {
-            let reason = e.pod.status.as_ref().and_then(|s| s.reason.as_deref());
+            let reason = e.status.reason.as_deref();
             static_pod::is_static(&e.pod) && reason == Some(shutdown::REASON)
         };
         for entry in self.shared.entries().values().filter(ended) {

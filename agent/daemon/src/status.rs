@@ -1,5 +1,6 @@
 //! Writes a pod's status: in order, only what changed, as often as it takes, and never in the worker's way.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use crate::shared::Shared;
 
 #[derive(Clone, Default)]
 struct Wanted {
-    status: Option<PodStatus>,
+    /// How often something was wanted.
+    count: u64,
+    status: Option<Arc<PodStatus>>,
     delete: bool,
     /// What somebody else wrote, and how often that was.
     theirs: (u64, Option<Arc<PodStatus>>),
@@ -28,12 +31,20 @@ impl Wanted {
 }
 
 /// A pod's writer. Its task ends with it.
-pub(crate) struct Writer(watch::Sender<Wanted>);
+pub(crate) struct Writer {
+    wanted: watch::Sender<Wanted>,
+    /// What was wanted last when the API was last told, or could not be.
+    told: watch::Receiver<u64>,
+}
+
+/// How long others wait for the API to be told.
+const TOLD: Duration = Duration::from_millis(100);
 
 impl Writer {
     /// A writer for a pod whose status in the API is `known`.
     pub(crate) fn start(shared: Arc<Shared>, pod: &Pod, known: PodStatus) -> Self {
-        let (tx, rx) = watch::channel(Wanted::default());
+        let (wanted, rx) = watch::channel(Wanted::default());
+        let (tell, told) = watch::channel(0);
         let m = &pod.metadata;
         let text = |o: &Option<String>| o.clone().unwrap_or_default();
         let task = Task {
@@ -43,14 +54,33 @@ impl Writer {
             uid: text(&m.uid),
             mirrored: static_pod::is_static(pod),
             rx,
+            tell,
         };
         tokio::spawn(task.run(Known::new(&value(&known))));
-        Self(tx)
+        Self { wanted, told }
+    }
+
+    fn want(&self, change: impl FnOnce(&mut Wanted) -> bool) {
+        self.wanted.send_if_modified(|w| {
+            let new = change(w);
+            w.count += u64::from(new);
+            new
+        });
+    }
+
+    /// Waits until what is wanted now was told. Not long: nothing stands still because the API is away.
+    pub(crate) fn told(&self) -> impl Future<Output = ()> + Send + use<> {
+        let wanted = self.wanted.borrow().count;
+        let mut told = self.told.clone();
+        async move {
+            // Who has ended has nothing more to tell.
+            let _ = tokio::time::timeout(TOLD, told.wait_for(|n| *n >= wanted)).await;
+        }
     }
 
     /// Wants this status written; one that was not written yet is skipped over.
-    pub(crate) fn write(&self, status: &PodStatus) {
-        self.0.send_if_modified(|w| {
+    pub(crate) fn write(&self, status: &Arc<PodStatus>) {
+        self.want(|w| {
             let new = w.status.as_ref() != Some(status);
             if new {
                 w.status = Some(status.clone());
@@ -61,20 +91,21 @@ impl Writer {
 
     /// Wants the last status written once more.
     pub(crate) fn again(&self) {
-        self.0.send_modify(|_| {});
+        self.want(|_| true);
     }
 
     /// The API has another status than was written: the difference is written again.
-    pub(crate) fn correct(&self, theirs: &PodStatus) {
-        let theirs = Arc::new(theirs.clone());
-        self.0
-            .send_modify(|w| w.theirs = (w.theirs.0 + 1, Some(theirs)));
+    pub(crate) fn correct(&self, theirs: PodStatus) {
+        let theirs = Arc::new(theirs);
+        self.want(|w| {
+            w.theirs = (w.theirs.0 + 1, Some(theirs));
+            true
+        });
     }
 
     /// Wants the pod deleted, after its status.
     pub(crate) fn delete(&self) {
-        self.0
-            .send_if_modified(|w| !std::mem::replace(&mut w.delete, true));
+        self.want(|w| !std::mem::replace(&mut w.delete, true));
     }
 }
 
@@ -129,6 +160,7 @@ struct Task {
     /// What the API has is a mirror, which may be made anew at any time: written whole, whatever its UID.
     mirrored: bool,
     rx: watch::Receiver<Wanted>,
+    tell: watch::Sender<u64>,
 }
 
 impl Task {
@@ -157,7 +189,9 @@ impl Task {
                 *corrected = *count;
                 *known = Known::new(&value(theirs));
             }
-            match self.bring(&wanted, known).await {
+            let done = self.bring(&wanted, known).await;
+            self.tell.send_replace(wanted.count);
+            match done {
                 Done::Written => return Some(()),
                 Done::Gone => return None,
                 Done::Later => {}
@@ -243,6 +277,24 @@ fn diff(old: &Value, new: &Value) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
+
+    #[tokio::test]
+    async fn others_wait_until_the_api_was_told_but_not_for_ever() {
+        let (wanted, _writes) = watch::channel(Wanted::default());
+        let (tell, told) = watch::channel(0);
+        let writer = Writer { wanted, told };
+        assert!(writer.told().now_or_never().is_some(), "nothing is wanted");
+        writer.write(&Arc::default());
+        assert!(writer.told().now_or_never().is_none(), "not yet told");
+        tell.send_replace(1);
+        assert!(writer.told().now_or_never().is_some(), "told");
+        writer.write(&Arc::default());
+        assert!(writer.told().now_or_never().is_some(), "nothing new");
+        writer.delete();
+        // Nobody tells: it ends all the same.
+        writer.told().await;
+    }
 
     #[test]
     fn patches() {

@@ -92,8 +92,7 @@ fn pod(shared: &Shared, entry: &Entry) -> Option<PodUse> {
         });
     }
     let first = containers.iter().map(|c| c.started).min()?;
-    let status = entry.pod.status.as_ref();
-    let started = status.and_then(|s| s.start_time.as_ref()).map(|t| t.0);
+    let started = entry.status.start_time.as_ref().map(|t| t.0);
     Some(PodUse {
         namespace: text(&m.namespace),
         name: text(&m.name),

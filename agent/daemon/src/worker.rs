@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -76,10 +77,12 @@ pub(crate) struct Start {
 pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
     let (tx, rx) = mpsc::unbounded_channel();
     let uid = start.pod.metadata.uid.clone().unwrap_or_default();
-    let known = start.pod.status.clone().unwrap_or_default();
+    let (pod, known) = split(start.pod);
+    let status = Arc::new(start.status);
     let entry = Entry {
         tx: tx.clone(),
-        pod: start.pod.clone(),
+        pod: pod.clone(),
+        status: status.clone(),
         containers: Arc::default(),
         netns: None,
         allocated: None,
@@ -92,18 +95,18 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
     shared.owners().extend(ids);
     let observed = Observed {
         orphan: start.orphan,
-        status: start.status,
+        status,
         host_ips: shared.config.ips(),
         recursive_read_only: shared.recursive_read_only,
         own_cpus: shared.pinning.has_any(&uid),
         ..Observed::default()
     };
     let worker = Worker {
-        writer: Writer::start(shared.clone(), &start.pod, known),
+        writer: Writer::start(shared.clone(), &pod, known.unwrap_or_default()),
         probes: Probes::new(tx.clone()),
         shared: shared.clone(),
         uid,
-        pod: start.pod,
+        pod,
         observed,
         tx,
         rx,
@@ -122,6 +125,15 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) {
         refreshing: Arc::default(),
     };
     tokio::spawn(worker.run(start.containers));
+}
+
+/// A pod and its status in the API: what the worker says of it is kept apart.
+fn split(mut pod: Arc<Pod>) -> (Arc<Pod>, Option<PodStatus>) {
+    let status = match pod.status {
+        Some(_) => Arc::make_mut(&mut pod).status.take(),
+        None => None,
+    };
+    (pod, status)
 }
 
 impl Worker {
@@ -159,9 +171,12 @@ impl Worker {
         if status::is_final(plan.status.phase.as_deref()) {
             self.shared.devices.release(&self.uid);
         }
-        self.observed.status = plan.status.clone();
+        // One for all who keep it.
+        if *self.observed.status != plan.status {
+            self.observed.status = Arc::new(std::mem::take(&mut plan.status));
+        }
         if !self.observed.orphan {
-            self.writer.write(&plan.status);
+            self.writer.write(&self.observed.status);
         }
         // Telling comes first: what is begun now takes the processors.
         for action in std::mem::take(&mut plan.actions) {
@@ -223,11 +238,8 @@ impl Worker {
             return;
         };
         let was_active = entry.is_active();
-        if self.pod.status.as_ref() != Some(&self.observed.status) {
-            Arc::make_mut(&mut self.pod).status = Some(self.observed.status.clone());
-        }
-        // One for both: the worker itself goes by what it observed.
         entry.pod.clone_from(&self.pod);
+        entry.status.clone_from(&self.observed.status);
         if *entry.containers != self.observed.containers {
             entry.containers = Arc::new(self.observed.containers.clone());
             self.shared.pinning.look();
@@ -249,7 +261,9 @@ impl Worker {
             // Asked for again at the next turn.
             Message::Room => {}
             Message::Gone(last) => {
-                self.pod = last.unwrap_or_else(|| self.pod.clone());
+                if let Some(last) = last {
+                    self.pod = split(last).0;
+                }
                 self.observed.orphan = true;
                 self.observed
                     .terminating_since
@@ -284,15 +298,14 @@ impl Worker {
 
     /// The agent owns its part of the status: only conditions of others are taken from the API.
     fn take_pod(&mut self, pod: Arc<Pod>) {
-        let theirs = pod
-            .status
-            .iter()
-            .flat_map(|s| s.conditions.iter().flatten());
+        let (pod, says) = split(pod);
+        let theirs = says.iter().flat_map(|s| s.conditions.iter().flatten());
         let theirs: Vec<_> = theirs
             .filter(|c| !status::CONDITIONS.contains(&c.type_.as_str()))
             .cloned()
             .collect();
-        let own = self.observed.status.conditions.get_or_insert_default();
+        let status = Arc::make_mut(&mut self.observed.status);
+        let own = status.conditions.get_or_insert_default();
         own.retain(|c| status::CONDITIONS.contains(&c.type_.as_str()));
         own.extend(theirs);
         if pod.metadata.deletion_timestamp.is_some() {
@@ -306,7 +319,6 @@ impl Worker {
         if renamed {
             self.refresh_now();
         }
-        let says = pod.status.as_ref();
         if let Some(says) = says.filter(|s| status::is_disowned(s, &self.observed.status)) {
             self.writer.correct(says);
         }
@@ -400,6 +412,11 @@ impl Worker {
         let previous = self.observed.backoffs.get(container).copied();
         let entry = Backoff::next(previous, backoff::CONTAINER, Timestamp::now());
         self.observed.backoffs.insert(container.to_owned(), entry);
+    }
+
+    /// Waits until the API was told the status as it is now.
+    pub(crate) fn told(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.writer.told()
     }
 
     /// Deletes the pod from the API, after its status.

@@ -37,15 +37,11 @@ pub fn container_log_dir(
 }
 
 /// A run's log file: `<container's log directory>/<attempt>.log`.
-pub fn log_path(
-    root: &Path,
-    namespace: &str,
-    name: &str,
-    uid: &str,
-    container: &str,
-    attempt: u32,
-) -> PathBuf {
-    container_log_dir(root, namespace, name, uid, container).join(format!("{attempt}.log"))
+pub fn log_path(root: &Path, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
+    let m = &pod.metadata;
+    let text = |o: &Option<String>| o.clone().unwrap_or_default();
+    let (namespace, name, uid) = (text(&m.namespace), text(&m.name), text(&m.uid));
+    container_log_dir(root, &namespace, &name, &uid, container).join(format!("{attempt}.log"))
 }
 
 /// A file path is one element: no separator, and not the directory itself or its parent.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PodStatus, ResourceRequirements, ResourceStatus};
@@ -235,7 +236,7 @@ pub struct Observed {
     /// Probes by container name.
     pub probes: BTreeMap<String, ProbeVerdict>,
     /// The status last written or read: times of transitions, restart counts and a phase that is final come from it.
-    pub status: PodStatus,
+    pub status: Arc<PodStatus>,
     /// The node's addresses, primary first.
     pub host_ips: Vec<IpAddr>,
     /// Whether the node can make mounts read-only with all below them.

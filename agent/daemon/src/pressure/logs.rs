@@ -32,15 +32,10 @@ pub(super) async fn rotate(shared: &Arc<Shared>) {
 fn running(shared: &Shared) -> Vec<PathBuf> {
     let mut logs = Vec::new();
     for entry in shared.entries().values() {
-        let m = &entry.pod.metadata;
-        let text = |o: &Option<String>| o.clone().unwrap_or_default();
-        let (namespace, name, uid) = (text(&m.namespace), text(&m.name), text(&m.uid));
         for (container, runs) in entry.containers.iter() {
             let running = runs.last().filter(|r| r.is_running());
-            let log = |attempt| {
-                let dir = &shared.config.log_dir;
-                names::log_path(dir, &namespace, &name, &uid, container, attempt)
-            };
+            let log =
+                |attempt| names::log_path(&shared.config.log_dir, &entry.pod, container, attempt);
             logs.extend(running.map(|r| log(r.attempt)));
         }
     }

@@ -234,10 +234,9 @@ impl Manager {
     async fn remove_dead(&self) {
         let dead = || {
             let entries = self.shared.entries();
-            let dead = entries.values().filter(|e| {
-                let phase = e.pod.status.as_ref().and_then(|s| s.phase.as_deref());
-                keelson_agent_plan::status::is_final(phase) && !e.containers.is_empty()
-            });
+            let dead = entries
+                .values()
+                .filter(|e| !e.is_active() && !e.containers.is_empty());
             dead.map(uid).collect::<Vec<_>>()
         };
         for uid in dead() {

@@ -23,7 +23,7 @@ pub(crate) use phase::wanted as wanted_phase;
 /// The status of a pod.
 pub(crate) fn compute(ctx: &Context<'_>, goal: Goal) -> PodStatus {
     let before = &ctx.observed.status;
-    let mut status = before.clone();
+    let mut status = PodStatus::clone(before);
     status.observed_generation = ctx.pod.metadata.generation;
     status.qos_class = Some(resources::qos(ctx.spec).to_string());
     status.start_time = before.start_time.clone().or_else(|| Some(time(ctx.now)));

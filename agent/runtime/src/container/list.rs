@@ -49,27 +49,6 @@ impl Runtime {
         Ok(object.map(|object| self.read(&object, task.as_ref())))
     }
 
-    /// One of our containers whose end was told by an event: its shim is not asked.
-    pub async fn container_ended(
-        &self,
-        id: &str,
-        code: i32,
-        at: Timestamp,
-    ) -> Result<Option<Container>, Error> {
-        let object = self.object(id).await?;
-        let object = object.filter(|o| o.labels.contains_key(label::KIND));
-        let mut task = Task {
-            exit_status: code.cast_unsigned(),
-            exited_at: Some(prost_types::Timestamp {
-                seconds: at.as_second(),
-                nanos: at.subsec_nanosecond(),
-            }),
-            ..Task::default()
-        };
-        task.set_status(Status::Stopped);
-        Ok(object.map(|object| self.read(&object, Some(&task))))
-    }
-
     /// A container's task, if it has one.
     pub(crate) async fn task(&self, id: &str) -> Result<Option<Task>, Error> {
         let message = GetRequest {

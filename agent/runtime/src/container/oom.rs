@@ -72,8 +72,8 @@ fn is_more(code: i32, counted: u64, before: u64, others: u64) -> bool {
 }
 
 impl Runtime {
-    /// Whether a container that has ended was killed for memory.
-    pub(super) fn was_killed_for_memory(&self, id: &str, cgroup: &str, code: i32) -> bool {
+    /// Whether a container that has ended was killed for memory; its cgroup, absolute within the hierarchy.
+    pub fn was_killed_for_memory(&self, id: &str, cgroup: &str, code: i32) -> bool {
         let own = oom_kills(cgroup) > 0;
         let slice = cgroup.rsplit_once('/').map(|(slice, _)| slice);
         let Some(slice) = slice.filter(|s| is_slice(s) && !own) else {

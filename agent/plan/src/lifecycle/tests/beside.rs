@@ -1,5 +1,7 @@
 //! Containers that stand beside those of the spec.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::world::{World, spec};
@@ -68,7 +70,7 @@ fn a_pod_without_its_devices_fails_before_anything_is_made() {
     w.turn();
     assert_eq!(w.took(), ["AssignDevices"]);
     // As the daemon notes a refusal.
-    let s = &mut w.observed.status;
+    let s = Arc::make_mut(&mut w.observed.status);
     s.phase = Some("Failed".into());
     s.reason = Some("UnexpectedAdmissionError".into());
     s.container_statuses = None;

@@ -84,7 +84,7 @@ proptest! {
             let again = plan(&w.pod, &w.observed, w.now);
             prop_assert_eq!(&again, &plan(&w.pod, &w.observed, w.now));
             prop_assert!(again.actions.is_empty(), "{:?}", again.actions);
-            prop_assert_eq!(&again.status, &w.observed.status);
+            prop_assert_eq!(&again.status, &*w.observed.status);
             // Restart counts never go back, final phases never change.
             let now: i32 = w.observed.status.container_statuses.iter().flatten().map(|s| s.restart_count).sum();
             prop_assert!(now >= restarts, "{now} < {restarts}");

@@ -1,5 +1,7 @@
 //! What happens to pods, told step by step.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::world::{World, spec, states};
@@ -499,8 +501,7 @@ fn readiness_gates_hold_back() {
     assert_eq!(w.condition("ContainersReady"), yes());
     let theirs = json!({"type": "example.com/in", "status": "True"});
     let theirs = serde_json::from_value(theirs).expect("condition");
-    w.observed
-        .status
+    Arc::make_mut(&mut w.observed.status)
         .conditions
         .get_or_insert_default()
         .push(theirs);
@@ -518,7 +519,7 @@ fn a_refused_pod_keeps_its_reason() {
     let mut w = World::new(spec("Always", &[], &[("a", json!({}))]));
     let status =
         json!({"phase": "Failed", "reason": "OutOfcpu", "message": "Pod was rejected: why"});
-    w.observed.status = serde_json::from_value(status).expect("status");
+    w.observed.status = Arc::new(serde_json::from_value(status).expect("status"));
     w.settle();
     assert!(w.took().is_empty());
     let s = &w.observed.status;

@@ -8,6 +8,8 @@
 //! braces stands what a container has: `start`, `live`, `ready` (probes; `live:3` with a grace of its own), `own=Never`,
 //! `rule=In:3,4`, `all=In:3` (restarts all), `cpu=100m`, `limit=200m`, `memory=1Gi`, `restarts=cpu` (on a resize).
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::world::World;
@@ -196,16 +198,18 @@ fn happen(w: &mut World, step: &str) {
         ["lost", name] => _ = w.observed.containers.remove(name),
         ["refused", reason] => {
             let status = json!({"phase": "Failed", "reason": reason, "message": "why"});
-            w.observed.status = serde_json::from_value(status).expect("a status");
+            w.observed.status = Arc::new(serde_json::from_value(status).expect("a status"));
         }
         ["evicted"] => {
-            w.observed.status.phase = Some("Failed".into());
-            w.observed.status.reason = Some("Evicted".into());
-            w.observed.status.message = Some("why".into());
+            let status = Arc::make_mut(&mut w.observed.status);
+            status.phase = Some("Failed".into());
+            status.reason = Some("Evicted".into());
+            status.message = Some("why".into());
         }
         ["condition", kind, status] => {
             let theirs = json!({"type": kind, "status": status});
-            let all = w.observed.status.conditions.get_or_insert_default();
+            let status = Arc::make_mut(&mut w.observed.status);
+            let all = status.conditions.get_or_insert_default();
             all.retain(|c| c.type_ != kind);
             all.push(serde_json::from_value(theirs).expect("a condition"));
         }

@@ -1,6 +1,7 @@
 //! A machine in memory: it carries actions out as the daemon does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
@@ -62,7 +63,7 @@ impl World {
         for action in std::mem::take(&mut plan.actions) {
             self.apply(action);
         }
-        self.observed.status = plan.status.clone();
+        self.observed.status = Arc::new(plan.status.clone());
         self.finished = plan.finished;
         plan
     }
