@@ -4,7 +4,13 @@
 //! that nothing has to be remembered. A shim ends with its last container, and one that is ending still answers a start;
 //! so in a shared group tasks are made and deleted one at a time.
 
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{Mutex, MutexGuard};
+
+use crate::container::label;
+use crate::error::Error;
+use crate::runtime::Runtime;
 
 /// The groups there are.
 pub(crate) struct Shims(Vec<Mutex<()>>);
@@ -43,11 +49,95 @@ impl Shims {
     }
 }
 
+/// What the runc shim is told: its namespace and its first container.
+const TOLD: [&str; 2] = ["-namespace", "-id"];
+
+/// Whether a command line is that of the shim that was started for a container.
+fn is_shim_of(command: &[String], namespace: &str, id: &str) -> bool {
+    let told = |name: &str| {
+        let mut pairs = command.windows(2);
+        pairs
+            .find(|pair| pair[0] == name)
+            .map(|pair| pair[1].as_str())
+    };
+    let name = command.first().and_then(|path| path.rsplit('/').next());
+    let is_shim = name.is_some_and(|name| name.starts_with("containerd-shim-"));
+    is_shim && TOLD.map(told) == [Some(namespace), Some(id)]
+}
+
+impl Runtime {
+    /// Ends the shim of a container without a task. When an agent is killed while it waits for a task, containerd gives
+    /// up; the shim it has just started may stay then, with nothing to do, and nobody knows of it.
+    pub(crate) async fn end_lost_shim(&self, id: &str) -> Result<(), Error> {
+        // One that pods share is found again by the next of them.
+        if self.inner.shims.are_shared() {
+            return Ok(());
+        }
+        let Some(object) = self.object(id).await? else {
+            return Ok(());
+        };
+        let uid = object.labels.get(label::POD_UID);
+        let uid = uid.map(String::as_str).unwrap_or_default();
+        // The shim of a pod has the name of the first of its containers; others may still be in it.
+        if self.tasks().await?.keys().any(|task| task.starts_with(uid)) {
+            return Ok(());
+        }
+        let namespace = &self.config().namespace;
+        let all = procfs::process::all_processes();
+        let all = all.map_err(|e| Error::io("list", "processes")(std::io::Error::other(e)))?;
+        for process in all.flatten() {
+            // The process is held before it is looked at: no other gets its number and the signal.
+            let Ok(held) = Pid::from_raw(process.pid())
+                .map_or(Err(Errno::SRCH), |pid| pidfd_open(pid, PidfdFlags::empty()))
+            else {
+                continue;
+            };
+            let command = process.cmdline().unwrap_or_default();
+            if is_shim_of(&command, namespace, id) {
+                tracing::info!(container = id, pid = process.pid(), "lost shim is ended");
+                match pidfd_send_signal(&held, Signal::KILL) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(errno) => return Err(Error::io("end shim of", id)(errno.into())),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn a_shim_is_known_by_what_it_was_told() {
+        let rows = [
+            (
+                "/usr/bin/containerd-shim-runc-v2 -namespace k8s.io -id a -address s",
+                true,
+            ),
+            (
+                "/usr/bin/containerd-shim-runc-v2 -namespace k8s.io -id ab -address s",
+                false,
+            ),
+            (
+                "/usr/bin/containerd-shim-runc-v2 -namespace other -id a -address s",
+                false,
+            ),
+            (
+                "/usr/bin/containerd-shim-runc-v2 -namespace k8s.io -address s -id",
+                false,
+            ),
+            ("/bin/sh -namespace k8s.io -id a", false),
+            ("", false),
+        ];
+        for (command, want) in rows {
+            let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+            assert_eq!(is_shim_of(&words, "k8s.io", "a"), want, "{command}");
+        }
+    }
 
     #[test]
     fn pods_have_their_own_or_are_spread() {

@@ -25,6 +25,50 @@ fn futures_can_be_spawned(runtime: &Runtime, spec: &ContainerSpec, path: &std::p
     spawned(Runtime::connect(config(path)));
 }
 
+/// As containerd leaves it when its caller is killed while it starts one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_without_a_task_goes_with_its_container() {
+    let node = Node::with_image().await;
+    let pod = uid();
+    let lost = node.create(&node.spec(&pod, "lost", "true").await).await;
+    let other = node.spec(&pod, "other", "exec sleep 1000").await;
+    let other = node.run(&other).await;
+    let bundle = node.dir.join("bundle");
+    std::fs::create_dir(&bundle).unwrap();
+    std::fs::write(bundle.join("config.json"), "{}").unwrap();
+    std::fs::write(bundle.join("log"), "").unwrap();
+    let namespace = node.runtime.config().namespace.clone();
+    let socket = node.runtime.config().socket.clone();
+    let started = std::process::Command::new("containerd-shim-runc-v2")
+        .args(["-namespace", &namespace, "-id", &lost.id, "-address"])
+        .arg(&socket)
+        .args(["-publish-binary", "containerd", "start"])
+        .current_dir(&bundle)
+        .output()
+        .unwrap();
+    assert!(started.status.success(), "{started:?}");
+    let runs = || {
+        let all = std::process::Command::new("pgrep")
+            .args(["-f", &format!("shim-runc-v2 .*-id {} ", lost.id)])
+            .output();
+        all.unwrap().status.success()
+    };
+    assert!(runs());
+    // The pod's shim has the name of its first container: while another is in one, this may be it.
+    node.runtime.container_remove(&lost.id).await.unwrap();
+    assert!(runs(), "others of the pod may need it");
+    node.runtime.container_remove(&other).await.unwrap();
+    let lost = node.create(&node.spec(&pod, "lost", "true").await).await;
+    node.runtime.container_remove(&lost.id).await.unwrap();
+    for _ in 0..100 {
+        if !runs() {
+            return node.finish().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the shim still runs");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_lives_and_ends() {
     let node = Node::with_image().await;

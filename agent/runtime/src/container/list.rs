@@ -28,17 +28,19 @@ impl Runtime {
             "list",
             "containers"
         )?;
-        let message = ListTasksRequest::default();
-        let tasks = ask!(self.client(), tasks.list(message), QUICK, "list", "tasks")?;
-        let tasks: HashMap<String, Task> = tasks
-            .tasks
-            .into_iter()
-            .map(|task| (task.id.clone(), task))
-            .collect();
+        let tasks = self.tasks().await?;
         let objects = objects.containers.into_iter();
         Ok(objects
             .map(|object| self.read(&object, tasks.get(&object.id)))
             .collect())
+    }
+
+    /// All tasks, by container id.
+    pub(crate) async fn tasks(&self) -> Result<HashMap<String, Task>, Error> {
+        let message = ListTasksRequest::default();
+        let tasks = ask!(self.client(), tasks.list(message), QUICK, "list", "tasks")?;
+        let named = |task: Task| (task.id.clone(), task);
+        Ok(tasks.tasks.into_iter().map(named).collect())
     }
 
     /// One of our containers.

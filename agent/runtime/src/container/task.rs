@@ -210,7 +210,7 @@ impl Runtime {
     /// Kills a task if it lives and deletes it, and its shim with it.
     async fn delete_task(&self, id: &str) -> Result<(), Error> {
         let Some(task) = self.task(id).await? else {
-            return Ok(());
+            return self.end_lost_shim(id).await;
         };
         if task.status() != Status::Stopped {
             self.signal(id, "", Signal::SIGKILL as u32, true).await?;
