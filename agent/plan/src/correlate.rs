@@ -1,7 +1,8 @@
 //! Which events are told, and how: the same one again counts up, many similar ones become one, and an object that has
 //! too many is told of seldom. The limits are those of upstream's recorder (`tools/record`, EventCorrelator).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -29,14 +30,10 @@ pub struct About {
     pub part: String,
 }
 
-/// What series an event belongs to: reason and type, and the message unless it is combined.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    about: About,
-    warning: bool,
-    reason: String,
-    message: Option<String>,
-}
+/// What series an event belongs to: object, reason and type, and the message unless it is combined. Only the hash is
+/// remembered, as there are several for every pod of the last minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key(u64);
 
 /// An event to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +57,8 @@ struct Series {
 
 #[derive(Debug, Default)]
 struct Messages {
-    seen: HashSet<String>,
+    /// Their hashes.
+    seen: Vec<u64>,
     last: Timestamp,
 }
 
@@ -96,6 +94,7 @@ impl Bucket {
 /// What was told lately.
 #[derive(Debug, Default)]
 pub struct Correlator {
+    hasher: RandomState,
     similar: HashMap<Key, Messages>,
     series: HashMap<Key, Series>,
     objects: HashMap<String, Bucket>,
@@ -105,19 +104,17 @@ impl Correlator {
     /// Takes an event; `None`: its object has too many.
     pub fn take(&mut self, about: &About, event: &Event, now: Timestamp) -> Option<Told> {
         self.sweep(now);
-        let whole = Key {
-            about: about.clone(),
-            warning: event.warning,
-            reason: event.reason.to_string(),
-            message: None,
+        let key = |message: Option<&str>| {
+            let of = (about, event.warning, event.reason.as_ref(), message);
+            Key(self.hasher.hash_one(of))
         };
-        let (key, message) = if self.is_one_of_many(&whole, &event.message, now) {
+        let (whole, single) = (key(None), key(Some(&event.message)));
+        let (key, message) = if self.is_one_of_many(whole, &event.message, now) {
             (whole, format!("{COMBINED}{}", event.message))
         } else {
-            let message = Some(event.message.clone());
-            (Key { message, ..whole }, event.message.clone())
+            (single, event.message.clone())
         };
-        let series = self.series.entry(key.clone()).or_default();
+        let series = self.series.entry(key).or_default();
         if now.duration_since(series.last) > SIMILAR {
             *series = Series::default();
         }
@@ -141,14 +138,15 @@ impl Correlator {
         }
     }
 
-    fn is_one_of_many(&mut self, whole: &Key, message: &str, now: Timestamp) -> bool {
-        let messages = self.similar.entry(whole.clone()).or_default();
+    fn is_one_of_many(&mut self, whole: Key, message: &str, now: Timestamp) -> bool {
+        let message = self.hasher.hash_one(message);
+        let messages = self.similar.entry(whole).or_default();
         if now.duration_since(messages.last) > SIMILAR {
             messages.seen.clear();
         }
         messages.last = now;
-        if messages.seen.len() < DIFFERENT {
-            messages.seen.insert(message.to_owned());
+        if messages.seen.len() < DIFFERENT && !messages.seen.contains(&message) {
+            messages.seen.push(message);
         }
         messages.seen.len() >= DIFFERENT
     }
