@@ -4,6 +4,7 @@
 //! that nothing has to be remembered. A shim ends with its last container, and one that is ending still answers a start;
 //! so in a shared group tasks are made and deleted one at a time.
 
+use procfs::process::Process;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{Mutex, MutexGuard};
@@ -82,27 +83,36 @@ impl Runtime {
         if self.tasks().await?.keys().any(|task| task.starts_with(uid)) {
             return Ok(());
         }
-        let namespace = &self.config().namespace;
-        let all = procfs::process::all_processes();
-        let all = all.map_err(|e| Error::io("list", "processes")(std::io::Error::other(e)))?;
-        for process in all.flatten() {
-            // The process is held before it is looked at: no other gets its number and the signal.
-            let Ok(held) = Pid::from_raw(process.pid())
-                .map_or(Err(Errno::SRCH), |pid| pidfd_open(pid, PidfdFlags::empty()))
-            else {
-                continue;
-            };
-            let command = process.cmdline().unwrap_or_default();
-            if is_shim_of(&command, namespace, id) {
-                tracing::info!(container = id, pid = process.pid(), "lost shim is ended");
-                match pidfd_send_signal(&held, Signal::KILL) {
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(errno) => return Err(Error::io("end shim of", id)(errno.into())),
-                }
-            }
-        }
-        Ok(())
+        let (namespace, of) = (self.config().namespace.clone(), id.to_owned());
+        let done = tokio::task::spawn_blocking(move || end_shims_of(&namespace, &of)).await;
+        let done = done.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        done.map_err(Error::io("end lost shim of", id))
     }
+}
+
+/// Looks through the machine's processes.
+fn end_shims_of(namespace: &str, id: &str) -> std::io::Result<()> {
+    let all = procfs::process::all_processes().map_err(std::io::Error::other)?;
+    let is_shim = |p: &Process| {
+        p.cmdline()
+            .is_ok_and(|line| is_shim_of(&line, namespace, id))
+    };
+    for process in all.flatten().filter(is_shim) {
+        let pid = Pid::from_raw(process.pid()).ok_or(Errno::SRCH)?;
+        // Held, and looked at once more: no other gets its number and the signal.
+        let ended = pidfd_open(pid, PidfdFlags::empty()).and_then(|held| {
+            if !is_shim(&process) {
+                return Err(Errno::SRCH);
+            }
+            tracing::info!(container = id, pid = process.pid(), "lost shim is ended");
+            pidfd_send_signal(&held, Signal::KILL)
+        });
+        match ended {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
