@@ -149,7 +149,7 @@ impl Bed {
         let slice = json!({"metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
             "ports": [{"name": "t", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 8080, "protocol": "UDP"}], "endpoints": list});
         self.state
-            .set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+            .set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
         self.sync();
     }
 
@@ -331,7 +331,7 @@ fn a_restart_writes_nothing_and_a_change_only_its_chains() {
     let slice = json!({"metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
         "ports": [{"name": "t", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 8080, "protocol": "UDP"}], "endpoints": [{"addresses": ["10.42.0.3"]}]});
     bed.state
-        .set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+        .set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
     let one = bed.sync();
     assert!(
         one * 5 < cold,
