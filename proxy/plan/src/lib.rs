@@ -5,5 +5,7 @@
 pub mod conntrack;
 pub mod iptables;
 pub mod model;
+pub mod nft;
+pub mod options;
 pub mod select;
 pub mod state;

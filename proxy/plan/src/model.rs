@@ -48,6 +48,15 @@ impl Protocol {
         })
     }
 
+    /// Its number (IANA's protocol numbers).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
     /// As rules write it.
     pub fn name(self) -> &'static str {
         match self {
