@@ -166,7 +166,10 @@ pub(crate) fn spawn(
 ) -> anyhow::Result<()> {
     let proxy = keelson_proxy::Config {
         node_name: node.name.clone(),
-        cluster_cidrs: node.cluster.cluster_cidrs.clone(),
+        rules: keelson_proxy::Options {
+            pods: keelson_proxy::Pods::Within(node.cluster.cluster_cidrs.clone()),
+            ..keelson_proxy::Options::default()
+        },
         ..keelson_proxy::Config::default()
     };
     tasks.spawn(keelson_proxy::run(
