@@ -5,5 +5,6 @@
 pub mod conntrack;
 pub mod iptables;
 pub mod model;
+pub mod policy;
 pub mod select;
 pub mod state;
