@@ -27,13 +27,24 @@ impl Blocks {
             let of_family = |n: &&IpNet| n.addr().is_ipv4() == block.cidr.addr().is_ipv4();
             let except = union(block.except.iter().filter(of_family).map(range).collect());
             let rest = without(range(&block.cidr), &except);
-            if block.cidr.addr().is_ipv4() { &mut v4 } else { &mut v6 }.extend(rest);
+            if block.cidr.addr().is_ipv4() {
+                &mut v4
+            } else {
+                &mut v6
+            }
+            .extend(rest);
         }
         // IPv4's numbers stay below 2^32 in all of this.
         let low = |n: u128| Ipv4Addr::from(u32::try_from(n).unwrap_or(u32::MAX));
         Self {
-            v4: union(v4).into_iter().map(|(a, b)| (low(a), low(b))).collect(),
-            v6: union(v6).into_iter().map(|(a, b)| (a.into(), b.into())).collect(),
+            v4: union(v4)
+                .into_iter()
+                .map(|(a, b)| (low(a), low(b)))
+                .collect(),
+            v6: union(v6)
+                .into_iter()
+                .map(|(a, b)| (a.into(), b.into()))
+                .collect(),
         }
     }
 
@@ -54,7 +65,9 @@ impl Blocks {
 impl fmt::Display for Blocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let v4 = self.v4.iter().map(|(a, b)| format!("{a}-{b}"));
-        let all: Vec<_> = v4.chain(self.v6.iter().map(|(a, b)| format!("{a}-{b}"))).collect();
+        let all: Vec<_> = v4
+            .chain(self.v6.iter().map(|(a, b)| format!("{a}-{b}")))
+            .collect();
         f.write_str(&all.join(","))
     }
 }
@@ -90,7 +103,10 @@ fn union(mut ranges: Vec<Range>) -> Vec<Range> {
 fn without((start, last): Range, except: &[Range]) -> Vec<Range> {
     let mut out = Vec::new();
     let mut first = start;
-    for (from, to) in except.iter().filter(|(from, to)| *from <= last && *to >= start) {
+    for (from, to) in except
+        .iter()
+        .filter(|(from, to)| *from <= last && *to >= start)
+    {
         if *from > first {
             out.push((first, from - 1));
         }
@@ -121,19 +137,53 @@ mod tests {
         let cases: &[(&str, &[&str], &str)] = &[
             ("nothing", &[], ""),
             ("a network", &["10.0.0.0/24"], "10.0.0.0-10.0.0.255"),
-            ("all of both families", &["0.0.0.0/0", "::/0"],
-                "0.0.0.0-255.255.255.255,::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ("an exception inside", &["172.17.0.0/16!172.17.1.0/24"], "172.17.0.0-172.17.0.255,172.17.2.0-172.17.255.255"),
-            ("exceptions at both ends", &["10.0.0.0/30!10.0.0.0/32!10.0.0.3/32"], "10.0.0.1-10.0.0.2"),
-            ("the last address taken out", &["::/0!ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0/124"],
-                "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffef"),
-            ("exceptions that overlap, in any order", &["10.0.0.0/24!10.0.0.64/26!10.0.0.0/25"], "10.0.0.128-10.0.0.255"),
+            (
+                "all of both families",
+                &["0.0.0.0/0", "::/0"],
+                "0.0.0.0-255.255.255.255,::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            ),
+            (
+                "an exception inside",
+                &["172.17.0.0/16!172.17.1.0/24"],
+                "172.17.0.0-172.17.0.255,172.17.2.0-172.17.255.255",
+            ),
+            (
+                "exceptions at both ends",
+                &["10.0.0.0/30!10.0.0.0/32!10.0.0.3/32"],
+                "10.0.0.1-10.0.0.2",
+            ),
+            (
+                "the last address taken out",
+                &["::/0!ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0/124"],
+                "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffef",
+            ),
+            (
+                "exceptions that overlap, in any order",
+                &["10.0.0.0/24!10.0.0.64/26!10.0.0.0/25"],
+                "10.0.0.128-10.0.0.255",
+            ),
             ("everything taken out", &["10.0.0.0/24!10.0.0.0/24"], ""),
             ("an exception around it", &["10.0.0.0/24!10.0.0.0/8"], ""),
-            ("an exception elsewhere", &["10.0.0.0/24!10.0.1.0/24"], "10.0.0.0-10.0.0.255"),
-            ("an exception of the other family", &["::/64!0.0.0.0/0"], "::-::ffff:ffff:ffff:ffff"),
-            ("neighbours are one", &["10.0.1.0/24", "10.0.0.0/24"], "10.0.0.0-10.0.1.255"),
-            ("one block's exception is another's address", &["10.0.0.0/24!10.0.0.7/32", "10.0.0.7/32"], "10.0.0.0-10.0.0.255"),
+            (
+                "an exception elsewhere",
+                &["10.0.0.0/24!10.0.1.0/24"],
+                "10.0.0.0-10.0.0.255",
+            ),
+            (
+                "an exception of the other family",
+                &["::/64!0.0.0.0/0"],
+                "::-::ffff:ffff:ffff:ffff",
+            ),
+            (
+                "neighbours are one",
+                &["10.0.1.0/24", "10.0.0.0/24"],
+                "10.0.0.0-10.0.1.255",
+            ),
+            (
+                "one block's exception is another's address",
+                &["10.0.0.0/24!10.0.0.7/32", "10.0.0.7/32"],
+                "10.0.0.0-10.0.0.255",
+            ),
         ];
         for (name, blocks, want) in cases {
             let blocks: Vec<_> = blocks.iter().map(|b| block(b)).collect();
@@ -143,8 +193,10 @@ mod tests {
 
     fn net() -> impl Strategy<Value = IpNet> {
         // Few bits that matter, so that networks meet.
-        let v4 = (any::<u8>(), 22..=32u8).prop_map(|(b, p)| IpNet::new(Ipv4Addr::new(10, 0, b & 3, b).into(), p));
-        let v6 = (any::<u8>(), 118..=128u8).prop_map(|(b, p)| IpNet::new(Ipv6Addr::from(u128::from(b) * 5).into(), p));
+        let v4 = (any::<u8>(), 22..=32u8)
+            .prop_map(|(b, p)| IpNet::new(Ipv4Addr::new(10, 0, b & 3, b).into(), p));
+        let v6 = (any::<u8>(), 118..=128u8)
+            .prop_map(|(b, p)| IpNet::new(Ipv6Addr::from(u128::from(b) * 5).into(), p));
         prop_oneof![v4, v6].prop_map(|n| n.expect("net").trunc())
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::blocks::Blocks;
-use super::model::{Direction, Peer, Policy, PolicyRule, Port, PortName, PortRange, Scope, Transport};
+use super::model::{Direction, PortName, PortRange, Scope, Transport};
 use super::selector::Selector;
 use crate::model::Protocol;
 
@@ -19,7 +19,7 @@ use crate::model::Protocol;
 pub struct Id([u8; 10]);
 
 impl Id {
-    fn of(kind: &str, contents: &impl fmt::Display) -> Self {
+    pub(super) fn of(kind: &str, contents: &impl fmt::Display) -> Self {
         let digest = Sha256::digest(format!("{kind} {contents}"));
         let mut id = [0; 10];
         id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
@@ -147,126 +147,16 @@ pub struct Element {
     pub port: Option<(Protocol, u16)>,
 }
 
-/// A policy's part of a direction, ready to be put together with others.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Part {
-    pub(super) rules: Vec<Rule>,
-    pub(super) sets: BTreeMap<Id, Arc<SetKey>>,
-    pub(super) blocks: BTreeMap<Id, Arc<Blocks>>,
-}
-
-impl Part {
-    /// A policy's rules for a direction; `None`: it does not isolate in that direction.
-    pub(super) fn new(policy: &Policy, direction: Direction) -> Option<Self> {
-        let mut part = Self::default();
-        for rule in policy.rules(direction)? {
-            part.add(policy, direction, rule);
-        }
-        Some(part)
-    }
-
-    fn add(&mut self, policy: &Policy, direction: Direction, rule: &PolicyRule) {
-        let numbers = rule.ports.as_deref().map(numbers);
-        let numbers = match numbers {
-            None => Some(Ports::All),
-            Some(numbers) => (!numbers.is_empty()).then(|| Ports::Numbers(numbers.into())),
-        };
-        for peer in peers(rule.peers.as_deref()) {
-            if let Some(ports) = numbers.clone() {
-                let peers = self.peers(&peer);
-                self.rules.push(Rule { peers, ports });
-            }
-            for port in rule.ports.iter().flatten().filter_map(named) {
-                let rule = self.named(policy, direction, &peer, port);
-                self.rules.push(rule);
-            }
-        }
-    }
-
-    fn peers(&mut self, peer: &Other<'_>) -> Peers {
-        match peer {
-            Other::Anybody => Peers::Any,
-            Other::Pods(scope, pods) => Peers::Addresses(self.set(scope, pods, None)),
-            Other::Blocks(blocks) => {
-                let id = Id::of("blocks", blocks);
-                self.blocks.insert(id, blocks.clone());
-                Peers::Blocks(id)
-            }
-        }
-    }
-
-    /// A name is that of the destination's port: of the selected pod's, or of the peer's, who must be a pod then.
-    fn named(&mut self, policy: &Policy, direction: Direction, peer: &Other<'_>, port: &PortName) -> Rule {
-        let all = (Scope::Matching(Selector::everything()), Selector::everything());
-        let own = Scope::One(policy.name.namespace.clone());
-        let (peers, scope, pods) = match (direction, peer) {
-            // The set of ports has only the peers' addresses, so it says who the peers are too.
-            (Direction::Egress, Other::Pods(scope, pods)) => (Peers::Any, *scope, *pods),
-            (Direction::Egress, _) => (self.peers(peer), &all.0, &all.1),
-            (Direction::Ingress, _) => (self.peers(peer), &own, policy.pods.as_ref().unwrap_or(&all.1)),
-        };
-        let ports = Ports::Named(self.set(scope, pods, Some(port.clone())));
-        Rule { peers, ports }
-    }
-
-    fn set(&mut self, scope: &Scope, pods: &Selector, port: Option<PortName>) -> Id {
-        let key = SetKey {
-            scope: scope.clone(),
-            pods: pods.clone(),
-            port,
-        };
-        let id = key.id();
-        self.sets.entry(id).or_insert_with(|| Arc::new(key));
-        id
-    }
-}
-
-/// A peer of a rule, all its address blocks being one.
-enum Other<'a> {
-    Anybody,
-    Pods(&'a Scope, &'a Selector),
-    Blocks(Arc<Blocks>),
-}
-
-fn peers(peers: Option<&[Peer]>) -> Vec<Other<'_>> {
-    let Some(peers) = peers else {
-        return vec![Other::Anybody];
-    };
-    let blocks = Blocks::new(peers.iter().filter_map(|p| match p {
-        Peer::Block(block) => Some(block),
-        Peer::Pods(..) => None,
-    }));
-    let pods = peers.iter().filter_map(|p| match p {
-        Peer::Pods(scope, pods) => Some(Other::Pods(scope, pods)),
-        Peer::Block(_) => None,
-    });
-    let blocks = (!blocks.is_empty()).then(|| Other::Blocks(Arc::new(blocks)));
-    pods.chain(blocks).collect()
-}
-
-fn named(port: &Port) -> Option<&PortName> {
-    match port {
-        Port::Named(port) => Some(port),
-        Port::Numbers(_) => None,
-    }
-}
-
-/// The numbers among the ports.
-fn numbers(ports: &[Port]) -> Vec<PortRange> {
-    let numbers = ports.iter().filter_map(|p| match p {
-        Port::Numbers(range) => Some(*range),
-        Port::Named(_) => None,
-    });
-    union(numbers.collect())
-}
-
 /// Ordered, with what overlaps or touches made one.
-fn union(mut ranges: Vec<PortRange>) -> Vec<PortRange> {
+pub(super) fn union(mut ranges: Vec<PortRange>) -> Vec<PortRange> {
     ranges.sort_unstable();
     let mut out: Vec<PortRange> = Vec::with_capacity(ranges.len());
     for range in ranges {
         match out.last_mut() {
-            Some(before) if before.protocol == range.protocol && range.first <= before.last.saturating_add(1) => {
+            Some(before)
+                if before.protocol == range.protocol
+                    && range.first <= before.last.saturating_add(1) =>
+            {
                 before.last = before.last.max(range.last);
             }
             _ => out.push(range),
@@ -283,7 +173,9 @@ impl Group {
         let mut numbers = BTreeMap::<Peers, Vec<PortRange>>::new();
         for rule in rules {
             match &rule.ports {
-                Ports::Numbers(ranges) => numbers.entry(rule.peers).or_default().extend(ranges.iter()),
+                Ports::Numbers(ranges) => {
+                    numbers.entry(rule.peers).or_default().extend(ranges.iter())
+                }
                 Ports::All | Ports::Named(_) => {
                     all.insert(rule.clone());
                 }
@@ -316,11 +208,18 @@ impl Group {
 
 impl Rule {
     /// Whether a port matches; the destination's address counts for named ones.
-    pub(super) fn port_matches(&self, compiled: &Compiled, destination: IpAddr, transport: Transport) -> bool {
+    pub(super) fn port_matches(
+        &self,
+        compiled: &Compiled,
+        destination: IpAddr,
+        transport: Transport,
+    ) -> bool {
         match (&self.ports, transport) {
             (Ports::All, _) => true,
             (Ports::Numbers(ranges), _) => ranges.iter().any(|r| r.contains(transport)),
-            (Ports::Named(set), Transport::Port(protocol, port)) => compiled.holds(*set, destination, Some((protocol, port))),
+            (Ports::Named(set), Transport::Port(protocol, port)) => {
+                compiled.holds(*set, destination, Some((protocol, port)))
+            }
             (Ports::Named(_), Transport::Other) => false,
         }
     }
@@ -338,7 +237,9 @@ impl Rule {
 impl Compiled {
     fn holds(&self, set: Id, address: IpAddr, port: Option<(Protocol, u16)>) -> bool {
         let element = Element { address, port };
-        self.sets.get(&set).is_some_and(|s| s.elements.contains(&element))
+        self.sets
+            .get(&set)
+            .is_some_and(|s| s.elements.contains(&element))
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::net::IpAddr;
 
-use super::model::{Direction, Host, IpBlock, Name, Packet, Peer, Pod, Policy, PolicyRule, Port, Scope, Transport, Verdict};
+use super::model::{
+    Direction, Host, IpBlock, Name, Packet, Peer, Pod, Policy, PolicyRule, Port, Scope, Transport,
+    Verdict,
+};
 use super::selector::Selector;
 use super::state::State;
 
@@ -63,20 +66,34 @@ fn outcome(state: &State, packet: &Packet, direction: Direction) -> Outcome {
         Direction::Egress => (packet.source, Host::Source, Host::Destination),
         Direction::Ingress => (packet.destination, Host::Destination, Host::Source),
     };
-    let Some((name, pod)) = pod_at(state, address).filter(|(_, p)| p.local && packet.host != own_host) else {
+    let Some((name, pod)) =
+        pod_at(state, address).filter(|(_, p)| p.local && packet.host != own_host)
+    else {
         return Outcome::NotHere;
     };
     if packet.host == other_host || packet.source == packet.destination {
         return Outcome::Exempt;
     }
-    let in_namespace = state.policies().filter(|p| p.name.namespace == name.namespace);
-    let applying: Vec<&Policy> =
-        in_namespace.filter(|p| p.rules(direction).is_some() && p.pods.as_ref().is_some_and(|s| s.matches(&pod.labels))).collect();
+    let in_namespace = state
+        .policies()
+        .filter(|p| p.name.namespace == name.namespace);
+    let applying: Vec<&Policy> = in_namespace
+        .filter(|p| {
+            p.rules(direction).is_some() && p.pods.as_ref().is_some_and(|s| s.matches(&pod.labels))
+        })
+        .collect();
     if applying.is_empty() {
         return Outcome::Open;
     }
-    let allows = |p: &&&Policy| p.rules(direction).into_iter().flatten().any(|r| allows(state, packet, direction, r));
-    let names = |policies: &mut dyn Iterator<Item = &&Policy>| policies.map(|p| p.name.clone()).collect::<Vec<_>>();
+    let allows = |p: &&&Policy| {
+        p.rules(direction)
+            .into_iter()
+            .flatten()
+            .any(|r| allows(state, packet, direction, r))
+    };
+    let names = |policies: &mut dyn Iterator<Item = &&Policy>| {
+        policies.map(|p| p.name.clone()).collect::<Vec<_>>()
+    };
     let allowing = names(&mut applying.iter().filter(allows));
     if allowing.is_empty() {
         Outcome::Denied(names(&mut applying.iter()))
@@ -88,7 +105,10 @@ fn outcome(state: &State, packet: &Packet, direction: Direction) -> Outcome {
 /// The pod that has an address: of several that say so, first one that stays, then the youngest.
 fn pod_at(state: &State, address: IpAddr) -> Option<Named<'_>> {
     let mut best: Option<Named<'_>> = None;
-    for (name, pod, _) in state.pods().filter(|(_, _, addresses)| addresses.contains(&address)) {
+    for (name, pod, _) in state
+        .pods()
+        .filter(|(_, _, addresses)| addresses.contains(&address))
+    {
         let is_better = match &best {
             None => true,
             Some((_, b)) if b.ending != pod.ending => b.ending,
@@ -108,13 +128,22 @@ fn allows(state: &State, packet: &Packet, direction: Direction, rule: &PolicyRul
         Direction::Egress => packet.destination,
         Direction::Ingress => packet.source,
     };
-    let is_peer = rule.peers.as_ref().is_none_or(|peers| peers.iter().any(|p| is_peer(state, peer, p)));
-    is_peer && rule.ports.as_ref().is_none_or(|ports| ports.iter().any(|p| is_port(state, packet, p)))
+    let is_peer = rule
+        .peers
+        .as_ref()
+        .is_none_or(|peers| peers.iter().any(|p| is_peer(state, peer, p)));
+    is_peer
+        && rule
+            .ports
+            .as_ref()
+            .is_none_or(|ports| ports.iter().any(|p| is_port(state, packet, p)))
 }
 
 fn is_peer(state: &State, address: IpAddr, peer: &Peer) -> bool {
     match peer {
-        Peer::Block(IpBlock { cidr, except }) => cidr.contains(&address) && !except.iter().any(|e| e.contains(&address)),
+        Peer::Block(IpBlock { cidr, except }) => {
+            cidr.contains(&address) && !except.iter().any(|e| e.contains(&address))
+        }
         Peer::Pods(scope, pods) => pod_at(state, address).is_some_and(|(name, pod)| {
             let in_scope = match scope {
                 Scope::One(namespace) => *namespace == name.namespace,
@@ -139,10 +168,14 @@ fn is_port(state: &State, packet: &Packet, port: &Port) -> bool {
         return false;
     };
     match port {
-        Port::Numbers(range) => range.protocol == protocol && range.first <= number && number <= range.last,
+        Port::Numbers(range) => {
+            range.protocol == protocol && range.first <= number && number <= range.last
+        }
         Port::Named(wanted) => pod_at(state, packet.destination).is_some_and(|(_, pod)| {
             let named = pod.ports.iter().filter(|p| p.name == *wanted);
-            named.filter(|p| p.name.protocol == protocol).any(|p| p.port == number)
+            named
+                .filter(|p| p.name.protocol == protocol)
+                .any(|p| p.port == number)
         }),
     }
 }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::compiled::{Compiled, Group, Id, Membership, Part};
+use super::compiled::{Compiled, Group, Id, Membership};
 use super::diff::Delta;
 use super::model::{Direction, Name, Policy};
+use super::part::Part;
 use super::sets::Sets;
 use super::world::World;
 
@@ -58,6 +59,15 @@ pub(super) struct Dirty {
 type Groups = [Option<(Id, Arc<Group>)>; 2];
 
 impl Derived {
+    #[cfg(test)]
+    pub(super) fn is_bare(&self) -> bool {
+        let users = self.applied.is_empty() && self.groups.is_empty() && self.blocks.is_empty();
+        self.compiled == Compiled::default()
+            && self.pods.is_empty()
+            && self.active.is_empty()
+            && users
+    }
+
     /// Brings everything up to date and tells what that changed.
     pub(super) fn sync(&mut self, world: &mut World, sets: &mut Sets, mut dirty: Dirty) -> Delta {
         let mut delta = Delta::default();
@@ -67,8 +77,16 @@ impl Derived {
         }
         self.assign(world, &mut delta, addresses);
         sets.sync(world, &mut self.compiled, &mut delta);
-        settle(&mut self.blocks, &mut self.compiled.blocks, &mut delta.blocks_removed);
-        settle(&mut self.groups, &mut self.compiled.groups, &mut delta.groups_removed);
+        settle(
+            &mut self.blocks,
+            &mut self.compiled.blocks,
+            &mut delta.blocks_removed,
+        );
+        settle(
+            &mut self.groups,
+            &mut self.compiled.groups,
+            &mut delta.groups_removed,
+        );
         delta
     }
 
@@ -81,14 +99,19 @@ impl Derived {
             addresses.extend(now.iter().chain(&before));
             let differs = |a: &[Arc<str>], b: &[Arc<str>]| -> Vec<Name> {
                 let only = a.iter().filter(|p| !b.contains(p));
-                only.map(|p| Name { namespace: name.namespace.clone(), name: p.clone() }).collect()
+                only.map(|p| Name {
+                    namespace: name.namespace.clone(),
+                    name: p.clone(),
+                })
+                .collect()
             };
             let (come, gone) = (differs(&policies, &old), differs(&old, &policies));
             for policy in &come {
                 *self.applied.entry(policy.clone()).or_default() += 1;
             }
-            gone.iter().for_each(|policy| less(&mut self.applied, policy));
-            self.applied.retain(|_, pods| *pods > 0);
+            for policy in &gone {
+                less(&mut self.applied, policy);
+            }
             dirty.policies.extend(come.into_iter().chain(gone));
             if !policies.is_empty() {
                 self.pods.insert(name.clone(), (policies, now));
@@ -101,6 +124,9 @@ impl Derived {
     fn activate(&mut self, world: &mut World, sets: &mut Sets, delta: &mut Delta, name: &Name) {
         let namespace = world.namespaces.get(&name.namespace);
         let policy = namespace.and_then(|n| n.policies.get(&name.name)).cloned();
+        if self.applied.get(name) == Some(&0) {
+            self.applied.remove(name);
+        }
         let policy = policy.filter(|_| self.applied.contains_key(name));
         if self.active.get(name).map(|a| &a.policy) == policy.as_ref() {
             return;
@@ -111,7 +137,9 @@ impl Derived {
             policy,
         });
         for part in new.iter().flat_map(Active::parts) {
-            part.sets.iter().for_each(|(id, key)| sets.take(world, *id, key));
+            part.sets
+                .iter()
+                .for_each(|(id, key)| sets.take(world, *id, key));
             for (id, blocks) in &part.blocks {
                 *self.blocks.entry(*id).or_default() += 1;
                 if self.compiled.blocks.insert(*id, blocks.clone()).is_none() {
@@ -134,19 +162,34 @@ impl Derived {
         // Pods of one namespace that the same policies apply to have the same groups.
         let mut known = BTreeMap::<(Arc<str>, Vec<Arc<str>>), Groups>::new();
         for address in addresses {
-            let pod = world.owner(address).and_then(|name| Some((name, self.pods.get(name)?)));
+            let pod = world
+                .owner(address)
+                .and_then(|name| Some((name, self.pods.get(name)?)));
             let groups = pod.map(|(name, (policies, _))| {
                 let key = (name.namespace.clone(), policies.clone());
-                known.entry(key).or_insert_with(|| Direction::BOTH.map(|d| self.group(&name.namespace, policies, d))).clone()
+                known
+                    .entry(key)
+                    .or_insert_with(|| {
+                        Direction::BOTH.map(|d| self.group(&name.namespace, policies, d))
+                    })
+                    .clone()
             });
             self.join(delta, address, groups.unwrap_or_default());
         }
     }
 
     /// The group of a direction; `None`: no policy is about it.
-    fn group(&self, namespace: &Arc<str>, policies: &[Arc<str>], direction: Direction) -> Option<(Id, Arc<Group>)> {
+    fn group(
+        &self,
+        namespace: &Arc<str>,
+        policies: &[Arc<str>],
+        direction: Direction,
+    ) -> Option<(Id, Arc<Group>)> {
         let active = policies.iter().filter_map(|policy| {
-            let name = Name { namespace: namespace.clone(), name: policy.clone() };
+            let name = Name {
+                namespace: namespace.clone(),
+                name: policy.clone(),
+            };
             self.active.get(&name)
         });
         let mut parts = active.filter_map(|a| a.part(direction)).peekable();
@@ -157,8 +200,16 @@ impl Derived {
 
     fn join(&mut self, delta: &mut Delta, address: IpAddr, [egress, ingress]: Groups) {
         let id = |group: &Option<(Id, Arc<Group>)>| group.as_ref().map(|(id, _)| *id);
-        let new = Membership { egress: id(&egress), ingress: id(&ingress) };
-        let old = self.compiled.pods.get(&address).copied().unwrap_or_default();
+        let new = Membership {
+            egress: id(&egress),
+            ingress: id(&ingress),
+        };
+        let old = self
+            .compiled
+            .pods
+            .get(&address)
+            .copied()
+            .unwrap_or_default();
         if new == old {
             return;
         }
@@ -168,7 +219,10 @@ impl Derived {
                 delta.groups_added.insert(id, group);
             }
         }
-        old.egress.iter().chain(&old.ingress).for_each(|id| less(&mut self.groups, id));
+        old.egress
+            .iter()
+            .chain(&old.ingress)
+            .for_each(|id| less(&mut self.groups, id));
         let new = (new != Membership::default()).then_some(new);
         match new {
             Some(new) => {
@@ -187,9 +241,16 @@ fn applying(world: &World, name: &Name) -> (Vec<Arc<str>>, Vec<IpAddr>) {
     let Some(known) = world.pod(name).filter(|k| k.pod.local) else {
         return Default::default();
     };
-    let policies = world.namespaces.get(&name.namespace).into_iter().flat_map(|n| &n.policies);
+    let policies = world
+        .namespaces
+        .get(&name.namespace)
+        .into_iter()
+        .flat_map(|n| &n.policies);
     let applying = policies.filter(|(_, policy)| policy.selects(&known.pod.labels));
-    (applying.map(|(name, _)| name.clone()).collect(), known.addresses.clone())
+    (
+        applying.map(|(name, _)| name.clone()).collect(),
+        known.addresses.clone(),
+    )
 }
 
 fn less<K: Ord>(users: &mut BTreeMap<K, usize>, key: &K) {
@@ -199,7 +260,11 @@ fn less<K: Ord>(users: &mut BTreeMap<K, usize>, key: &K) {
 }
 
 /// Forgets what nobody uses.
-fn settle<V>(users: &mut BTreeMap<Id, usize>, all: &mut BTreeMap<Id, V>, removed: &mut BTreeSet<Id>) {
+fn settle<V>(
+    users: &mut BTreeMap<Id, usize>,
+    all: &mut BTreeMap<Id, V>,
+    removed: &mut BTreeSet<Id>,
+) {
     let unused = users.iter().filter(|(_, n)| **n == 0).map(|(id, _)| *id);
     for id in unused.collect::<Vec<_>>() {
         users.remove(&id);

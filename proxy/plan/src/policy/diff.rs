@@ -39,15 +39,32 @@ impl Delta {
 
     /// The pods whose connections may be judged otherwise than before, given what the difference leads to.
     pub fn touched(&self, want: &Compiled) -> BTreeSet<IpAddr> {
-        let changed = |id: &Id| self.elements_added.contains_key(id) || self.elements_removed.contains_key(id);
+        let changed = |id: &Id| {
+            self.elements_added.contains_key(id) || self.elements_removed.contains_key(id)
+        };
         let uses_changed = |group: &Group| {
             group.rules.iter().any(|r| {
-                matches!(&r.peers, Peers::Addresses(id) if changed(id)) || matches!(&r.ports, Ports::Named(id) if changed(id))
+                matches!(&r.peers, Peers::Addresses(id) if changed(id))
+                    || matches!(&r.ports, Ports::Named(id) if changed(id))
             })
         };
-        let groups: BTreeSet<Id> = want.groups.iter().filter(|(_, g)| uses_changed(g)).map(|(id, _)| *id).collect();
-        let is_member = |m: &Membership| m.ingress.iter().chain(&m.egress).any(|id| groups.contains(id));
-        let members = want.pods.iter().filter(|(_, m)| is_member(m)).map(|(address, _)| *address);
+        let groups: BTreeSet<Id> = want
+            .groups
+            .iter()
+            .filter(|(_, g)| uses_changed(g))
+            .map(|(id, _)| *id)
+            .collect();
+        let is_member = |m: &Membership| {
+            m.ingress
+                .iter()
+                .chain(&m.egress)
+                .any(|id| groups.contains(id))
+        };
+        let members = want
+            .pods
+            .iter()
+            .filter(|(_, m)| is_member(m))
+            .map(|(address, _)| *address);
         self.pods.keys().copied().chain(members).collect()
     }
 }
@@ -70,9 +87,16 @@ pub fn diff(have: &Compiled, want: &Compiled) -> Delta {
     delta.blocks_removed = gone(&have.blocks, &want.blocks);
     delta.groups_added = fresh(&have.groups, &want.groups);
     delta.groups_removed = gone(&have.groups, &want.groups);
-    let changed = want.pods.iter().filter(|(address, m)| have.pods.get(*address) != Some(*m));
+    let changed = want
+        .pods
+        .iter()
+        .filter(|(address, m)| have.pods.get(*address) != Some(*m));
     delta.pods = changed.map(|(address, m)| (*address, Some(*m))).collect();
-    delta.pods.extend(gone(&have.pods, &want.pods).into_iter().map(|address| (address, None)));
+    delta.pods.extend(
+        gone(&have.pods, &want.pods)
+            .into_iter()
+            .map(|address| (address, None)),
+    );
     delta
 }
 
@@ -84,7 +108,10 @@ pub(super) fn keep(all: &mut BTreeMap<Id, BTreeSet<Element>>, id: Id, elements: 
 }
 
 fn gone<K: Ord + Copy, V>(have: &BTreeMap<K, V>, want: &BTreeMap<K, V>) -> BTreeSet<K> {
-    have.keys().filter(|k| !want.contains_key(k)).copied().collect()
+    have.keys()
+        .filter(|k| !want.contains_key(k))
+        .copied()
+        .collect()
 }
 
 fn fresh<V: Clone>(have: &BTreeMap<Id, V>, want: &BTreeMap<Id, V>) -> BTreeMap<Id, V> {
@@ -96,17 +123,23 @@ impl Compiled {
     /// Does what a difference says.
     pub fn apply(&mut self, delta: &Delta) {
         self.sets.retain(|id, _| !delta.sets_removed.contains(id));
-        self.sets.extend(delta.sets_added.iter().map(|(id, s)| (*id, s.clone())));
+        self.sets
+            .extend(delta.sets_added.iter().map(|(id, s)| (*id, s.clone())));
         for (id, set) in &mut self.sets {
             for element in delta.elements_removed.get(id).into_iter().flatten() {
                 set.elements.remove(element);
             }
-            set.elements.extend(delta.elements_added.get(id).into_iter().flatten());
+            set.elements
+                .extend(delta.elements_added.get(id).into_iter().flatten());
         }
-        self.blocks.retain(|id, _| !delta.blocks_removed.contains(id));
-        self.blocks.extend(delta.blocks_added.iter().map(|(id, b)| (*id, b.clone())));
-        self.groups.retain(|id, _| !delta.groups_removed.contains(id));
-        self.groups.extend(delta.groups_added.iter().map(|(id, g)| (*id, g.clone())));
+        self.blocks
+            .retain(|id, _| !delta.blocks_removed.contains(id));
+        self.blocks
+            .extend(delta.blocks_added.iter().map(|(id, b)| (*id, b.clone())));
+        self.groups
+            .retain(|id, _| !delta.groups_removed.contains(id));
+        self.groups
+            .extend(delta.groups_added.iter().map(|(id, g)| (*id, g.clone())));
         for (address, membership) in &delta.pods {
             match membership {
                 Some(m) => {

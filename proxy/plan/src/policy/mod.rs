@@ -9,6 +9,7 @@ mod derived;
 pub mod diff;
 pub mod model;
 pub mod parse;
+mod part;
 pub mod selector;
 mod sets;
 pub mod state;

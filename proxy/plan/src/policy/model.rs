@@ -170,7 +170,7 @@ pub struct PortName {
 }
 
 /// A port that a pod's container gives a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedPort {
     /// Name and protocol.
     pub name: PortName,
@@ -187,7 +187,7 @@ pub struct Pod {
     pub labels: Arc<Labels>,
     /// Addresses of its status.
     pub addresses: Vec<IpAddr>,
-    /// Ports with names.
+    /// Ports with names, ordered, without doubles.
     pub ports: Vec<NamedPort>,
     /// It runs on this node.
     pub local: bool,
@@ -254,7 +254,11 @@ pub struct Invalid {
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "network policy {}: {}: {}", self.policy, self.field, self.why)
+        write!(
+            f,
+            "network policy {}: {}: {}",
+            self.policy, self.field, self.why
+        )
     }
 }
 

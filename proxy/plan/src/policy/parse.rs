@@ -1,15 +1,21 @@
 //! From the API's objects. What does not mean anything is left out and told: never does it select more.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1::{Container, Pod as ApiPod, PodSpec};
-use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::model::{Invalid, IpBlock, Name, NamedPort, Peer, Pod, Policy, PolicyRule, Port, PortName, PortRange, Scope};
+use super::model::{
+    Invalid, IpBlock, Name, NamedPort, Peer, Pod, Policy, PolicyRule, Port, PortName, PortRange,
+    Scope,
+};
 use super::selector::{Labels, Selector};
 use crate::model::Protocol;
 
@@ -19,7 +25,10 @@ const PORT_NAME_BYTES: usize = 15;
 /// A NetworkPolicy, and what of it means nothing.
 pub fn policy(policy: &NetworkPolicy) -> (Policy, Vec<Invalid>) {
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    let name = Name::new(&text(&policy.metadata.namespace), &text(&policy.metadata.name));
+    let name = Name::new(
+        &text(&policy.metadata.namespace),
+        &text(&policy.metadata.name),
+    );
     let mut reader = Reader {
         name: name.clone(),
         invalid: Vec::new(),
@@ -27,15 +36,36 @@ pub fn policy(policy: &NetworkPolicy) -> (Policy, Vec<Invalid>) {
     let spec = policy.spec.clone().unwrap_or_default();
     let ingress = spec.ingress.as_deref().unwrap_or_default();
     let egress = spec.egress.as_deref().unwrap_or_default();
-    let types = reader.types(spec.policy_types.as_deref().unwrap_or_default(), !egress.is_empty());
+    let types = reader.types(
+        spec.policy_types.as_deref().unwrap_or_default(),
+        !egress.is_empty(),
+    );
     let pods = reader.selector("spec.podSelector", &spec.pod_selector.unwrap_or_default());
     let ingress = types.0.then(|| {
         let rules = ingress.iter().enumerate();
-        rules.map(|(i, r)| reader.rule(&format!("spec.ingress[{i}]"), "from", r.from.as_deref(), r.ports.as_deref())).collect()
+        rules
+            .map(|(i, r)| {
+                reader.rule(
+                    &format!("spec.ingress[{i}]"),
+                    "from",
+                    r.from.as_deref(),
+                    r.ports.as_deref(),
+                )
+            })
+            .collect()
     });
     let egress = types.1.then(|| {
         let rules = egress.iter().enumerate();
-        rules.map(|(i, r)| reader.rule(&format!("spec.egress[{i}]"), "to", r.to.as_deref(), r.ports.as_deref())).collect()
+        rules
+            .map(|(i, r)| {
+                reader.rule(
+                    &format!("spec.egress[{i}]"),
+                    "to",
+                    r.to.as_deref(),
+                    r.ports.as_deref(),
+                )
+            })
+            .collect()
     });
     let policy = Policy {
         name,
@@ -55,7 +85,9 @@ impl Reader {
     /// Keeps what is right, remembers what is not.
     fn keep<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
         let (policy, field) = (self.name.clone(), field.to_owned());
-        result.map_err(|why| self.invalid.push(Invalid { policy, field, why })).ok()
+        result
+            .map_err(|why| self.invalid.push(Invalid { policy, field, why }))
+            .ok()
     }
 
     /// Whether the policy is about ingress, and about egress: without a word about ingress, and about egress if it has
@@ -64,7 +96,11 @@ impl Reader {
         if types.is_empty() {
             return (true, has_egress);
         }
-        for (i, other) in types.iter().enumerate().filter(|(_, t)| !matches!(t.as_str(), "Ingress" | "Egress")) {
+        for (i, other) in types
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| !matches!(t.as_str(), "Ingress" | "Egress"))
+        {
             let why = Err(format!("{other:?} is neither Ingress nor Egress"));
             self.keep::<()>(&format!("spec.policyTypes[{i}]"), why);
         }
@@ -99,14 +135,18 @@ impl Reader {
     fn peer(&mut self, field: &str, peer: &NetworkPolicyPeer) -> Option<Peer> {
         let refuse = |why: &str| Err::<Peer, _>(why.to_owned());
         match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
-            (Some(b), None, None) => self.keep(&format!("{field}.ipBlock"), block(b)).map(Peer::Block),
+            (Some(b), None, None) => self
+                .keep(&format!("{field}.ipBlock"), block(b))
+                .map(Peer::Block),
             (Some(_), _, _) => self.keep(field, refuse("ipBlock stands beside another selector")),
             (None, None, None) => self.keep(field, refuse("a peer is missing")),
             (None, namespaces, pods) => {
                 // Both are looked at, so that both are told.
                 let scope = match namespaces {
                     None => Some(Scope::One(self.name.namespace.clone())),
-                    Some(s) => self.selector(&format!("{field}.namespaceSelector"), s).map(Scope::Matching),
+                    Some(s) => self
+                        .selector(&format!("{field}.namespaceSelector"), s)
+                        .map(Scope::Matching),
                 };
                 let pods = match pods {
                     None => Some(Selector::everything()),
@@ -120,8 +160,14 @@ impl Reader {
 
 fn port(port: &NetworkPolicyPort) -> Result<Port, String> {
     let text = port.protocol.as_deref();
-    let protocol = Protocol::parse(text).ok_or_else(|| format!("{:?} is no protocol", text.unwrap_or_default()))?;
-    let number = |n: i32| u16::try_from(n).ok().filter(|n| *n > 0).ok_or_else(|| format!("{n} is no port"));
+    let protocol = Protocol::parse(text)
+        .ok_or_else(|| format!("{:?} is no protocol", text.unwrap_or_default()))?;
+    let number = |n: i32| {
+        u16::try_from(n)
+            .ok()
+            .filter(|n| *n > 0)
+            .ok_or_else(|| format!("{n} is no port"))
+    };
     let range = |first, last| {
         Ok(Port::Numbers(PortRange {
             protocol,
@@ -133,10 +179,14 @@ fn port(port: &NetworkPolicyPort) -> Result<Port, String> {
         (None, None) => range(0, u16::MAX),
         (None, Some(_)) => Err("endPort without port".into()),
         (Some(IntOrString::Int(n)), None) => range(number(*n)?, number(*n)?),
-        (Some(IntOrString::Int(n)), Some(end)) if end < *n => Err(format!("endPort {end} is below port {n}")),
+        (Some(IntOrString::Int(n)), Some(end)) if end < *n => {
+            Err(format!("endPort {end} is below port {n}"))
+        }
         (Some(IntOrString::Int(n)), Some(end)) => range(number(*n)?, number(end)?),
         (Some(IntOrString::String(_)), Some(_)) => Err("endPort beside the name of a port".into()),
-        (Some(IntOrString::String(name)), None) if !is_port_name(name) => Err(format!("{name:?} is no name of a port")),
+        (Some(IntOrString::String(name)), None) if !is_port_name(name) => {
+            Err(format!("{name:?} is no name of a port"))
+        }
         (Some(IntOrString::String(name)), None) => Ok(Port::Named(PortName {
             protocol,
             name: name.as_str().into(),
@@ -158,7 +208,12 @@ fn is_port_name(name: &str) -> bool {
 fn block(block: &IPBlock) -> Result<IpBlock, String> {
     let net = |text: &str| cidr(text).ok_or_else(|| format!("{text:?} is no CIDR"));
     // An exception that can't be read must not become part of what is allowed: the whole block goes.
-    let except = block.except.iter().flatten().map(|e| net(e)).collect::<Result<_, _>>()?;
+    let except = block
+        .except
+        .iter()
+        .flatten()
+        .map(|e| net(e))
+        .collect::<Result<_, _>>()?;
     Ok(IpBlock {
         cidr: net(&block.cidr)?,
         except,
@@ -180,7 +235,10 @@ fn cidr(text: &str) -> Option<IpNet> {
         _ => text.parse().ok()?,
     };
     let mapped = match net {
-        IpNet::V6(n) => n.addr().to_ipv4_mapped().zip(n.prefix_len().checked_sub(96)),
+        IpNet::V6(n) => n
+            .addr()
+            .to_ipv4_mapped()
+            .zip(n.prefix_len().checked_sub(96)),
         IpNet::V4(_) => None,
     };
     let net = match mapped {
@@ -197,10 +255,15 @@ pub fn pod(pod: &ApiPod, node: &str) -> Option<Pod> {
     let spec = pod.spec.as_ref();
     let status = pod.status.as_ref();
     let phase = status.and_then(|s| s.phase.as_deref());
-    if spec.and_then(|s| s.host_network) == Some(true) || matches!(phase, Some("Succeeded" | "Failed")) {
+    if spec.and_then(|s| s.host_network) == Some(true)
+        || matches!(phase, Some("Succeeded" | "Failed"))
+    {
         return None;
     }
-    let listed = status.and_then(|s| s.pod_ips.as_ref()).into_iter().flatten();
+    let listed = status
+        .and_then(|s| s.pod_ips.as_ref())
+        .into_iter()
+        .flatten();
     let mut addresses: Vec<IpAddr> = listed.filter_map(|a| address(&a.ip)).collect();
     if addresses.is_empty() {
         addresses.extend(status.and_then(|s| s.pod_ip.as_deref()).and_then(address));
@@ -225,7 +288,11 @@ fn address(text: &str) -> Option<IpAddr> {
 fn named_ports(spec: &PodSpec) -> Vec<NamedPort> {
     let stays = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
     let sidecars = spec.init_containers.iter().flatten().filter(stays);
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    let ports = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| c.ports.iter().flatten());
     let named = ports.filter_map(|p| {
         let name = PortName {
             protocol: Protocol::parse(p.protocol.as_deref())?,
@@ -234,7 +301,9 @@ fn named_ports(spec: &PodSpec) -> Vec<NamedPort> {
         let port = u16::try_from(p.container_port).ok().filter(|p| *p > 0)?;
         Some(NamedPort { name, port })
     });
-    named.collect()
+    // Two containers may say the same.
+    let named: BTreeSet<NamedPort> = named.collect();
+    named.into_iter().collect()
 }
 
 #[cfg(test)]

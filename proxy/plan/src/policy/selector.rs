@@ -168,13 +168,17 @@ fn is_key(key: &str) -> bool {
         let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         is_edged(part) && part.bytes().all(is_inner)
     };
-    prefix.len() <= PREFIX_BYTES && prefix.split('.').all(is_part) && !name.is_empty() && is_value(name)
+    prefix.len() <= PREFIX_BYTES
+        && prefix.split('.').all(is_part)
+        && !name.is_empty()
+        && is_value(name)
 }
 
 /// A label's value, or the name part of a key.
 fn is_value(value: &str) -> bool {
     let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    value.is_empty() || (value.len() <= LABEL_BYTES && is_edged(value) && value.bytes().all(is_inner))
+    value.is_empty()
+        || (value.len() <= LABEL_BYTES && is_edged(value) && value.bytes().all(is_inner))
 }
 
 /// Begins and ends with a letter or digit.
@@ -194,17 +198,21 @@ mod tests {
 
     #[test]
     fn what_matches() {
-        let labels = BTreeMap::from([("app", "web"), ("n", "5"), ("e", "")].map(|(k, v)| (k.into(), v.into())));
+        let labels = BTreeMap::from(
+            [("app", "web"), ("n", "5"), ("e", "")].map(|(k, v)| (k.into(), v.into())),
+        );
         let labels = Labels::new(Some(&labels));
-        let one = |op: &str, key: &str, values: &[&str]| {
-            json!({"matchExpressions": [{"key": key, "operator": op, "values": values}]})
-        };
+        let one = |op: &str, key: &str, values: &[&str]| json!({"matchExpressions": [{"key": key, "operator": op, "values": values}]});
         let cases = [
             ("empty selects everything", json!({}), true),
             ("label", json!({"matchLabels": {"app": "web"}}), true),
             ("other value", json!({"matchLabels": {"app": "db"}}), false),
             ("absent label", json!({"matchLabels": {"x": "web"}}), false),
-            ("all must hold", json!({"matchLabels": {"app": "web", "n": "6"}}), false),
+            (
+                "all must hold",
+                json!({"matchLabels": {"app": "web", "n": "6"}}),
+                false,
+            ),
             ("empty value", json!({"matchLabels": {"e": ""}}), true),
             ("in", one("In", "app", &["db", "web"]), true),
             ("not in the list", one("In", "app", &["db"]), false),
@@ -215,35 +223,72 @@ mod tests {
             ("exists", one("Exists", "e", &[]), true),
             ("exists, absent", one("Exists", "x", &[]), false),
             ("does not exist", one("DoesNotExist", "x", &[]), true),
-            ("does not exist, there", one("DoesNotExist", "app", &[]), false),
-            ("labels and expressions", json!({"matchLabels": {"app": "web"},
-                "matchExpressions": [{"key": "n", "operator": "In", "values": ["6"]}]}), false),
+            (
+                "does not exist, there",
+                one("DoesNotExist", "app", &[]),
+                false,
+            ),
+            (
+                "labels and expressions",
+                json!({"matchLabels": {"app": "web"},
+                "matchExpressions": [{"key": "n", "operator": "In", "values": ["6"]}]}),
+                false,
+            ),
         ];
         for (name, selector, want) in cases {
-            assert_eq!(parse(selector).expect(name).matches(&labels), want, "{name}");
+            assert_eq!(
+                parse(selector).expect(name).matches(&labels),
+                want,
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn what_does_not_fit_is_an_error() {
-        let one = |op: &str, key: &str, values: &[&str]| {
-            json!({"matchExpressions": [{"key": key, "operator": op, "values": values}]})
-        };
+        let one = |op: &str, key: &str, values: &[&str]| json!({"matchExpressions": [{"key": key, "operator": op, "values": values}]});
         let cases = [
-            (one("Is", "app", &["web"]), "\"Is\" is no operator of a label selector"),
-            (one("in", "app", &["web"]), "\"in\" is no operator of a label selector"),
-            (one("Gt", "app", &["1"]), "\"Gt\" is no operator of a label selector"),
+            (
+                one("Is", "app", &["web"]),
+                "\"Is\" is no operator of a label selector",
+            ),
+            (
+                one("in", "app", &["web"]),
+                "\"in\" is no operator of a label selector",
+            ),
+            (
+                one("Gt", "app", &["1"]),
+                "\"Gt\" is no operator of a label selector",
+            ),
             (one("In", "app", &[]), "operator of \"app\" needs values"),
             (one("NotIn", "app", &[]), "operator of \"app\" needs values"),
-            (one("Exists", "app", &["web"]), "operator of \"app\" takes no values"),
-            (one("DoesNotExist", "app", &["web"]), "operator of \"app\" takes no values"),
+            (
+                one("Exists", "app", &["web"]),
+                "operator of \"app\" takes no values",
+            ),
+            (
+                one("DoesNotExist", "app", &["web"]),
+                "operator of \"app\" takes no values",
+            ),
             (one("In", "-app", &["web"]), "\"-app\" is no label key"),
             (one("In", "", &["web"]), "\"\" is no label key"),
             (one("In", "a/b/c", &["web"]), "\"a/b/c\" is no label key"),
-            (one("In", "Example.com/b", &["web"]), "\"Example.com/b\" is no label key"),
-            (one("In", "app", &["web,db"]), "\"web,db\" is no label value"),
-            (json!({"matchLabels": {"app": "a b"}}), "\"a b\" is no label value"),
-            (json!({"matchLabels": {"app": "x".repeat(64)}}), &format!("{:?} is no label value", "x".repeat(64))),
+            (
+                one("In", "Example.com/b", &["web"]),
+                "\"Example.com/b\" is no label key",
+            ),
+            (
+                one("In", "app", &["web,db"]),
+                "\"web,db\" is no label value",
+            ),
+            (
+                json!({"matchLabels": {"app": "a b"}}),
+                "\"a b\" is no label value",
+            ),
+            (
+                json!({"matchLabels": {"app": "x".repeat(64)}}),
+                &format!("{:?} is no label value", "x".repeat(64)),
+            ),
         ];
         for (selector, want) in cases {
             assert_eq!(parse(selector.clone()).expect_err(want), want, "{selector}");
@@ -253,13 +298,20 @@ mod tests {
     #[test]
     fn the_same_question_is_the_same_selector() {
         let a = parse(json!({"matchLabels": {"b": "1", "example.com/a": "x"}})).expect("a");
-        let b = parse(json!({"matchExpressions": [{"key": "example.com/a", "operator": "In", "values": ["x", "x"]},
-            {"key": "b", "operator": "In", "values": ["1"]}, {"key": "b", "operator": "In", "values": ["1"]}]}));
+        let b = parse(
+            json!({"matchExpressions": [{"key": "example.com/a", "operator": "In", "values": ["x", "x"]},
+            {"key": "b", "operator": "In", "values": ["1"]}, {"key": "b", "operator": "In", "values": ["1"]}]}),
+        );
         assert_eq!(Ok(a.clone()), b);
         assert_eq!(a.to_string(), "b=1,example.com/a=x");
-        let all = parse(json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["2", "1"]},
+        let all = parse(
+            json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["2", "1"]},
             {"key": "b", "operator": "NotIn", "values": ["1"]}, {"key": "c", "operator": "NotIn", "values": ["1", "2"]},
-            {"key": "d", "operator": "Exists"}, {"key": "e", "operator": "DoesNotExist"}]}));
-        assert_eq!(all.expect("all").to_string(), "a in (1,2),b!=1,c notin (1,2),d,!e");
+            {"key": "d", "operator": "Exists"}, {"key": "e", "operator": "DoesNotExist"}]}),
+        );
+        assert_eq!(
+            all.expect("all").to_string(),
+            "a in (1,2),b!=1,c notin (1,2),d,!e"
+        );
     }
 }

@@ -27,6 +27,11 @@ struct Entry {
 }
 
 impl Sets {
+    #[cfg(test)]
+    pub(super) fn is_bare(&self) -> bool {
+        self.entries.is_empty() && self.changes.is_empty()
+    }
+
     /// One more uses a set.
     pub(super) fn take(&mut self, world: &mut World, id: Id, key: &Arc<SetKey>) {
         if let Some(entry) = self.entries.get_mut(&id) {
@@ -54,14 +59,25 @@ impl Sets {
     }
 
     /// What pods are in sets, of those that were given out.
-    pub(super) fn shares<'a>(&self, world: &World, pods: impl IntoIterator<Item = &'a Name>) -> BTreeSet<(Id, Element)> {
+    pub(super) fn shares<'a>(
+        &self,
+        world: &World,
+        pods: impl IntoIterator<Item = &'a Name>,
+    ) -> BTreeSet<(Id, Element)> {
         let mut shares = BTreeSet::new();
         for name in pods {
-            let Some(known) = world.pod(name) else { continue };
+            let Some(known) = world.pod(name) else {
+                continue;
+            };
             let sets = world.namespaces.get(&name.namespace).map(|n| &n.sets);
             for id in sets.into_iter().flatten() {
                 if let Some(entry) = self.entries.get(id).filter(|e| e.built) {
-                    shares.extend(world.elements(name, known, &entry.key).into_iter().map(|e| (*id, e)));
+                    shares.extend(
+                        world
+                            .elements(name, known, &entry.key)
+                            .into_iter()
+                            .map(|e| (*id, e)),
+                    );
                 }
             }
         }
@@ -69,29 +85,45 @@ impl Sets {
     }
 
     /// What was in sets before is now what is in them.
-    pub(super) fn change(&mut self, before: &BTreeSet<(Id, Element)>, after: &BTreeSet<(Id, Element)>) {
-        before.difference(after).for_each(|(id, e)| self.put(*id, *e, false));
-        after.difference(before).for_each(|(id, e)| self.put(*id, *e, true));
+    pub(super) fn change(
+        &mut self,
+        before: &BTreeSet<(Id, Element)>,
+        after: &BTreeSet<(Id, Element)>,
+    ) {
+        before
+            .difference(after)
+            .for_each(|(id, e)| self.put(*id, *e, false));
+        after
+            .difference(before)
+            .for_each(|(id, e)| self.put(*id, *e, true));
     }
 
     fn put(&mut self, id: Id, element: Element, is_in: bool) {
         let changes = self.changes.entry(id).or_default();
         // There and back again is no change.
-        if changes.remove(&element).is_none() {
+        if changes.get(&element) == Some(&!is_in) {
+            changes.remove(&element);
+        } else {
             changes.insert(element, is_in);
         }
     }
 
     /// A namespace came, or its labels changed: sets that look into it now get its pods, others lose them.
     pub(super) fn relabel(&mut self, world: &mut World, namespace: &Arc<str>) {
-        let Some(n) = world.namespaces.get_mut(namespace) else { return };
+        let Some(n) = world.namespaces.get_mut(namespace) else {
+            return;
+        };
         let mut turned = Vec::new();
         for (id, entry) in &self.entries {
             let is_in = match &entry.key.scope {
                 Scope::One(one) => one == namespace,
                 Scope::Matching(selector) => selects_namespace(selector, n.labels.as_ref()),
             };
-            let differs = if is_in { n.sets.insert(*id) } else { n.sets.remove(id) };
+            let differs = if is_in {
+                n.sets.insert(*id)
+            } else {
+                n.sets.remove(id)
+            };
             if differs && entry.built {
                 turned.push((*id, entry.key.clone(), is_in));
             }
@@ -109,8 +141,11 @@ impl Sets {
     pub(super) fn sync(&mut self, world: &mut World, compiled: &mut Compiled, delta: &mut Delta) {
         self.sweep(world, compiled, delta);
         for (id, changes) in std::mem::take(&mut self.changes) {
-            let Some(set) = compiled.sets.get_mut(&id) else { continue };
-            let (added, removed): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(_, is_in)| *is_in);
+            let Some(set) = compiled.sets.get_mut(&id) else {
+                continue;
+            };
+            let (added, removed): (Vec<_>, Vec<_>) =
+                changes.into_iter().partition(|(_, is_in)| *is_in);
             let added: BTreeSet<Element> = added.into_iter().map(|(e, _)| e).collect();
             let removed: BTreeSet<Element> = removed.into_iter().map(|(e, _)| e).collect();
             set.elements.extend(&added);
@@ -133,9 +168,16 @@ impl Sets {
 
     /// Forgets sets that nobody uses.
     fn sweep(&mut self, world: &mut World, compiled: &mut Compiled, delta: &mut Delta) {
-        let unused: Vec<Id> = self.entries.iter().filter(|(_, e)| e.users == 0).map(|(id, _)| *id).collect();
+        let unused: Vec<Id> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.users == 0)
+            .map(|(id, _)| *id)
+            .collect();
         for id in unused {
-            let Some(entry) = self.entries.remove(&id) else { continue };
+            let Some(entry) = self.entries.remove(&id) else {
+                continue;
+            };
             for namespace in world.in_scope(&entry.key.scope) {
                 if let Some(n) = world.namespaces.get_mut(&namespace) {
                     n.sets.remove(&id);

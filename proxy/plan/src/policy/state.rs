@@ -76,12 +76,24 @@ impl State {
     /// The addresses that the network plugin gave to a pod of this node: its status tells them only after its
     /// containers started. They count beside the status's, for a pod with this UID, until they are replaced; none: the
     /// plugin took them back. `false`: nothing changed.
-    pub fn set_addresses(&mut self, namespace: &str, name: &str, uid: &str, addresses: &[IpAddr]) -> bool {
+    pub fn set_addresses(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        addresses: &[IpAddr],
+    ) -> bool {
         let name = Name::new(namespace, name);
-        let own = self.world.given.get(&name).is_some_and(|(given, _)| **given == *uid);
+        let own = self
+            .world
+            .given
+            .get(&name)
+            .is_some_and(|(given, _)| **given == *uid);
         if !addresses.is_empty() {
             let canonical = addresses.iter().map(IpAddr::to_canonical).collect();
-            self.world.given.insert(name.clone(), (uid.into(), canonical));
+            self.world
+                .given
+                .insert(name.clone(), (uid.into(), canonical));
         } else if own {
             self.world.given.remove(&name);
         }
@@ -101,16 +113,28 @@ impl State {
     }
 
     /// Forgets what a new list did not bring, of the kinds that were listed.
-    pub fn retain(&mut self, policies: Option<&Names>, pods: Option<&Names>, namespaces: Option<&Names>) -> bool {
-        let is_kept = |names: &Names, a: &str, b: &str| names.contains(&(a.to_owned(), b.to_owned()));
+    pub fn retain(
+        &mut self,
+        policies: Option<&Names>,
+        pods: Option<&Names>,
+        namespaces: Option<&Names>,
+    ) -> bool {
+        let is_kept =
+            |names: &Names, a: &str, b: &str| names.contains(&(a.to_owned(), b.to_owned()));
         let gone = |list: Vec<Name>, keep: Option<&Names>| -> Vec<Name> {
             let gone = |n: &Name| keep.is_some_and(|k| !is_kept(k, &n.namespace, &n.name));
             list.into_iter().filter(gone).collect()
         };
         let policies = gone(self.policies().map(|p| p.name.clone()).collect(), policies);
         let pods = gone(self.pods().map(|(name, _, _)| name).collect(), pods);
-        let named = |(name, _): (&Arc<str>, _)| Name { namespace: "".into(), name: name.clone() };
-        let namespaces = gone(self.world.namespaces.iter().map(named).collect(), namespaces);
+        let named = |(name, _): (&Arc<str>, _)| Name {
+            namespace: "".into(),
+            name: name.clone(),
+        };
+        let namespaces = gone(
+            self.world.namespaces.iter().map(named).collect(),
+            namespaces,
+        );
         let mut changed = false;
         for name in &policies {
             changed |= self.remove_policy(&name.namespace, &name.name);
@@ -143,7 +167,10 @@ impl State {
 
     /// All policies.
     pub fn policies(&self) -> impl Iterator<Item = &Policy> {
-        self.world.namespaces.values().flat_map(|n| n.policies.values().map(|p| &**p))
+        self.world
+            .namespaces
+            .values()
+            .flat_map(|n| n.policies.values().map(|p| &**p))
     }
 
     /// All pods with addresses of their own, of all nodes: name, pod, and all their addresses.
@@ -156,6 +183,15 @@ impl State {
     /// A namespace's labels; `None`: it is not known.
     pub fn namespace(&self, name: &str) -> Option<&Labels> {
         self.world.namespaces.get(name)?.labels.as_ref()
+    }
+
+    /// Whether nothing is remembered, beside addresses that were given.
+    #[cfg(test)]
+    pub(super) fn is_bare(&self) -> bool {
+        let other = !self.invalid.is_empty()
+            || !self.dirty.pods.is_empty()
+            || !self.dirty.policies.is_empty();
+        self.world.is_bare() && self.sets.is_bare() && self.derived.is_bare() && !other
     }
 
     fn put_policy(&mut self, name: &Name, new: Option<Policy>) -> bool {
@@ -172,7 +208,10 @@ impl State {
                 labels.is_some_and(|l| old.iter().chain(&new).any(|p| p.selects(l)))
             };
             let pods = n.local.iter().filter(|pod| selects(pod));
-            self.dirty.pods.extend(pods.map(|pod| Name { namespace: name.namespace.clone(), name: pod.clone() }));
+            self.dirty.pods.extend(pods.map(|pod| Name {
+                namespace: name.namespace.clone(),
+                name: pod.clone(),
+            }));
             match new {
                 Some(new) => {
                     n.policies.insert(name.name.clone(), new);
@@ -203,7 +242,9 @@ impl State {
         let was_local = self.world.is_local(name);
         self.world.put_pod(name, new);
         let is_local = |n: &&Name| (was_local && *n == name) || self.world.is_local(n);
-        self.dirty.pods.extend(touched.iter().filter(is_local).cloned());
+        self.dirty
+            .pods
+            .extend(touched.iter().filter(is_local).cloned());
         let after = self.sets.shares(&self.world, &touched);
         self.sets.change(&before, &after);
         true
@@ -211,7 +252,11 @@ impl State {
 
     /// A pod with what it was given here.
     fn known(&self, name: &Name, pod: Pod) -> Known {
-        let given = self.world.given.get(name).filter(|(uid, _)| *uid == pod.uid && pod.local);
+        let given = self
+            .world
+            .given
+            .get(name)
+            .filter(|(uid, _)| *uid == pod.uid && pod.local);
         let mut addresses = pod.addresses.clone();
         addresses.extend(given.into_iter().flat_map(|(_, a)| a));
         addresses.sort_unstable();
@@ -220,12 +265,20 @@ impl State {
     }
 
     fn label(&mut self, name: &str, labels: Option<Labels>) -> bool {
-        let old = self.world.namespaces.get(name).and_then(|n| n.labels.as_ref());
+        let old = self
+            .world
+            .namespaces
+            .get(name)
+            .and_then(|n| n.labels.as_ref());
         if old == labels.as_ref() {
             return false;
         }
         let name: Arc<str> = name.into();
-        self.world.namespaces.entry(name.clone()).or_default().labels = labels;
+        self.world
+            .namespaces
+            .entry(name.clone())
+            .or_default()
+            .labels = labels;
         self.sets.relabel(&mut self.world, &name);
         self.world.tidy(&name);
         true
@@ -234,7 +287,9 @@ impl State {
     /// Something of a namespace comes: if it is the first, sets must know the namespace.
     fn enter(&mut self, name: &Arc<str>) {
         if !self.world.namespaces.contains_key(name) {
-            self.world.namespaces.insert(name.clone(), Default::default());
+            self.world
+                .namespaces
+                .insert(name.clone(), Default::default());
             self.sets.relabel(&mut self.world, name);
         }
     }

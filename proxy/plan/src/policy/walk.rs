@@ -23,13 +23,20 @@ pub fn walk(compiled: &Compiled, packet: &Packet) -> Verdict {
     Verdict::Allow
 }
 
-fn passes(compiled: &Compiled, direction: Direction, pod: IpAddr, peer: IpAddr, packet: &Packet) -> bool {
+fn passes(
+    compiled: &Compiled,
+    direction: Direction,
+    pod: IpAddr,
+    peer: IpAddr,
+    packet: &Packet,
+) -> bool {
     let group = compiled.pods.get(&pod).and_then(|m| m.group(direction));
     let Some(id) = group else { return true };
     // A group that is named but not there would be an error of the compiler's: nothing is allowed by it.
     compiled.groups.get(&id).is_some_and(|group| {
         group.rules.iter().any(|rule| {
-            rule.peer_matches(compiled, peer) && rule.port_matches(compiled, packet.destination, packet.transport)
+            rule.peer_matches(compiled, peer)
+                && rule.port_matches(compiled, packet.destination, packet.transport)
         })
     })
 }

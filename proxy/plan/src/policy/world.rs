@@ -53,6 +53,11 @@ pub(super) fn selects_namespace(selector: &Selector, labels: Option<&Labels>) ->
 }
 
 impl World {
+    #[cfg(test)]
+    pub(super) fn is_bare(&self) -> bool {
+        self.namespaces.is_empty() && self.claims.is_empty() && self.labels.is_empty()
+    }
+
     pub(super) fn pod(&self, name: &Name) -> Option<&Known> {
         self.namespaces.get(&name.namespace)?.pods.get(&name.name)
     }
@@ -84,11 +89,22 @@ impl World {
                 }
                 let kept = new.addresses.clone();
                 let old = namespace.pods.insert(name.name.clone(), new);
-                old.map(|o| (o.pod.labels, o.addresses.into_iter().filter(|a| !kept.contains(a)).collect()))
+                old.map(|o| {
+                    (
+                        o.pod.labels,
+                        o.addresses
+                            .into_iter()
+                            .filter(|a| !kept.contains(a))
+                            .collect(),
+                    )
+                })
             }
             None => {
                 namespace.local.remove(&name.name);
-                namespace.pods.remove(&name.name).map(|o| (o.pod.labels, o.addresses))
+                namespace
+                    .pods
+                    .remove(&name.name)
+                    .map(|o| (o.pod.labels, o.addresses))
             }
         };
         if let Some((labels, addresses)) = old {
@@ -118,14 +134,21 @@ impl World {
 
     /// Forgets a namespace of which nothing is known any more.
     pub(super) fn tidy(&mut self, namespace: &str) {
-        if self.namespaces.get(namespace).is_some_and(Namespace::is_empty) {
+        if self
+            .namespaces
+            .get(namespace)
+            .is_some_and(Namespace::is_empty)
+        {
             self.namespaces.remove(namespace);
         }
     }
 
     /// Who says to have an address.
     pub(super) fn claimants(&self, address: IpAddr) -> &[Name] {
-        self.claims.get(&address).map(Vec::as_slice).unwrap_or_default()
+        self.claims
+            .get(&address)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
 
     /// Whose an address is. While one pod's end and another's start are told in the wrong order two say to have it: it
@@ -145,9 +168,17 @@ impl World {
         if !key.pods.matches(&known.pod.labels) {
             return Vec::new();
         }
-        let addresses = known.addresses.iter().filter(|a| self.owner(**a) == Some(name));
+        let addresses = known
+            .addresses
+            .iter()
+            .filter(|a| self.owner(**a) == Some(name));
         match &key.port {
-            None => addresses.map(|address| Element { address: *address, port: None }).collect(),
+            None => addresses
+                .map(|address| Element {
+                    address: *address,
+                    port: None,
+                })
+                .collect(),
             Some(port) => {
                 let numbers = || known.pod.ports.iter().filter(|p| p.name == *port);
                 let at = |address| {
@@ -167,14 +198,20 @@ impl World {
             Scope::One(namespace) => vec![namespace.clone()],
             Scope::Matching(selector) => {
                 let all = self.namespaces.iter();
-                all.filter(|(_, n)| selects_namespace(selector, n.labels.as_ref())).map(|(name, _)| name.clone()).collect()
+                all.filter(|(_, n)| selects_namespace(selector, n.labels.as_ref()))
+                    .map(|(name, _)| name.clone())
+                    .collect()
             }
         }
     }
 
     /// The pods of a namespace.
     pub(super) fn pods_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = (Name, &Known)> {
-        let pods = self.namespaces.get(namespace).into_iter().flat_map(|n| &n.pods);
+        let pods = self
+            .namespaces
+            .get(namespace)
+            .into_iter()
+            .flat_map(|n| &n.pods);
         pods.map(|(pod, known)| {
             let name = Name {
                 namespace: namespace.clone(),
@@ -188,6 +225,7 @@ impl World {
     pub(super) fn build(&self, id: Id, key: &SetKey) -> BTreeSet<Element> {
         let namespaces = self.namespaces.iter().filter(|(_, n)| n.sets.contains(&id));
         let pods = namespaces.flat_map(|(namespace, _)| self.pods_of(namespace));
-        pods.flat_map(|(name, known)| self.elements(&name, known, key)).collect()
+        pods.flat_map(|(name, known)| self.elements(&name, known, key))
+            .collect()
     }
 }

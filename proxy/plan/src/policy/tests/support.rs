@@ -22,7 +22,10 @@ fn addresses(pod: &str) -> [IpAddr; 2] {
     let mut bytes = pod.bytes();
     let (namespace, _, name) = (bytes.next(), bytes.next(), bytes.next());
     let (n, p) = (namespace.unwrap_or_default(), name.unwrap_or_default());
-    [[10, 0, n, p].into(), [0xfd00, 0, 0, 0, 0, 0, n.into(), p.into()].into()]
+    [
+        [10, 0, n, p].into(),
+        [0xfd00, 0, 0, 0, 0, 0, n.into(), p.into()].into(),
+    ]
 }
 
 impl Cluster {
@@ -53,21 +56,24 @@ impl Cluster {
                 port(80, "UDP"), port(81, "UDP"), port(80, "SCTP"), port(81, "SCTP")]}]},
             "status": {"phase": "Running", "podIPs": [{"ip": v4}, {"ip": v6}]}});
         object["metadata"]["labels"]["pod"] = json!(name);
-        self.state.set_pod(&serde_json::from_value(object).expect("pod"));
+        self.state
+            .set_pod(&serde_json::from_value(object).expect("pod"));
     }
 
     /// Gives a namespace labels beside the one that the API server gives.
     pub(super) fn label_namespace(&mut self, name: &str, labels: Value) {
         let mut object = json!({"metadata": {"name": name, "labels": labels}});
         object["metadata"]["labels"]["kubernetes.io/metadata.name"] = json!(name);
-        self.state.set_namespace(&serde_json::from_value(object).expect("namespace"));
+        self.state
+            .set_namespace(&serde_json::from_value(object).expect("namespace"));
     }
 
     /// Creates or updates a policy, written as `x/name`.
     pub(super) fn policy(&mut self, name: &str, spec: &Value) {
         let (namespace, name) = name.split_once('/').expect("policy");
         let object = json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec});
-        self.state.set_policy(&serde_json::from_value(object).expect("policy"));
+        self.state
+            .set_policy(&serde_json::from_value(object).expect("policy"));
     }
 
     /// What happens to a packet, by the specification and by the compiled rules alike. Ends are pods, addresses, or
@@ -77,7 +83,9 @@ impl Cluster {
         let address = |end: &str| match end {
             "node" if v6 => "fd99::1".parse().expect("address"),
             "node" => "192.168.9.1".parse().expect("address"),
-            _ => end.parse().unwrap_or_else(|_| addresses(end)[usize::from(v6)]),
+            _ => end
+                .parse()
+                .unwrap_or_else(|_| addresses(end)[usize::from(v6)]),
         };
         let packet = Packet {
             source: address(from),
@@ -90,7 +98,11 @@ impl Cluster {
             },
         };
         let verdict = decide(&self.state, &packet);
-        assert_eq!(walk(self.state.compiled(), &packet), verdict, "compiled rules differ: {packet:?}");
+        assert_eq!(
+            walk(self.state.compiled(), &packet),
+            verdict,
+            "compiled rules differ: {packet:?}"
+        );
         verdict
     }
 
@@ -103,7 +115,7 @@ impl Cluster {
                     let (a, b) = rule.get(1..).and_then(|r| r.split_once('>')).expect("rule");
                     matches(a, &from) && matches(b, to)
                 };
-                let last = rules.split_whitespace().filter(fits).next_back();
+                let last = rules.split_whitespace().rfind(fits);
                 let want = last.is_none_or(|rule| rule.starts_with('+'));
                 for v6 in [false, true] {
                     let got = self.verdict(&from, to, transport, v6) == Verdict::Allow;
