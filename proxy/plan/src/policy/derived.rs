@@ -16,7 +16,7 @@ use super::world::World;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Derived {
     pub(super) compiled: Compiled,
-    /// This node's pods that policies apply to, with these policies' names and with their addresses.
+    /// This node's pods that policies apply to, with these policies' names in order, and with their addresses.
     pods: BTreeMap<Name, (Vec<Arc<str>>, Vec<IpAddr>)>,
     /// How many of this node's pods a policy applies to.
     applied: BTreeMap<Name, usize>,
@@ -51,8 +51,34 @@ impl Active {
 /// What changed since the last time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dirty {
-    pub(super) pods: BTreeSet<Name>,
+    /// Pods, and which policies may now apply to them or not.
+    pub(super) pods: BTreeMap<Name, Ask>,
+    /// Policies that are new, others, or gone.
     pub(super) policies: BTreeSet<Name>,
+}
+
+/// Which policies of a pod's namespace have to be asked whether they apply to it.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    /// All: the pod is another.
+    All,
+    /// Those with these names: they are others.
+    These(BTreeSet<Arc<str>>),
+}
+
+impl Dirty {
+    /// A pod is new, another, or gone.
+    pub(super) fn pod(&mut self, pod: Name) {
+        self.pods.insert(pod, Ask::All);
+    }
+
+    /// A policy may now apply to a pod of its namespace, or not any more.
+    pub(super) fn member(&mut self, pod: Name, policy: &Arc<str>) {
+        let none = || Ask::These(BTreeSet::new());
+        if let Ask::These(policies) = self.pods.entry(pod).or_insert_with(none) {
+            policies.insert(policy.clone());
+        }
+    }
 }
 
 /// Groups of a pod, for egress and for ingress.
@@ -93,19 +119,20 @@ impl Derived {
     /// Finds the policies of changed pods. Gives all addresses that these pods have or had.
     fn select(&mut self, world: &World, dirty: &mut Dirty) -> BTreeSet<IpAddr> {
         let mut addresses = BTreeSet::new();
-        for name in &dirty.pods {
-            let (policies, now) = applying(world, name);
+        for (name, ask) in &dirty.pods {
             let (old, before) = self.pods.remove(name).unwrap_or_default();
+            let (policies, now) = applying(world, name, &old, ask);
             addresses.extend(now.iter().chain(&before));
-            let differs = |a: &[Arc<str>], b: &[Arc<str>]| -> Vec<Name> {
-                let only = a.iter().filter(|p| !b.contains(p));
+            // Both lists are in order.
+            let without = |a: &[Arc<str>], b: &[Arc<str>]| -> Vec<Name> {
+                let only = a.iter().filter(|p| b.binary_search(p).is_err());
                 only.map(|p| Name {
                     namespace: name.namespace.clone(),
                     name: p.clone(),
                 })
                 .collect()
             };
-            let (come, gone) = (differs(&policies, &old), differs(&old, &policies));
+            let (come, gone) = (without(&policies, &old), without(&old, &policies));
             for policy in &come {
                 *self.applied.entry(policy.clone()).or_default() += 1;
             }
@@ -236,21 +263,31 @@ impl Derived {
     }
 }
 
-/// The policies that apply to a pod, in order, and the pod's addresses; none for pods of other nodes.
-fn applying(world: &World, name: &Name) -> (Vec<Arc<str>>, Vec<IpAddr>) {
-    let Some(known) = world.pod(name).filter(|k| k.pod.local) else {
+/// The policies that apply to a pod, in order, and the pod's addresses; none for pods of other nodes. Policies that
+/// need not be asked apply as they did.
+fn applying(
+    world: &World,
+    name: &Name,
+    old: &[Arc<str>],
+    ask: &Ask,
+) -> (Vec<Arc<str>>, Vec<IpAddr>) {
+    let pod = world.pod(name).filter(|k| k.pod.local);
+    let Some((known, namespace)) = pod.zip(world.namespaces.get(&name.namespace)) else {
         return Default::default();
     };
-    let policies = world
-        .namespaces
-        .get(&name.namespace)
-        .into_iter()
-        .flat_map(|n| &n.policies);
-    let applying = policies.filter(|(_, policy)| policy.selects(&known.pod.labels));
-    (
-        applying.map(|(name, _)| name.clone()).collect(),
-        known.addresses.clone(),
-    )
+    let applies = |policy: &&Arc<str>| {
+        let policy = namespace.policies.get(*policy);
+        policy.is_some_and(|p| p.selects(&known.pod.labels))
+    };
+    let policies = match ask {
+        Ask::All => namespace.policies.keys().filter(applies).cloned().collect(),
+        Ask::These(asked) => {
+            let kept = old.iter().filter(|policy| !asked.contains(*policy));
+            let all: BTreeSet<_> = kept.chain(asked.iter().filter(applies)).cloned().collect();
+            all.into_iter().collect()
+        }
+    };
+    (policies, known.addresses.clone())
 }
 
 fn less<K: Ord>(users: &mut BTreeMap<K, usize>, key: &K) {

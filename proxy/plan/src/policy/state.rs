@@ -74,8 +74,8 @@ impl State {
     }
 
     /// The addresses that the network plugin gave to a pod of this node: its status tells them only after its
-    /// containers started. They count beside the status's, for a pod with this UID, until they are replaced; none: the
-    /// plugin took them back. `false`: nothing changed.
+    /// containers started. They count beside the status's, for a pod with this UID, as soon as the pod itself is known
+    /// and until they are replaced; none: the plugin took them back. `false`: nothing changed.
     pub fn set_addresses(
         &mut self,
         namespace: &str,
@@ -207,11 +207,13 @@ impl State {
                 let labels = n.pods.get(pod).map(|k| &k.pod.labels);
                 labels.is_some_and(|l| old.iter().chain(&new).any(|p| p.selects(l)))
             };
-            let pods = n.local.iter().filter(|pod| selects(pod));
-            self.dirty.pods.extend(pods.map(|pod| Name {
-                namespace: name.namespace.clone(),
-                name: pod.clone(),
-            }));
+            for pod in n.local.iter().filter(|pod| selects(pod)) {
+                let pod = Name {
+                    namespace: name.namespace.clone(),
+                    name: pod.clone(),
+                };
+                self.dirty.member(pod, &name.name);
+            }
             match new {
                 Some(new) => {
                     n.policies.insert(name.name.clone(), new);
@@ -242,9 +244,9 @@ impl State {
         let was_local = self.world.is_local(name);
         self.world.put_pod(name, new);
         let is_local = |n: &&Name| (was_local && *n == name) || self.world.is_local(n);
-        self.dirty
-            .pods
-            .extend(touched.iter().filter(is_local).cloned());
+        for pod in touched.iter().filter(is_local) {
+            self.dirty.pod(pod.clone());
+        }
         let after = self.sets.shares(&self.world, &touched);
         self.sets.change(&before, &after);
         true

@@ -145,3 +145,60 @@ fn a_change_costs_what_it_changes() {
     );
     assert!(asked < 3_000, "the sets that it enters and leaves: {asked}");
 }
+
+#[test]
+fn a_thousand_policies_for_every_pod() {
+    let mut state = State::new("node-7");
+    state.set_namespace(&from_value(namespace(0, 0)).expect("namespace"));
+    for n in 0..100 {
+        let mut pod = pod(0, n, &format!("a{n}"));
+        pod["spec"]["nodeName"] = json!("node-7");
+        state.set_pod(&from_value(pod).expect("pod"));
+    }
+    for n in 0..1_000 {
+        let from = json!([{"podSelector": {"matchLabels": {"app": format!("a{n}")}}}]);
+        let policy = json!({"metadata": {"namespace": "n0", "name": format!("q{n}")}, "spec": {"ingress": [{"from": from}]}});
+        state.set_policy(&from_value(policy).expect("policy"));
+    }
+    let (delta, asked) = measure(&mut state, "all at once", |_| ());
+    let groups = delta.groups_added.values();
+    assert_eq!(
+        groups.map(|g| g.rules.len()).collect::<Vec<_>>(),
+        [1_000],
+        "one group for all"
+    );
+    assert!(
+        asked <= 200_000,
+        "each pod by each policy and each set, once: {asked}"
+    );
+
+    let new = json!({"metadata": {"namespace": "n0", "name": "new"}, "spec": {"ingress": [{"ports": [{"port": 80}]}]}});
+    let new = from_value(new).expect("policy");
+    let (delta, asked) = measure(&mut state, "one more", |s| assert!(s.set_policy(&new)));
+    assert_eq!(
+        (
+            delta.pods.len(),
+            delta.groups_added.len(),
+            delta.groups_removed.len()
+        ),
+        (200, 1, 1)
+    );
+    assert!(asked <= 200, "each pod by this policy, twice: {asked}");
+
+    let other = from_value(pod(0, 150, "a7")).expect("pod");
+    let (delta, asked) = measure(&mut state, "a pod elsewhere", |s| {
+        assert!(s.set_pod(&other))
+    });
+    assert_eq!(
+        delta
+            .elements_added
+            .values()
+            .map(|e| e.len())
+            .collect::<Vec<_>>(),
+        [2]
+    );
+    assert!(
+        asked < 2_100,
+        "the namespace's sets, before and after: {asked}"
+    );
+}
