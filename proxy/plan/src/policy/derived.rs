@@ -120,26 +120,19 @@ impl Derived {
     fn select(&mut self, world: &World, dirty: &mut Dirty) -> BTreeSet<IpAddr> {
         let mut addresses = BTreeSet::new();
         for (name, ask) in &dirty.pods {
-            let (old, before) = self.pods.remove(name).unwrap_or_default();
-            let (policies, now) = applying(world, name, &old, ask);
+            let (mut policies, before) = self.pods.remove(name).unwrap_or_default();
+            let (come, gone) = ask_policies(world, name, ask, &mut policies);
+            let now = world.pod(name).filter(|_| !policies.is_empty());
+            let now = now.map(|k| k.addresses.clone()).unwrap_or_default();
             addresses.extend(now.iter().chain(&before));
-            // Both lists are in order.
-            let without = |a: &[Arc<str>], b: &[Arc<str>]| -> Vec<Name> {
-                let only = a.iter().filter(|p| b.binary_search(p).is_err());
-                only.map(|p| Name {
-                    namespace: name.namespace.clone(),
-                    name: p.clone(),
-                })
-                .collect()
-            };
-            let (come, gone) = (without(&policies, &old), without(&old, &policies));
             for policy in &come {
                 *self.applied.entry(policy.clone()).or_default() += 1;
             }
             for policy in &gone {
                 less(&mut self.applied, policy);
             }
-            dirty.policies.extend(come.into_iter().chain(gone));
+            dirty.policies.extend(come);
+            dirty.policies.extend(gone);
             if !policies.is_empty() {
                 self.pods.insert(name.clone(), (policies, now));
             }
@@ -263,31 +256,47 @@ impl Derived {
     }
 }
 
-/// The policies that apply to a pod, in order, and the pod's addresses; none for pods of other nodes. Policies that
-/// need not be asked apply as they did.
-fn applying(
+/// Brings the list of the policies that apply to a pod up to date: in order, none for pods of other nodes. Gives those
+/// that are new in it, and those that left it.
+fn ask_policies(
     world: &World,
-    name: &Name,
-    old: &[Arc<str>],
+    pod: &Name,
     ask: &Ask,
-) -> (Vec<Arc<str>>, Vec<IpAddr>) {
-    let pod = world.pod(name).filter(|k| k.pod.local);
-    let Some((known, namespace)) = pod.zip(world.namespaces.get(&name.namespace)) else {
-        return Default::default();
+    policies: &mut Vec<Arc<str>>,
+) -> (Vec<Name>, Vec<Name>) {
+    let labels = world.pod(pod).filter(|k| k.pod.local);
+    let labels = labels.map(|k| &k.pod.labels);
+    let all = world.namespaces.get(&pod.namespace).map(|n| &n.policies);
+    let applies = |name: &Arc<str>| {
+        let policy = all.and_then(|all| all.get(name));
+        policy.zip(labels).is_some_and(|(p, l)| p.selects(l))
     };
-    let applies = |policy: &&Arc<str>| {
-        let policy = namespace.policies.get(*policy);
-        policy.is_some_and(|p| p.selects(&known.pod.labels))
-    };
-    let policies = match ask {
-        Ask::All => namespace.policies.keys().filter(applies).cloned().collect(),
-        Ask::These(asked) => {
-            let kept = old.iter().filter(|policy| !asked.contains(*policy));
-            let all: BTreeSet<_> = kept.chain(asked.iter().filter(applies)).cloned().collect();
-            all.into_iter().collect()
+    let asked: BTreeSet<Arc<str>> = match ask {
+        Ask::These(names) => names.clone(),
+        Ask::All => {
+            let names = all.into_iter().flat_map(BTreeMap::keys);
+            names.chain(policies.iter()).cloned().collect()
         }
     };
-    (policies, known.addresses.clone())
+    let (mut come, mut gone) = (Vec::new(), Vec::new());
+    for name in asked {
+        let policy = Name {
+            namespace: pod.namespace.clone(),
+            name: name.clone(),
+        };
+        match (applies(&name), policies.binary_search(&name)) {
+            (true, Err(at)) => {
+                policies.insert(at, name);
+                come.push(policy);
+            }
+            (false, Ok(at)) => {
+                policies.remove(at);
+                gone.push(policy);
+            }
+            (true, Ok(_)) | (false, Err(_)) => {}
+        }
+    }
+    (come, gone)
 }
 
 fn less<K: Ord>(users: &mut BTreeMap<K, usize>, key: &K) {
