@@ -65,12 +65,19 @@ impl State {
     pub fn set_pod(&mut self, pod: &ApiPod) -> bool {
         let text = |t: &Option<String>| t.clone().unwrap_or_default();
         let name = Name::new(&text(&pod.metadata.namespace), &text(&pod.metadata.name));
+        self.world.gone.remove(&name);
         self.put_pod(&name, parse::pod(pod, &self.node))
     }
 
-    /// Removes a pod.
+    /// Removes a pod. One of this node that still has addresses of the network plugin's stays until these are taken
+    /// back: who deletes a pod by force must not set its processes free.
     pub fn remove_pod(&mut self, namespace: &str, name: &str) -> bool {
-        self.put_pod(&Name::new(namespace, name), None)
+        let name = Name::new(namespace, name);
+        if self.world.holds_addresses(&name) {
+            self.world.gone.insert(name);
+            return false;
+        }
+        self.put_pod(&name, None)
     }
 
     /// The addresses that the network plugin gave to a pod of this node: its status tells them only after its
@@ -96,6 +103,9 @@ impl State {
                 .insert(name.clone(), (uid.into(), canonical));
         } else if own {
             self.world.given.remove(&name);
+        }
+        if !self.world.holds_addresses(&name) && self.world.gone.remove(&name) {
+            return self.put_pod(&name, None);
         }
         let pod = self.world.pod(&name).map(|k| k.pod.clone());
         pod.is_some_and(|pod| self.put_pod(&name, Some(pod)))
@@ -185,7 +195,7 @@ impl State {
         self.world.namespaces.get(name)?.labels.as_ref()
     }
 
-    /// Whether nothing is remembered, beside addresses that were given.
+    /// Whether nothing is remembered.
     #[cfg(test)]
     pub(super) fn is_bare(&self) -> bool {
         let other = !self.invalid.is_empty()

@@ -14,6 +14,8 @@ pub(super) struct World {
     pub(super) namespaces: BTreeMap<Arc<str>, Namespace>,
     /// Addresses that the network plugin gave to pods of this node, by the pod's name, with its UID.
     pub(super) given: BTreeMap<Name, (Box<str>, Vec<IpAddr>)>,
+    /// Pods of this node that the API has no more, but the network plugin has not taken their addresses back.
+    pub(super) gone: BTreeSet<Name>,
     /// Who says to have an address: nearly always one.
     claims: BTreeMap<IpAddr, Vec<Name>>,
     /// Labels that pods have, each once.
@@ -55,7 +57,8 @@ pub(super) fn selects_namespace(selector: &Selector, labels: Option<&Labels>) ->
 impl World {
     #[cfg(test)]
     pub(super) fn is_bare(&self) -> bool {
-        self.namespaces.is_empty() && self.claims.is_empty() && self.labels.is_empty()
+        let given = !self.given.is_empty() || !self.gone.is_empty();
+        self.namespaces.is_empty() && self.claims.is_empty() && self.labels.is_empty() && !given
     }
 
     pub(super) fn pod(&self, name: &Name) -> Option<&Known> {
@@ -65,6 +68,12 @@ impl World {
     /// Whether a pod is of this node.
     pub(super) fn is_local(&self, name: &Name) -> bool {
         self.pod(name).is_some_and(|k| k.pod.local)
+    }
+
+    /// Whether a pod has addresses of the network plugin's.
+    pub(super) fn holds_addresses(&self, name: &Name) -> bool {
+        let given = self.given.get(name).zip(self.pod(name));
+        given.is_some_and(|((uid, _), known)| known.pod.local && known.pod.uid == *uid)
     }
 
     /// Adds, replaces or removes a pod. Its labels are shared with others'.

@@ -76,6 +76,46 @@ fn addresses_count_from_when_they_are_given() {
 }
 
 #[test]
+fn a_removed_pod_is_held_until_its_addresses_are_taken_back() {
+    let own: IpAddr = "10.0.0.5".parse().expect("address");
+    let start = || {
+        let mut state = State::new("me");
+        state.set_policy(&policy("p", json!({})));
+        state.set_addresses("x", "a", "1", &[own]);
+        state.set_pod(&pod("a", |v| v["status"] = json!({"phase": "Running"})));
+        assert!(!state.remove_pod("x", "a"), "deleted by force");
+        assert_eq!(
+            isolated(&mut state),
+            ["10.0.0.5"],
+            "its processes may still run"
+        );
+        state
+    };
+    let none = Vec::<String>::new();
+    let mut state = start();
+    assert!(state.set_addresses("x", "a", "1", &[]));
+    assert_eq!(isolated(&mut state), none);
+    let mut state = start();
+    state.set_addresses("x", "a", "2", &["10.0.0.6".parse().expect("address")]);
+    assert_eq!(
+        isolated(&mut state),
+        none,
+        "the next of its name has none of its addresses"
+    );
+    let mut state = start();
+    state.set_pod(&pod("a", |v| v["status"] = json!({"phase": "Succeeded"})));
+    assert_eq!(isolated(&mut state), none, "nothing of it runs");
+    let mut state = start();
+    state.set_pod(&pod("a", |v| v["status"] = json!({"phase": "Running"})));
+    state.set_addresses("x", "a", "1", &[]);
+    assert_eq!(
+        (isolated(&mut state), state.pods().count()),
+        (none, 1),
+        "it was not removed after all"
+    );
+}
+
+#[test]
 fn an_address_has_one_owner() {
     let mut state = State::new("me");
     state.set_policy(&policy(

@@ -14,6 +14,7 @@ use crate::policy::compiled::{Compiled, Peers, Ports};
 use crate::policy::decide::{Outcome, explain};
 use crate::policy::diff::diff;
 use crate::policy::model::{Direction, Host, NamedPort, Packet, Transport};
+use crate::policy::parse;
 use crate::policy::state::State;
 use crate::policy::walk::walk;
 
@@ -221,6 +222,8 @@ struct World {
     pods: BTreeMap<Key, Pod>,
     namespaces: BTreeMap<Key, Namespace>,
     given: BTreeMap<Key, (&'static str, Vec<IpAddr>)>,
+    /// Removed, but with addresses that the network plugin did not take back.
+    gone: BTreeMap<Key, Pod>,
 }
 
 fn object<T: k8s_openapi::serde::de::DeserializeOwned>(key: &Key, mut value: Value) -> T {
@@ -237,7 +240,14 @@ impl World {
             pods: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             given: BTreeMap::new(),
+            gone: BTreeMap::new(),
         }
+    }
+
+    /// Whether a pod is kept when it is removed.
+    fn is_kept(&self, key: &Key, pod: &Pod) -> bool {
+        let given = self.given.get(key).map(|(uid, _)| *uid);
+        parse::pod(pod, "me").is_some_and(|p| p.local && given == Some(&*p.uid))
     }
 
     /// One change.
@@ -282,12 +292,21 @@ impl World {
     fn pod(&mut self, key: Key, goes: bool, dice: &mut Dice) {
         if goes {
             self.state.remove_pod(&key.0, &key.1);
-            self.pods.remove(&key);
+            self.forget(key);
         } else {
             let pod = object(&key, pod(dice));
             self.state.set_pod(&pod);
             assert!(!self.state.set_pod(&pod), "nothing changed");
+            self.gone.remove(&key);
             self.pods.insert(key, pod);
+        }
+    }
+
+    fn forget(&mut self, key: Key) {
+        if let Some(pod) = self.pods.remove(&key)
+            && self.is_kept(&key, &pod)
+        {
+            self.gone.insert(key, pod);
         }
     }
 
@@ -300,20 +319,29 @@ impl World {
         } else if self.given.get(&key).is_some_and(|(u, _)| *u == uid) {
             self.given.remove(&key);
         }
+        let gone = std::mem::take(&mut self.gone);
+        let kept = gone.into_iter().filter(|(key, pod)| self.is_kept(key, pod));
+        self.gone = kept.collect();
     }
 
     fn retain(&mut self, dice: &mut Dice) {
-        fn kept<T>(all: &mut BTreeMap<Key, T>, dice: &mut Dice) -> BTreeSet<Key> {
-            all.retain(|_, _| !dice.seldom(3));
-            all.keys().cloned().collect()
+        fn kept<T>(all: &BTreeMap<Key, T>, dice: &mut Dice) -> BTreeSet<Key> {
+            all.keys().filter(|_| !dice.seldom(3)).cloned().collect()
         }
-        let names = [
-            kept(&mut self.policies, dice),
-            kept(&mut self.pods, dice),
-            kept(&mut self.namespaces, dice),
-        ];
+        let policies = kept(&self.policies, dice);
+        let pods = kept(&self.pods, dice);
+        let namespaces = kept(&self.namespaces, dice);
         self.state
-            .retain(Some(&names[0]), Some(&names[1]), Some(&names[2]));
+            .retain(Some(&policies), Some(&pods), Some(&namespaces));
+        self.policies.retain(|key, _| policies.contains(key));
+        self.namespaces.retain(|key, _| namespaces.contains(key));
+        let removed: Vec<Key> = self
+            .pods
+            .keys()
+            .filter(|key| !pods.contains(*key))
+            .cloned()
+            .collect();
+        removed.into_iter().for_each(|key| self.forget(key));
     }
 
     /// A state that is told everything at once, the last first.
@@ -327,6 +355,10 @@ impl World {
         }
         for pod in self.pods.values().rev() {
             state.set_pod(pod);
+        }
+        for (key, pod) in &self.gone {
+            state.set_pod(pod);
+            state.remove_pod(&key.0, &key.1);
         }
         for namespace in self.namespaces.values().rev() {
             state.set_namespace(namespace);
@@ -435,6 +467,9 @@ impl Met {
         }
         let none = BTreeSet::new();
         world.state.retain(Some(&none), Some(&none), Some(&none));
+        for ((namespace, pod), (uid, _)) in &world.given {
+            world.state.set_addresses(namespace, pod, uid, &[]);
+        }
         world.state.sync();
         assert!(world.state.is_bare(), "all is forgotten");
     }
