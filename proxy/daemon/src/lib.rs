@@ -10,10 +10,11 @@ mod feed;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 pub use keelson_proxy_plan::options::{Options, Pods};
 use keelson_proxy_plan::state::{Here, State};
+use kube::runtime::watcher;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +60,9 @@ impl Default for Config {
     }
 }
 
+/// The label of a Node that says in which zone it is.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// Time to wait after a write failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -70,6 +74,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let mut services = feed::watch::<Service>(&client);
     let mut slices = feed::watch::<EndpointSlice>(&client);
+    let mut node = feed::watch_one::<Node>(&client, &config.node_name);
     let mut proxy = Proxy::new(config)?;
     let mut resync = tokio::time::interval(proxy.config.resync);
     loop {
@@ -78,6 +83,10 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
             Some(event) = services.next() => proxy.service(event),
             Some(event) = slices.next() => proxy.slice(event),
+            Some(event) = node.next() => if proxy.node(event) {
+                // Hints are read as seen from a zone: they are all read again.
+                slices = feed::watch::<EndpointSlice>(&client);
+            },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => proxy.sync().await,
             _ = resync.tick() => proxy.look_for_drift(),
         }
@@ -128,6 +137,26 @@ impl Proxy {
             feed::Change::Listed(all) => state.retain(Some(&all), None),
         });
         self.dirty(changed);
+    }
+
+    /// Whether we are in another zone than we thought.
+    fn node(&mut self, event: Watched<Node>) -> bool {
+        let (watcher::Event::Apply(node) | watcher::Event::InitApply(node)) = (match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::debug!(%error, "watch of the node interrupted");
+                return false;
+            }
+        }) else {
+            return false;
+        };
+        let zone = node.metadata.labels.and_then(|mut l| l.remove(ZONE));
+        let moved = zone != self.here.zone;
+        if moved {
+            tracing::info!(zone, node = self.here.node, "zone of this node");
+            self.here.zone = zone;
+        }
+        moved
     }
 
     fn slice(&mut self, event: Watched<EndpointSlice>) {
