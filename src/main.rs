@@ -3,6 +3,7 @@
 mod cleanup;
 mod cluster;
 mod doctor;
+mod explain;
 mod image;
 mod images;
 mod join;
@@ -53,6 +54,8 @@ enum Command {
     Agent(Box<AgentOptions>),
     /// Runs the service proxy alone, against any Kubernetes API server.
     Proxy(proxy::Args),
+    /// Answers about what runs, from the live state of this node: where does a connection go, and why?
+    Explain(explain::Args),
     /// Makes, lists and deletes the tokens that nodes join with.
     Token(token::Args),
     /// Ends all pods of this node and removes what keelson put into the kernel and under its directories of state.
@@ -104,6 +107,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Server(options) => server::run(options.load()?, signals()?).await,
         Command::Agent(options) => node::run_agent(options.load()?, signals()?).await,
         Command::Proxy(args) => proxy::run(args, signals()?).await,
+        Command::Explain(args) => explain::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Cleanup(args) => cleanup::run(*args).await,
         Command::Doctor(args) => doctor::run(*args).await,

@@ -5,6 +5,7 @@
 //! ```
 
 mod backend;
+pub mod explain;
 mod feed;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+pub use keelson_proxy_plan::model::Protocol;
 pub use keelson_proxy_plan::options::{Options, Pods};
 use keelson_proxy_plan::state::{Here, State};
 use kube::runtime::watcher;

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use keelson_proxy_plan::conntrack::{Flow, Wanted};
-use keelson_proxy_plan::model::Family;
+use keelson_proxy_plan::explain::Connection;
+use keelson_proxy_plan::model::Protocol::{Sctp, Tcp, Udp};
+use keelson_proxy_plan::model::{self, Family};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -41,20 +43,53 @@ pub fn clean(wanted: &Wanted) -> Result<usize, Error> {
 /// UDP flows of a family, each with the tuple that names it.
 fn udp_flows(family: Family) -> Result<Vec<(Flow, Vec<Tuple>)>, Error> {
     let mut flows = Vec::new();
+    each_entry(family, |original, reply| {
+        if let Some(c) = connection(&original, &reply)
+            && c.protocol == Udp
+        {
+            let flow = Flow {
+                destination: c.destination,
+                answerer: c.answerer,
+            };
+            flows.push((flow, original));
+        }
+    })?;
+    Ok(flows)
+}
+
+/// All connections of a family. Blocks: call it where that is allowed.
+pub fn connections(family: Family) -> Result<Vec<Connection>, Error> {
+    let mut all = Vec::new();
+    each_entry(family, |original, reply| {
+        all.extend(connection(&original, &reply))
+    })?;
+    Ok(all)
+}
+
+fn each_entry(family: Family, mut each: impl FnMut(Vec<Tuple>, Vec<Tuple>)) -> Result<(), Error> {
     converse(
         family,
         ConntrackMessage::Get(vec![]),
         NLM_F_DUMP,
         "dump conntrack",
         |message| {
-            if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) =
-                message.inner
-            {
-                flows.extend(parse(attributes));
+            let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner
+            else {
+                return;
+            };
+            let (mut original, mut reply) = (None, None);
+            for attribute in attributes {
+                match attribute {
+                    ConntrackAttribute::CtaTupleOrig(t) => original = Some(t),
+                    ConntrackAttribute::CtaTupleReply(t) => reply = Some(t),
+                    _ => {}
+                }
+            }
+            if let (Some(original), Some(reply)) = (original, reply) {
+                each(original, reply);
             }
         },
-    )?;
-    Ok(flows)
+    )
 }
 
 fn delete(family: Family, original: Vec<Tuple>) -> Result<(), Error> {
@@ -68,31 +103,23 @@ fn delete(family: Family, original: Vec<Tuple>) -> Result<(), Error> {
     }
 }
 
-fn parse(attributes: Vec<ConntrackAttribute>) -> Option<(Flow, Vec<Tuple>)> {
-    let (mut original, mut reply) = (None, None);
-    for attribute in attributes {
-        match attribute {
-            ConntrackAttribute::CtaTupleOrig(t) => original = Some(t),
-            ConntrackAttribute::CtaTupleReply(t) => reply = Some(t),
-            _ => {}
-        }
-    }
-    let (original, reply) = (original?, reply?);
-    let (from, to) = (ends(&original)?, ends(&reply)?);
-    Some((
-        Flow {
-            destination: from.1,
-            answerer: to.0,
-        },
-        original,
-    ))
+fn connection(original: &[Tuple], reply: &[Tuple]) -> Option<Connection> {
+    let (protocol, client, destination) = ends(original)?;
+    let (_, answerer, answered) = ends(reply)?;
+    Some(Connection {
+        protocol,
+        client,
+        destination,
+        answerer,
+        answered,
+    })
 }
 
 type End = (IpAddr, u16);
 
-/// Source and destination of a UDP tuple; `None` for other protocols.
-fn ends(tuple: &[Tuple]) -> Option<(End, End)> {
-    let (mut ips, mut ports, mut udp) = ((None, None), (None, None), false);
+/// Protocol, source and destination of a tuple; `None` for protocols without ports.
+fn ends(tuple: &[Tuple]) -> Option<(model::Protocol, End, End)> {
+    let (mut ips, mut ports, mut protocol) = ((None, None), (None, None), None);
     for part in tuple {
         match part {
             Tuple::Ip(list) => list.iter().for_each(|ip| match ip {
@@ -101,7 +128,7 @@ fn ends(tuple: &[Tuple]) -> Option<(End, End)> {
                 _ => {}
             }),
             Tuple::Proto(list) => list.iter().for_each(|p| match p {
-                ProtoTuple::Protocol(p) => udp = *p == Protocol::Udp,
+                ProtoTuple::Protocol(p) => protocol = known(p),
                 ProtoTuple::SourcePort(p) => ports.0 = Some(*p),
                 ProtoTuple::DestinationPort(p) => ports.1 = Some(*p),
                 _ => {}
@@ -109,8 +136,13 @@ fn ends(tuple: &[Tuple]) -> Option<(End, End)> {
             _ => {}
         }
     }
-    udp.then_some(())?;
-    Some(((ips.0?, ports.0?), (ips.1?, ports.1?)))
+    Some((protocol?, (ips.0?, ports.0?), (ips.1?, ports.1?)))
+}
+
+fn known(protocol: &Protocol) -> Option<model::Protocol> {
+    let number = u8::from(*protocol);
+    let all = [Tcp, Udp, Sctp];
+    all.into_iter().find(|p| p.number() == number)
 }
 
 /// Sends a message and hands every answer on until the kernel says that it was the last.

@@ -3,6 +3,7 @@
 pub mod conntrack;
 pub mod iptables;
 pub mod nft;
+pub mod node;
 pub mod sysctl;
 
 /// What went wrong, naming the action.

@@ -5,6 +5,7 @@
 
 pub mod conntrack;
 pub mod decide;
+pub mod explain;
 pub mod iptables;
 pub mod model;
 pub mod nft;

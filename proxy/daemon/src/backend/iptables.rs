@@ -20,14 +20,18 @@ pub(crate) struct Iptables {
     sides: Vec<Side>,
 }
 
+pub(crate) fn options(config: &Config, family: Family) -> Options {
+    Options {
+        family,
+        cluster_cidrs: config.rules.pod_nets(family),
+        localhost_node_ports: config.rules.localhost_node_ports,
+    }
+}
+
 impl Iptables {
     pub(crate) fn new(config: &Config) -> Self {
         let side = |family| Side {
-            options: Options {
-                family,
-                cluster_cidrs: config.rules.pod_nets(family),
-                localhost_node_ports: config.rules.localhost_node_ports,
-            },
+            options: options(config, family),
             applied: None,
             absent: false,
         };

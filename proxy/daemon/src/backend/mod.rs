@@ -9,6 +9,7 @@ use keelson_proxy_plan::state::State;
 
 use crate::{Config, Mode};
 use iptables::Iptables;
+pub(crate) use iptables::options as iptables_options;
 use nftables::Nftables;
 
 enum Kind {
