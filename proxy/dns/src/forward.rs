@@ -217,9 +217,7 @@ impl Forwarder {
         let asked = tokio::time::timeout(DEADLINE, self.ask_all(&name, &ask)).await;
         let answer = asked.ok().flatten().map(Arc::new);
         let now = Instant::now();
-        let Some(stored) =
-            answer.filter(|s| s.code != ResponseCode::ServFail && s.code != ResponseCode::Refused)
-        else {
+        let Some(stored) = answer.filter(|s| is_answer(s.code)) else {
             lock(&self.cache).failed(key, now);
             return Given::Nothing;
         };
@@ -280,6 +278,13 @@ impl Forwarder {
         cache.purge(now);
         self.metrics.remembered(cache.len());
     }
+}
+
+/// The code says something of the name, and not of a server that can't or won't.
+fn is_answer(code: ResponseCode) -> bool {
+    let refusal = matches!(code, ResponseCode::ServFail | ResponseCode::Refused);
+    // Larger ones are of EDNS, which is between the two who speak it.
+    !refusal && u16::from(code) < 16
 }
 
 /// Takes an exchange off the list, however it ends.

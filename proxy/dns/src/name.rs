@@ -81,7 +81,7 @@ impl Name {
     }
 
     /// The name from a label on.
-    pub(crate) fn from_label(&self, label: usize) -> &[u8] {
+    pub(crate) fn ending(&self, label: usize) -> &[u8] {
         self.bytes
             .get(self.start(label)..usize::from(self.len))
             .unwrap_or_default()
@@ -90,7 +90,7 @@ impl Name {
     /// Labels in front of a zone; `None` for a name that is not in it.
     pub(crate) fn above(&self, zone: &ZoneName) -> Option<usize> {
         let above = self.labels().checked_sub(zone.labels)?;
-        (self.from_label(above) == &*zone.wire).then_some(above)
+        (self.ending(above) == &*zone.wire).then_some(above)
     }
 }
 

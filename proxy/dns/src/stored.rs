@@ -145,7 +145,8 @@ impl Stored {
         out: &mut Vec<u8>,
     ) {
         let mut reply = Reply::new(head, most, out);
-        if self.authentic {
+        // Only for those who know what it means (RFC 6840 section 5.8).
+        if self.authentic && (head.dnssec_ok() || head.flags & AUTHENTIC != 0) {
             reply.flag(AUTHENTIC);
         }
         let mut pieces = self.pieces();
@@ -241,5 +242,189 @@ fn rotate(answers: &mut [Piece<'_>], turn: usize) {
     let many = addresses.iter().take_while(|p| is_address(p)).count();
     if let Some(addresses) = addresses.get_mut(..many) {
         addresses.rotate_left(turn % many);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{MessageType, OpCode, Query};
+    use hickory_proto::rr::rdata::{A, CNAME, HTTPS, MX, SOA, SRV, SVCB, TXT};
+    use hickory_proto::rr::{Name, RData};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::query;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).expect("name")
+    }
+
+    fn message(
+        code: ResponseCode,
+        answers: &[(&str, u32, RData)],
+        minimum: Option<u32>,
+    ) -> Message {
+        let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+        message.metadata.response_code = code;
+        message.add_query(Query::query(name("a.test."), RecordType::A));
+        let record = |(owner, ttl, data): &(&str, u32, RData)| {
+            Record::from_rdata(name(owner), *ttl, data.clone())
+        };
+        message.add_answers(answers.iter().map(record));
+        if let Some(minimum) = minimum {
+            let soa = SOA::new(name("ns.test."), name("admin.test."), 1, 2, 3, 4, minimum);
+            message.add_authority(Record::from_rdata(name("test."), 300, RData::SOA(soa)));
+        }
+        message
+    }
+
+    fn address(last: u8) -> RData {
+        RData::A(A([198, 51, 100, last].into()))
+    }
+
+    fn alias(target: &str) -> RData {
+        RData::CNAME(CNAME(name(target)))
+    }
+
+    /// Records of all the forms that names in data have.
+    fn all_kinds() -> Message {
+        let https = SVCB::new(1, name("h.a.test."), Vec::new());
+        let records = [
+            ("a.test.", 60, alias("b.test.")),
+            ("b.test.", 60, address(1)),
+            ("b.test.", 60, address(2)),
+            ("b.test.", 60, RData::MX(MX::new(10, name("mail.test.")))),
+            (
+                "b.test.",
+                60,
+                RData::SRV(SRV::new(1, 2, 3, name("a.test."))),
+            ),
+            (
+                "b.test.",
+                60,
+                RData::TXT(TXT::new(vec!["some text".into()])),
+            ),
+            ("b.test.", 60, RData::HTTPS(HTTPS(https))),
+        ];
+        message(ResponseCode::NoError, &records, Some(60))
+    }
+
+    fn written(stored: &Stored, most: usize) -> Message {
+        let question = Message::new(9, MessageType::Query, OpCode::Query);
+        let wire = {
+            let mut question = question;
+            question.add_query(Query::query(name("A.test."), RecordType::A));
+            question.to_vec().expect("question")
+        };
+        let query = query::read(&wire).expect("query");
+        let mut out = Vec::new();
+        stored.write(&query.head, 0, |ttl| ttl, most, &mut out);
+        assert!(out.len() <= most);
+        Message::from_vec(&out).expect("an answer that hickory can read")
+    }
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let message = all_kinds();
+        let stored = Stored::new(&message).expect("stored");
+        let out = written(&stored, 65_535);
+        assert_eq!(
+            (&out.answers, &out.authorities),
+            (&message.answers, &message.authorities)
+        );
+        let cut = written(&stored, 80);
+        assert!(
+            cut.metadata.truncation
+                && cut.answers.len() < out.answers.len()
+                && cut.authorities.is_empty()
+        );
+    }
+
+    #[test]
+    fn answers_are_remembered_as_long_as_they_say() {
+        use ResponseCode::{NXDomain, NoError, Refused};
+        type Records<'a> = &'a [(&'a str, u32, RData)];
+        let two = [("a.test.", 60, address(1)), ("a.test.", 40, address(2))];
+        let aliased = [
+            ("a.test.", 20, alias("b.test.")),
+            ("b.test.", 60, address(1)),
+        ];
+        let dangling = [("a.test.", 20, alias("b.test."))];
+        let cases: &[(&str, ResponseCode, Records<'_>, Option<u32>, Option<u64>)] = &[
+            ("the shortest-lived", NoError, &two, None, Some(40)),
+            ("an alias too", NoError, &aliased, Some(5), Some(20)),
+            (
+                "an hour at most",
+                NoError,
+                &[("a.test.", 90_000, address(1))],
+                None,
+                Some(3600),
+            ),
+            (
+                "not at all",
+                NoError,
+                &[("a.test.", 0, address(1))],
+                None,
+                None,
+            ),
+            (
+                "nothing, as the zone says",
+                NoError,
+                &[],
+                Some(60),
+                Some(60),
+            ),
+            (
+                "nothing, by the authority's own time",
+                NXDomain,
+                &[],
+                Some(9000),
+                Some(300),
+            ),
+            (
+                "nothing behind an alias",
+                NXDomain,
+                &dangling,
+                Some(60),
+                Some(20),
+            ),
+            ("nothing, unsaid", NXDomain, &[], None, None),
+            (
+                "nothing behind an alias, unsaid",
+                NoError,
+                &dangling,
+                None,
+                None,
+            ),
+            ("a refusal", Refused, &[], Some(60), None),
+        ];
+        for (case, code, records, minimum, expected) in cases {
+            let stored = Stored::new(&message(*code, records, *minimum)).expect("stored");
+            assert_eq!(
+                stored.ttl(RecordType::A),
+                expected.map(Duration::from_secs),
+                "{case}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_says_can_be_told(changes in prop::collection::vec((0..400_usize, any::<u8>()), 0..6)) {
+            let mut wire = all_kinds().to_vec().expect("wire");
+            for (at, to) in changes {
+                if let Some(byte) = wire.get_mut(at) {
+                    *byte = to;
+                }
+            }
+            if let Some(stored) = Message::from_vec(&wire).ok().and_then(|m| Stored::new(&m)) {
+                let _ = stored.ttl(RecordType::A);
+                prop_assert_eq!(stored.pieces().count(), stored.counts.iter().map(|c| usize::from(*c)).sum::<usize>());
+                let mut out = Vec::new();
+                let question = all_kinds().to_vec().expect("wire");
+                let head = query::Head { id: 1, flags: 0, question: question.get(12..24).unwrap_or_default(), edns: None };
+                stored.write(&head, 1, |ttl| ttl, 65_535, &mut out);
+            }
+        }
     }
 }

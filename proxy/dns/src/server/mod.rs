@@ -195,3 +195,69 @@ impl Asking {
         stored.code
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::Message;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cache::Cache;
+
+    fn core() -> Core {
+        let mut zone = Zone::new("cluster.local", Vec::new()).expect("zone");
+        for (name, ip) in [("web", "10.0.0.1"), ("many", "None")] {
+            let service = json!({"metadata": {"namespace": "ns", "name": name},
+                "spec": {"clusterIP": ip, "ports": [{"name": "http", "port": 80}]}});
+            zone.set_service(&serde_json::from_value(service).expect("service"));
+        }
+        let endpoints: Vec<_> = (0..90)
+            .map(|i| json!({"addresses": [format!("10.1.0.{i}")]}))
+            .collect();
+        let slice = json!({"metadata": {"namespace": "ns", "name": "many-1", "labels": {"kubernetes.io/service-name": "many"}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 80}], "endpoints": endpoints});
+        zone.set_slice(&serde_json::from_value(slice).expect("slice"));
+        let metrics = Arc::new(Metrics::default());
+        let forwarder = Arc::new(Forwarder::new(Cache::new(10, 10_000), metrics.clone()));
+        let core = Core::new(zone, forwarder, metrics, TaskTracker::new());
+        core.synced.store(true, Ordering::Release);
+        core
+    }
+
+    const QUESTIONS: [&[u8]; 3] = [
+        b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01\x03web\x02ns\x03svc\x07cluster\x05local\0\0\x01\0\x01\0\0\x29\x10\0\0\0\0\0\0\0",
+        b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x05_http\x04_tcp\x04many\x02ns\x03svc\x07cluster\x05local\0\0\x21\0\x01",
+        b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x011\x010\x010\x0210\x07in-addr\x04arpa\0\0\x0c\0\x01",
+    ];
+
+    proptest! {
+        #[test]
+        fn any_message_gets_a_well_formed_answer_or_none(
+            which in 0..QUESTIONS.len(),
+            changes in prop::collection::vec((2..60_usize, any::<u8>()), 0..4),
+            cut in 0..80_usize,
+            tcp in any::<bool>(),
+        ) {
+            let mut wire = QUESTIONS[which].to_vec();
+            for (at, to) in changes {
+                if let Some(byte) = wire.get_mut(at) {
+                    *byte = to;
+                }
+            }
+            wire.truncate(cut.max(10));
+            let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+            let mut out = Vec::new();
+            if let (_, Step::Done(code, _)) = core().step(&wire, transport, 3, &mut out) {
+                prop_assert!(tcp || out.len() <= usize::from(query::MAX_UDP));
+                prop_assert_eq!(&out[..2], &wire[..2]);
+                prop_assert!(out[2] & 0x80 != 0);
+                prop_assert_eq!(u16::from(out[3] & 0xf), u16::from(code) & 0xf);
+                // hickory takes no names that are not text, which questions may have.
+                if wire.is_ascii() {
+                    prop_assert!(Message::from_vec(&out).is_ok());
+                }
+            }
+        }
+    }
+}

@@ -415,7 +415,7 @@ fn behind<'z>(aliases: &[&'z [u8]], mut answer: Answer<'z>) -> Answer<'z> {
 /// The address that a name of `in-addr.arpa` or `ip6.arpa` stands for.
 fn reversed(name: &Name) -> Option<IpAddr> {
     let labels = name.labels();
-    if labels == 6 && name.from_label(4) == b"\x07in-addr\x04arpa\0" {
+    if labels == 6 && name.ending(4) == b"\x07in-addr\x04arpa\0" {
         let mut bytes = [0; 4];
         for (i, byte) in bytes.iter_mut().enumerate() {
             let text = std::str::from_utf8(name.label(3 - i)).ok()?;
@@ -423,7 +423,7 @@ fn reversed(name: &Name) -> Option<IpAddr> {
         }
         return Some(Ipv4Addr::from(bytes).into());
     }
-    if labels == 34 && name.from_label(32) == b"\x03ip6\x04arpa\0" {
+    if labels == 34 && name.ending(32) == b"\x03ip6\x04arpa\0" {
         let mut value = 0_u128;
         for i in (0..32).rev() {
             let text = std::str::from_utf8(name.label(i))

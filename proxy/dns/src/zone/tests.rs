@@ -686,11 +686,15 @@ fn a_slice_can_change_its_service() {
     assert!(ask(&zone, "2.0.0.172.in-addr.arpa.", PTR).contains("hdlsprtls"));
 }
 
+/// Last byte of its address; it is ready; it has a host name.
+type Pod = (u8, bool, bool);
+
 /// A change to the cluster.
 #[derive(Clone, Debug)]
 enum Change {
     Service(u8, Option<u8>),
-    Slice(u8, Option<(u8, Vec<(u8, bool, bool)>)>),
+    /// Of which service, and its endpoints.
+    Slice(u8, Option<(u8, Vec<Pod>)>),
     Relist,
 }
 
