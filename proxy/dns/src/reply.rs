@@ -7,7 +7,7 @@ use hickory_proto::rr::RecordType;
 
 use crate::answer::{Answer, Data, Host, Owner, Record, Target, dashed};
 use crate::name;
-use crate::query::{AUTHORITATIVE, HEADER, Head, MAX_UDP, Query, TRUNCATED};
+use crate::query::{self, AUTHORITATIVE, HEADER, Head, MAX_UDP, Query, TRUNCATED};
 use crate::zone::Zone;
 
 /// How long the cluster's records may be remembered, in seconds: CoreDNS's default.
@@ -246,6 +246,13 @@ pub(crate) fn write(
 /// Writes an answer that is only a code.
 pub(crate) fn write_code(head: &Head<'_>, code: ResponseCode, out: &mut Vec<u8>) {
     Reply::new(head, usize::MAX, out).finish(head, code);
+}
+
+/// Writes that a question can't be answered now.
+pub(crate) fn write_failure(wire: &[u8], out: &mut Vec<u8>) {
+    if let Ok(query) = query::read(wire) {
+        write_code(&query.head, ResponseCode::ServFail, out);
+    }
 }
 
 impl Reply<'_> {

@@ -344,13 +344,14 @@ mod tests {
     fn answers_are_remembered_as_long_as_they_say() {
         use ResponseCode::{NXDomain, NoError, Refused};
         type Records<'a> = &'a [(&'a str, u32, RData)];
+        type Case<'a> = (&'a str, ResponseCode, Records<'a>, Option<u32>, Option<u64>);
         let two = [("a.test.", 60, address(1)), ("a.test.", 40, address(2))];
         let aliased = [
             ("a.test.", 20, alias("b.test.")),
             ("b.test.", 60, address(1)),
         ];
         let dangling = [("a.test.", 20, alias("b.test."))];
-        let cases: &[(&str, ResponseCode, Records<'_>, Option<u32>, Option<u64>)] = &[
+        let cases: &[Case<'_>] = &[
             ("the shortest-lived", NoError, &two, None, Some(40)),
             ("an alias too", NoError, &aliased, Some(5), Some(20)),
             (

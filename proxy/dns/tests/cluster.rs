@@ -3,9 +3,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use keelson_dns::Config;
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto};
 use serde_json::json;
 use support::{Server, code, question, question_of_size, records};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -159,6 +162,44 @@ async fn hostile_datagrams_change_nothing() {
     }
     for _ in 0..3 {
         assert_eq!(server.ask(WEB, RecordType::A).await.answers.len(), 1);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_forged_sender_takes_no_answer_from_others() {
+    let server = server().await;
+    let wire = question(WEB, RecordType::A).to_vec().expect("question");
+    // From port 0, to which nothing can be sent. The kernel adds the IP header and this test the UDP one.
+    let raw = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::UDP))
+        .expect("raw socket");
+    let header = [
+        0,
+        server.address.port(),
+        u16::try_from(8 + wire.len()).expect("length"),
+        0,
+    ];
+    let header: Vec<u8> = header.iter().flat_map(|w| w.to_be_bytes()).collect();
+    let others: Vec<_> = (0..10)
+        .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").expect("socket"))
+        .collect();
+    // Without a pause in which the server, which is on this thread, could read them one by one.
+    for other in &others {
+        rustix::net::sendto(
+            &raw,
+            &[&header[..], &wire].concat(),
+            SendFlags::empty(),
+            &server.address,
+        )
+        .expect("send");
+        other.send_to(&wire, server.address).expect("send");
+    }
+    for other in others {
+        other.set_nonblocking(true).expect("socket");
+        let other = tokio::net::UdpSocket::from_std(other).expect("socket");
+        let answered =
+            tokio::time::timeout(Duration::from_secs(10), other.recv(&mut [0; 512])).await;
+        assert!(answered.expect("an answer").expect("received") > wire.len());
     }
     server.stop().await;
 }
