@@ -278,7 +278,11 @@ impl Bound {
             () = maintain(&core, &source, &stub_domains, known) => Ok(()),
             Some(joined) = sockets.join_next() => match joined {
                 Ok((address, ended)) => ended.map_err(|error| Error::Serve(address, error)),
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is going away.
+                    Err(_) => Ok(()),
+                },
             },
         };
         stop.cancel();

@@ -16,8 +16,6 @@ use crate::name::{self, ZoneName};
 pub(crate) use lookup::Asked;
 use object::{Service, Slice};
 
-/// Namespace and name.
-type ObjectName = (Box<str>, Box<str>);
 type Names = BTreeSet<(String, String)>;
 
 /// Place of a service in the table.
@@ -37,8 +35,8 @@ pub(crate) struct Zone {
     free: Vec<Id>,
     /// How many services a namespace has, by its label as on the wire.
     namespaces: HashMap<Box<[u8]>, u32>,
-    /// Whose the slices are.
-    owners: HashMap<ObjectName, Id>,
+    /// Whose the slices are, by `NAMESPACE/NAME`.
+    owners: HashMap<Box<str>, Id>,
     /// Who has an address, as its own or as an endpoint's.
     reverse_v4: BTreeSet<(Ipv4Addr, Id)>,
     reverse_v6: BTreeSet<(Ipv6Addr, Id)>,
@@ -121,12 +119,12 @@ impl Zone {
         let (Some(service), Some(parsed)) = (service, Slice::parse(slice)) else {
             return self.remove_slice(namespace, name);
         };
-        let object = (namespace.as_str().into(), name.as_str().into());
+        let object = object_name(namespace, name);
         let mut changed = false;
         let known = key(namespace, service).and_then(|key| self.names.get(&*key).copied());
         if self
             .owners
-            .get(&object)
+            .get(&*object)
             .is_some_and(|owner| known != Some(*owner))
         {
             changed = self.remove_slice(namespace, name);
@@ -134,14 +132,13 @@ impl Zone {
         let Some(id) = self.place(namespace, service) else {
             return changed;
         };
-        let name = object.1.clone();
         self.owners.insert(object, id);
-        self.replace_slice(id, &name, Some(parsed)) | changed
+        self.replace_slice(id, name, Some(parsed)) | changed
     }
 
     /// Removes an EndpointSlice.
     pub(crate) fn remove_slice(&mut self, namespace: &str, name: &str) -> bool {
-        let owner = self.owners.remove(&(namespace.into(), name.into()));
+        let owner = self.owners.remove(&*object_name(namespace, name));
         owner.is_some_and(|id| self.replace_slice(id, name, None))
     }
 
@@ -162,16 +159,12 @@ impl Zone {
         if let Some(keep) = slices {
             let keep: BTreeSet<_> = keep
                 .iter()
-                .map(|(namespace, name)| (namespace.as_str(), name.as_str()))
+                .map(|(namespace, name)| object_name(namespace, name))
                 .collect();
-            let gone: Vec<_> = self
-                .owners
-                .keys()
-                .filter(|(a, b)| !keep.contains(&(&**a, &**b)))
-                .cloned()
-                .collect();
-            for (namespace, name) in gone {
-                changed |= self.remove_slice(&namespace, &name);
+            let owners = self.owners.keys().filter(|name| !keep.contains(*name));
+            let gone: Vec<_> = owners.cloned().collect();
+            for (namespace, name) in gone.iter().filter_map(|name| name.split_once('/')) {
+                changed |= self.remove_slice(namespace, name);
             }
         }
         changed
@@ -300,6 +293,11 @@ fn key(namespace: &str, name: &str) -> Option<Box<[u8]>> {
     name::push_label(&mut key, name)?;
     name::push_label(&mut key, namespace)?;
     Some(key.into())
+}
+
+/// An object's name in the whole cluster.
+fn object_name(namespace: &str, name: &str) -> Box<str> {
+    format!("{namespace}/{name}").into()
 }
 
 /// The namespace's label in a key.

@@ -35,7 +35,8 @@ pub(super) struct Service {
 pub(super) struct Port {
     /// Empty for one without a name.
     name: Box<str>,
-    protocol: Box<str>,
+    /// Its label in DNS, without the underscore.
+    protocol: &'static str,
     pub(super) number: u16,
 }
 
@@ -105,10 +106,15 @@ impl Port {
     fn parse(name: Option<&str>, protocol: Option<&str>, number: Option<i32>) -> Option<Self> {
         let number = u16::try_from(number?).ok().filter(|n| *n > 0)?;
         let name = name.unwrap_or_default().to_ascii_lowercase();
-        let protocol = protocol.unwrap_or("TCP").to_ascii_lowercase();
+        let protocol = match protocol.unwrap_or("TCP") {
+            "TCP" => "tcp",
+            "UDP" => "udp",
+            "SCTP" => "sctp",
+            _ => return None,
+        };
         (name.len() < MAX_LABEL).then(|| Self {
             name: name.into(),
-            protocol: protocol.into(),
+            protocol,
             number,
         })
     }
