@@ -223,6 +223,10 @@ async fn hostile_connections_are_ended_and_bounded() {
         connection.0.write_all(bytes).await.expect("write");
         assert!(connection.receive().await.is_none(), "{bytes:?}");
     }
+    let mut long = server.connect().await;
+    let wire = question(WEB, RecordType::A).to_vec().expect("question");
+    long.send(&[wire, vec![0; 5000]].concat()).await;
+    assert!(long.receive().await.is_none(), "longer than any question");
     let mut garbage = server.connect().await;
     garbage.send(&[0x12; 40]).await;
     let answer = garbage
@@ -278,6 +282,33 @@ async fn an_address_may_come_later_and_sockets_may_be_several() {
     server.service("web", json!({"clusterIP": "10.43.0.9"}));
     for _ in 0..20 {
         assert_eq!(server.ask(WEB, RecordType::A).await.answers.len(), 1);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn both_families_are_served() {
+    let listen = vec![
+        ([127, 0, 0, 1], 0).into(),
+        "[::1]:0".parse().expect("address"),
+    ];
+    let mut server = Server::start(Config {
+        listen,
+        ..Config::default()
+    })
+    .await;
+    server.service("web", json!({"clusterIPs": ["10.43.0.9", "fd43::9"]}));
+    for _ in 0..2 {
+        let answer = server.ask(WEB, RecordType::AAAA).await;
+        assert_eq!(records(&answer), [format!("{WEB} 5 IN AAAA fd43::9")]);
+        let mut connection = server.connect().await;
+        connection
+            .send(&question(WEB, RecordType::A).to_vec().expect("question"))
+            .await;
+        assert_eq!(connection.receive().await.expect("answer").answers.len(), 1);
+        let own = server.ask("ns.dns.cluster.local.", RecordType::AAAA).await;
+        assert_eq!(records(&own), ["ns.dns.cluster.local. 5 IN AAAA ::1"]);
+        server.address = server.addresses[1];
     }
     server.stop().await;
 }

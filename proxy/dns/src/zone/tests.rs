@@ -549,6 +549,39 @@ fn external_names() {
 }
 
 #[test]
+fn aliases_are_followed_so_far() {
+    let mut zone = zone();
+    for i in 0..9 {
+        let next = if i == 0 {
+            "svc1".to_owned()
+        } else {
+            format!("chain{}", i - 1)
+        };
+        let target = format!("{next}.testns.svc.cluster.local");
+        zone.set_service(&service(
+            &format!("chain{i}"),
+            json!({"type": "ExternalName", "externalName": target}),
+        ));
+    }
+    let records = |name: &str| {
+        let message = ask_at(
+            &zone,
+            &format!("{name}.testns.svc.cluster.local."),
+            A,
+            0,
+            65_535,
+        )
+        .expect("answer");
+        message.answers.len()
+    };
+    assert_eq!(
+        (records("chain7"), records("chain8")),
+        (9, 0),
+        "eight and the address, and no further"
+    );
+}
+
+#[test]
 fn pods() {
     check(&[
         (

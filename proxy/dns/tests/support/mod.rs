@@ -19,7 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running server.
 pub(crate) struct Server {
+    /// The one that is asked.
     pub(crate) address: SocketAddr,
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) handle: Handle,
     pub(crate) registry: Registry,
     running: Option<tokio::task::JoinHandle<()>>,
@@ -43,14 +45,15 @@ impl Server {
         let (handle, mut registry) = (dns.handle(), Registry::default());
         dns.register(&mut registry);
         let bound: Bound = dns.bind().expect("sockets");
-        let address = bound.addresses()[0];
+        let addresses = bound.addresses();
         let token = CancellationToken::new();
         let shutdown = token.clone().drop_guard();
         let running = Some(tokio::spawn(async move {
             bound.run(token).await.expect("server")
         }));
         Self {
-            address,
+            address: addresses[0],
+            addresses,
             handle,
             registry,
             running,
@@ -112,7 +115,12 @@ impl Server {
 
     /// Sends any bytes and gives what comes back, if anything does.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
+        let any = if self.address.is_ipv4() {
+            "127.0.0.1:0"
+        } else {
+            "[::1]:0"
+        };
+        let socket = UdpSocket::bind(any).await.expect("socket");
         socket.connect(self.address).await.expect("connect");
         socket.send(bytes).await.expect("send");
         let mut buffer = vec![0; 65_535];
@@ -224,9 +232,15 @@ impl Upstream {
         address: SocketAddr,
         behaviour: impl Fn(&Message, bool) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.expect("listener");
+        // A port that is free for one may not be for the other.
+        let (listener, socket) = loop {
+            let listener = TcpListener::bind(address).await.expect("listener");
+            match UdpSocket::bind(listener.local_addr().expect("address")).await {
+                Ok(socket) => break (listener, socket),
+                Err(error) => assert_eq!(address.port(), 0, "{error}"),
+            }
+        };
         let address = listener.local_addr().expect("address");
-        let socket = UdpSocket::bind(address).await.expect("socket");
         let asked = Arc::new(Mutex::new(Vec::new()));
         let behaviour: Arc<Mutex<Arc<Behaviour>>> = Arc::new(Mutex::new(Arc::new(behaviour)));
         let (a, b) = (asked.clone(), behaviour.clone());
