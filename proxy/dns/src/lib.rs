@@ -34,7 +34,6 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,7 +43,7 @@ use forward::{Forwarder, Source};
 use metrics::{Metrics, Recorder};
 use name::ZoneName;
 use resolv::Servers;
-use server::{Core, Listener, Pair};
+use server::{Core, Listener, Pair, Room};
 use zone::Zone;
 
 /// How often files with name servers are read again, and memory is tidied.
@@ -71,7 +70,7 @@ pub struct Config {
     pub cache_entries: usize,
     /// Bytes that these may take.
     pub cache_bytes: usize,
-    /// Connections at once, on all addresses together.
+    /// Connections at once, on all addresses together; one asker may have a quarter of them.
     pub connections: usize,
 }
 
@@ -253,7 +252,7 @@ impl Bound {
         let known = source.read();
         core.forwarder.set_routes(&stub_domains, known.clone());
         let (room, stop) = (
-            Arc::new(Semaphore::new(config.connections)),
+            Arc::new(Room::new(config.connections)),
             shutdown.child_token(),
         );
         let mut sockets = JoinSet::new();

@@ -11,7 +11,7 @@ use keelson_dns::Config;
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto};
 use serde_json::json;
 use support::{Server, code, question, question_of_size, records};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 async fn server() -> Server {
     let server = Server::start(Config::default()).await;
@@ -207,7 +207,7 @@ async fn a_forged_sender_takes_no_answer_from_others() {
 #[tokio::test]
 async fn hostile_connections_are_ended_and_bounded() {
     let server = Server::start(Config {
-        connections: 2,
+        connections: 8,
         ..Config::default()
     })
     .await;
@@ -240,11 +240,22 @@ async fn hostile_connections_are_ended_and_bounded() {
         .await;
     assert!(second.receive().await.is_some());
     let mut third = server.connect().await;
-    assert_eq!(
-        third.0.read(&mut [0; 1]).await.unwrap_or_default(),
-        0,
-        "one too many"
-    );
+    assert!(third.is_closed().await, "one asker's share is two");
+    let mut others = Vec::new();
+    for last in 2..=4 {
+        for _ in 0..2 {
+            others.push(server.connect_from([127, 0, 0, last]).await);
+        }
+    }
+    for other in &mut others {
+        other
+            .send(&question(WEB, RecordType::A).to_vec().expect("question"))
+            .await;
+        assert!(other.receive().await.is_some(), "others have theirs");
+    }
+    let mut ninth = server.connect_from([127, 0, 0, 5]).await;
+    assert!(ninth.is_closed().await, "there are eight in all");
+    drop(others);
     drop(garbage);
     // The room that it leaves is there as soon as its end is seen.
     let mut fourth;

@@ -21,7 +21,7 @@ use crate::reply;
 use crate::zone::{Asked, Zone};
 
 pub(crate) use socket::{Pair, bind};
-pub(crate) use tcp::Listener;
+pub(crate) use tcp::{Listener, Room};
 pub(crate) use udp::serve as serve_udp;
 
 /// Datagrams that wait for other servers' answers at once; each takes a task and its own copy of the question.

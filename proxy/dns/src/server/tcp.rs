@@ -1,12 +1,13 @@
 //! Connections: several questions on each, a bound on their number and on the time that nothing is asked.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -20,13 +21,71 @@ const MAX_QUESTION: usize = 4096;
 /// Time to wait when no more connections can be had of the system.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A quarter of the connections is the most that one asker may have: a pod that opens many and says nothing must not keep others from
+/// theirs.
+const SHARE: usize = 4;
+
+/// Room for connections.
+#[derive(Debug)]
+pub(crate) struct Room {
+    most: usize,
+    /// Of whom there are how many.
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One connection's room, given back with it.
+struct Place {
+    room: Arc<Room>,
+    from: IpAddr,
+}
+
+impl Room {
+    /// For so many.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            taken: Mutex::default(),
+        }
+    }
+
+    fn take(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = taken.values().sum();
+        let own = taken.get(&from).copied().unwrap_or_default();
+        if all >= self.most || own >= self.most.div_ceil(SHARE) {
+            return None;
+        }
+        taken.insert(from, own + 1);
+        Some(Place {
+            room: self.clone(),
+            from,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self
+            .room
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = taken.get_mut(&self.from) {
+            *own -= 1;
+        }
+        if taken.get(&self.from) == Some(&0) {
+            taken.remove(&self.from);
+        }
+    }
+}
+
 /// Connections of one address.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) core: Arc<Core>,
     pub(crate) recorder: Arc<Recorder>,
     /// Room for connections, shared by all addresses.
-    pub(crate) room: Arc<Semaphore>,
+    pub(crate) room: Arc<Room>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -39,8 +98,8 @@ impl Listener {
                 () = self.shutdown.cancelled() => return Ok(()),
                 accepted = listener.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%error, "accept a connection");
                     tokio::time::sleep(PAUSE).await;
@@ -48,7 +107,7 @@ impl Listener {
                 }
             };
             // One too many is closed at once: its asker may try again, those that are served go on.
-            let Ok(room) = self.room.clone().try_acquire_owned() else {
+            let Some(place) = self.room.take(from.ip()) else {
                 continue;
             };
             let (core, recorder, shutdown) = (
@@ -63,7 +122,7 @@ impl Listener {
                 if let Some(Err(error)) = served {
                     tracing::debug!(%error, "connection ended");
                 }
-                drop(room);
+                drop(place);
             });
         }
     }

@@ -12,7 +12,7 @@ use keelson_dns::{Bound, Config, Dns, Handle};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -137,6 +137,13 @@ impl Server {
         Connection(TcpStream::connect(self.address).await.expect("connection"))
     }
 
+    /// A connection to it from an address of this machine.
+    pub(crate) async fn connect_from(&self, from: [u8; 4]) -> Connection {
+        let socket = TcpSocket::new_v4().expect("socket");
+        socket.bind((from, 0).into()).expect("address");
+        Connection(socket.connect(self.address).await.expect("connection"))
+    }
+
     /// A figure as Prometheus reads it.
     pub(crate) fn figure(&self, line: &str) -> Option<String> {
         let mut text = String::new();
@@ -158,6 +165,12 @@ impl Connection {
             .write_all(&[&len.to_be_bytes(), bytes].concat())
             .await
             .expect("write");
+    }
+
+    /// The other side ends it without having been asked anything.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        let read = tokio::time::timeout(PATIENCE, self.0.read(&mut [0; 1])).await;
+        read.expect("in time").unwrap_or_default() == 0
     }
 
     /// The next answer; `None` when the other side ends the connection.
