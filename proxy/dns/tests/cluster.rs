@@ -240,7 +240,7 @@ async fn hostile_connections_are_ended_and_bounded() {
         .await;
     assert!(second.receive().await.is_some());
     let mut third = server.connect().await;
-    assert!(third.is_closed().await, "one asker's share is two");
+    assert!(third.is_refused(WEB).await, "one asker's share is two");
     let mut others = Vec::new();
     for last in 2..=4 {
         for _ in 0..2 {
@@ -254,7 +254,7 @@ async fn hostile_connections_are_ended_and_bounded() {
         assert!(other.receive().await.is_some(), "others have theirs");
     }
     let mut ninth = server.connect_from([127, 0, 0, 5]).await;
-    assert!(ninth.is_closed().await, "there are eight in all");
+    assert!(ninth.is_refused(WEB).await, "there are eight in all");
     drop(others);
     drop(garbage);
     // The room that it leaves is there as soon as its end is seen.

@@ -167,10 +167,11 @@ impl Connection {
             .expect("write");
     }
 
-    /// The other side ends it without having been asked anything.
-    pub(crate) async fn is_closed(&mut self) -> bool {
-        let read = tokio::time::timeout(PATIENCE, self.0.read(&mut [0; 1])).await;
-        read.expect("in time").unwrap_or_default() == 0
+    /// A question gets no answer, and an end of the connection.
+    pub(crate) async fn is_refused(&mut self, name: &str) -> bool {
+        self.send(&question(name, RecordType::A).to_vec().expect("question"))
+            .await;
+        self.receive().await.is_none()
     }
 
     /// The next answer; `None` when the other side ends the connection.
