@@ -48,6 +48,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("keelson-cni-plan", &[]),
     ("keelson-cni", &["cni-plan"]),
     ("keelson-overlay", &[]),
+    ("keelson-dns", &[]),
     ("keelson-proxy-plan", &[]),
     ("keelson-proxy-kernel", &["proxy-plan"]),
     ("keelson-proxy", &["proxy-kernel", "proxy-plan"]),
