@@ -6,6 +6,7 @@
 
 mod backend;
 mod feed;
+pub mod userspace;
 
 use std::time::Duration;
 

@@ -7,3 +7,4 @@ pub mod iptables;
 pub mod model;
 pub mod select;
 pub mod state;
+pub mod userspace;
