@@ -111,7 +111,7 @@ struct Open {
 }
 
 enum Serving {
-    Tcp(#[expect(dead_code, reason = "ends the listener when it is dropped")] tcp::Accepting),
+    Tcp(tcp::Accepting),
     Udp(udp::Receiving),
 }
 
@@ -120,6 +120,15 @@ struct Port {
     name: PortName,
     balancer: Mutex<Balancer>,
     shared: Arc<Shared>,
+}
+
+impl Open {
+    async fn end(self) {
+        match self.serving {
+            Serving::Tcp(accepting) => accepting.end().await,
+            Serving::Udp(receiving) => receiving.end().await,
+        }
+    }
 }
 
 impl Port {
@@ -224,7 +233,9 @@ impl Userspace {
                 errors.extend(side.write(Ruleset::default()).await.err().map(Error::from));
             }
         }
-        self.open.clear();
+        for (_, open) in std::mem::take(&mut self.open) {
+            open.end().await;
+        }
         errors
     }
 

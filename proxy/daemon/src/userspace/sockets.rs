@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
-    SockaddrIn6, SockaddrLike, SockaddrStorage, bind, recvmsg, sendmsg, setsockopt, socket,
+    SockaddrIn6, SockaddrLike, SockaddrStorage, bind, recvmsg, send, sendmsg, setsockopt, socket,
     sockopt,
 };
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -43,6 +43,8 @@ pub(super) fn tcp(family: Family, ports: Option<RangeInclusive<u16>>) -> io::Res
         if family == Family::V6 {
             setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         }
+        // Connections of a listener that ended may still have its port.
+        socket.set_reuseaddr(true)?;
         socket.bind(any(family, port))?;
         socket.listen(BACKLOG)
     })
@@ -152,8 +154,14 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     }
 }
 
+/// Sends a datagram on a connected socket, without waiting. (Tokio would have to have waited for it once.)
+pub(super) fn pass(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
+    send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT)?;
+    Ok(())
+}
+
 /// Sends a datagram from one address of this node: the answer must come from where the question went.
-pub(super) fn send(
+pub(super) fn send_from(
     socket: &UdpSocket,
     bytes: &[u8],
     from: IpAddr,

@@ -18,11 +18,18 @@ const DIAL: [u64; 4] = [250, 500, 1000, 2000];
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until it is dropped. Connections live on.
-pub(super) struct Accepting(#[expect(dead_code, reason = "ends the task")] AbortOnDropHandle<()>);
+pub(super) struct Accepting(AbortOnDropHandle<()>);
 
 impl Accepting {
     pub(super) fn start(listener: TcpListener, port: Arc<Port>) -> Self {
         Self(AbortOnDropHandle::new(tokio::spawn(accept(listener, port))))
+    }
+
+    /// Stops accepting; the port is free afterwards.
+    pub(super) async fn end(self) {
+        self.0.abort();
+        // Only says that it was ended.
+        _ = self.0.await;
     }
 }
 

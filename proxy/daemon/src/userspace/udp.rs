@@ -24,7 +24,7 @@ type Client = (SocketAddr, IpAddr);
 /// Receives until it is dropped; sessions end with it, as nobody could answer their clients.
 pub(super) struct Receiving {
     sessions: Arc<Sessions>,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 struct Sessions {
@@ -52,8 +52,16 @@ impl Receiving {
         let task = tokio::spawn(receive(sessions.clone()));
         Self {
             sessions,
-            _task: AbortOnDropHandle::new(task),
+            task: AbortOnDropHandle::new(task),
         }
+    }
+
+    /// Stops receiving. The port is free when the sessions' tasks have noticed it.
+    pub(super) async fn end(mut self) {
+        self.sessions.end(|_| true);
+        self.task.abort();
+        // Only says that it was ended.
+        _ = (&mut self.task).await;
     }
 
     /// Ends sessions whose endpoint is not there any more: their clients' next datagrams go to one that is.
@@ -125,7 +133,7 @@ impl Sessions {
         if let Some(session) = by_client.get_mut(&client) {
             session.last = Instant::now();
             // A datagram that can't be sent is lost, as any may be; a refusal is seen by the session's own task.
-            _ = session.socket.try_send(bytes);
+            _ = sockets::pass(&session.socket, bytes);
         }
         Ok(())
     }
@@ -165,7 +173,7 @@ impl Sessions {
                 let size = socket.try_recv(buffer)?;
                 let bytes = buffer.get(..size).unwrap_or_default();
                 // Lost where the client's buffer is full, or the client is gone.
-                _ = sockets::send(&self.socket, bytes, client.1, client.0);
+                _ = sockets::send_from(&self.socket, bytes, client.1, client.0);
                 Ok(())
             });
             match passed {
