@@ -5,6 +5,7 @@
 //! ```
 
 mod backend;
+pub mod config;
 mod feed;
 pub mod userspace;
 
