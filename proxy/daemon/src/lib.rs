@@ -7,6 +7,9 @@
 mod backend;
 pub mod config;
 mod feed;
+pub mod health;
+mod http;
+pub mod metrics;
 pub mod userspace;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 //! from what is there becomes one transaction. [`conntrack`] says which flows outlived their endpoint.
 
 pub mod conntrack;
+pub mod health;
 pub mod iptables;
 pub mod model;
 pub mod select;
