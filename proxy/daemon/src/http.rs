@@ -17,16 +17,28 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Connections of one port at a time; more wait.
-const CONNECTIONS: usize = 64;
-/// Time for a request's head, and so between two requests.
-const HEAD: Duration = Duration::from_secs(10);
+/// What a port takes.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Connections at a time; more wait.
+    connections: usize,
+    /// Time for a request's head, and so between two requests.
+    head: Duration,
+    /// After this a connection ends with the answer that it is at.
+    life: Duration,
+    /// Time for that answer.
+    last: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    connections: 64,
+    head: Duration::from_secs(10),
+    life: Duration::from_secs(120),
+    last: Duration::from_secs(10),
+};
+
 /// Most bytes of a head.
 const HEAD_SIZE: usize = 16 * 1024;
-/// After this a connection ends with the answer that it is at.
-const LIFE: Duration = Duration::from_secs(120);
-/// Time for that answer.
-const LAST: Duration = Duration::from_secs(10);
 /// Time to wait when a port can't be had, or no connection can be accepted (upstream's 5 s for the former).
 const RETRY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -70,7 +82,16 @@ pub(crate) async fn run(
 
 /// Serves until `shutdown`; connections end with it.
 pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: impl Future) {
-    let limit = Arc::new(Semaphore::new(CONNECTIONS));
+    serve_within(LIMITS, listener, router, shutdown).await;
+}
+
+async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future,
+) {
+    let limit = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -84,7 +105,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: impl 
             Some(_) = connections.join_next() => {}
             (permit, accepted) = next => match accepted {
                 Ok((stream, _)) => {
-                    let connection = connection(stream, router.clone());
+                    let connection = connection(stream, router.clone(), limits);
                     connections.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -99,20 +120,138 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: impl 
     }
 }
 
-async fn connection(stream: TcpStream, router: Router) {
+async fn connection(stream: TcpStream, router: Router, limits: Limits) {
     let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(limits.head)
         .max_buf_size(HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     // Errors are the client's: it went away, or spoke no HTTP.
     tokio::select! {
         _ = connection.as_mut() => {}
-        () = sleep(LIFE) => {
+        () = sleep(limits.life) => {
             connection.as_mut().graceful_shutdown();
-            _ = timeout(LAST, connection).await;
+            _ = timeout(limits.last, connection).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn port(limits: Limits) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let router = Router::new().route("/", get(async || "here"));
+        let never = std::future::pending::<()>();
+        tokio::spawn(serve_within(limits, listener, router, never));
+        address
+    }
+
+    async fn connect(to: SocketAddr) -> TcpStream {
+        TcpStream::connect(to).await.expect("connect")
+    }
+
+    async fn ask(stream: &mut TcpStream, head: &str) -> String {
+        let request = format!("{head}\r\nHost: x\r\nConnection: close\r\n\r\n");
+        // May be cut off when the answer comes before the end of the question.
+        _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn who_sends_no_head_is_cut_off() {
+        let head = Duration::from_millis(50);
+        let address = port(Limits {
+            head,
+            life: LONG,
+            ..LIMITS
+        })
+        .await;
+        for words in ["", "GET / HT"] {
+            let mut stream = connect(address).await;
+            stream.write_all(words.as_bytes()).await.expect("write");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("the end");
+            assert!(!answer.contains("here"), "{words}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_when_its_time_is_over() {
+        let (life, last) = (Duration::from_millis(50), Duration::from_millis(50));
+        let address = port(Limits {
+            head: LONG,
+            life,
+            last,
+            ..LIMITS
+        })
+        .await;
+        let mut stream = connect(address).await;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .expect("write");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("the end");
+        assert!(
+            answer.ends_with("here"),
+            "answered, then kept open: {answer}"
+        );
+        let mut silent = connect(address).await;
+        assert_eq!(silent.read(&mut [0; 8]).await.expect("the end"), 0);
+    }
+
+    #[tokio::test]
+    async fn more_connections_wait_for_their_turn() {
+        let address = port(Limits {
+            connections: 2,
+            head: LONG,
+            life: LONG,
+            ..LIMITS
+        })
+        .await;
+        let first = connect(address).await;
+        let _second = connect(address).await;
+        let mut third = connect(address).await;
+        let asked = tokio::spawn(async move { ask(&mut third, "GET / HTTP/1.1").await });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!asked.is_finished(), "two are there");
+        drop(first);
+        assert!(asked.await.expect("asked").ends_with("here"));
+    }
+
+    #[tokio::test]
+    async fn heads_are_bounded_and_only_reading_is_allowed() {
+        let address = port(LIMITS).await;
+        let much = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(2 * HEAD_SIZE));
+        let many = format!("GET / HTTP/1.1{}", "\r\nX: x".repeat(200));
+        let cases = [
+            ("plain", "GET / HTTP/1.1", "200 OK"),
+            ("head", "HEAD / HTTP/1.1", "200 OK"),
+            (
+                "write",
+                "POST / HTTP/1.1\r\nContent-Length: 0",
+                "405 Method",
+            ),
+            ("elsewhere", "GET /x HTTP/1.1", "404 Not"),
+            ("much", &much, "431 Request"),
+            ("many", &many, "431 Request"),
+            ("no HTTP", "hello", "400 Bad"),
+        ];
+        for (name, head, want) in cases {
+            let answer = ask(&mut connect(address).await, head).await;
+            let first = answer.lines().next().unwrap_or_default();
+            assert!(first.contains(want), "{name}: {first:?}");
         }
     }
 }
