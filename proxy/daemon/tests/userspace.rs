@@ -427,3 +427,44 @@ fn ports_come_from_the_range_and_one_too_few_is_an_error() {
     assert!(free, "a port is free again");
     assert!(bed.tcp("client", &to("10.43.1.3", 80)).is_ok());
 }
+
+#[test]
+fn beyond_the_limit_tcp_clients_wait_and_udp_clients_are_lost() {
+    let mut bed = Bed::new(Config {
+        connections: Some(2),
+        ..config()
+    });
+    bed.service(|_| (), &[A]);
+    let address = to(NODE, 30081);
+    let open = |_| {
+        let mut stream = bed.connect("client", &address).expect("connect");
+        echo(&mut stream, "one of two");
+        stream
+    };
+    let mut two: Vec<_> = (0..2).map(open).collect();
+    let mut third = bed.connect("client", &address).expect("in the queue");
+    third.write_all(b"third").expect("write");
+    let soon = Some(Duration::from_millis(300));
+    third.set_read_timeout(soon).expect("timeout");
+    let mut back = [0; 5];
+    assert!(third.read_exact(&mut back).is_err(), "waits");
+    assert_eq!(ask(&bed.udp("client", &to(NODE, 30080))), None, "lost");
+    two.pop();
+    third.set_read_timeout(None).expect("timeout");
+    third.read_exact(&mut back).expect("its turn");
+    drop((two, third));
+    let socket = bed.udp("client", &to(NODE, 30080));
+    let answer = (0..20).find_map(|_| ask(&socket));
+    assert!(answer.is_some(), "there is room again");
+}
+
+#[test]
+fn a_udp_client_leaves_an_endpoint_that_refuses() {
+    let mut bed = Bed::new(config());
+    // 10.42.0.1 is the node, where nobody has the port.
+    let affinity = |v: &mut serde_json::Value| v["spec"]["sessionAffinity"] = json!("ClientIP");
+    bed.service(affinity, &["10.42.0.1", B]);
+    let socket = bed.udp("client", &to(NODE, 30080));
+    let answer = (0..3).find_map(|_| ask(&socket)).expect("answer");
+    assert!(answer.starts_with("b "), "{answer}");
+}

@@ -5,9 +5,11 @@
 //! file (strict) <- flags -> defaults (upstream's) -> checks (upstream's) -> Settings
 //! ```
 
+mod check;
 mod duration;
 mod file;
 mod flags;
+mod given;
 mod settings;
 mod settle;
 

@@ -9,6 +9,7 @@
 //! backend, and end with the process. Endpoints see the node's address instead of the client's.
 
 mod relay;
+mod rules;
 mod sockets;
 mod tcp;
 mod udp;
@@ -19,7 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use keelson_proxy_kernel::{conntrack, iptables};
 use keelson_proxy_plan::iptables::Ruleset;
 use keelson_proxy_plan::model::{Family, PortName, Protocol, Served};
 use keelson_proxy_plan::state::State;
@@ -28,6 +28,8 @@ use keelson_proxy_plan::userspace::{
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+use rules::{Side, clean};
 
 /// What could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -87,15 +89,6 @@ pub struct Userspace {
     sctp: BTreeSet<PortName>,
 }
 
-/// Rules of one family.
-struct Side {
-    options: Options,
-    /// What is in the kernel; `None`: it must be read.
-    applied: Option<Ruleset>,
-    /// The kernel, or a missing program, refuses this family.
-    absent: bool,
-}
-
 /// What all listeners share.
 struct Shared {
     began: Instant,
@@ -146,15 +139,13 @@ impl Port {
 impl Userspace {
     /// A backend that listens nowhere yet. Lets the process have as many open files as it may.
     pub fn new(config: Config) -> Self {
-        let side = |family| Side {
-            options: Options {
+        let side = |family| {
+            Side::new(Options {
                 family,
                 cluster_cidrs: config.cluster_cidrs.clone(),
                 node_port_addresses: config.node_port_addresses.clone(),
                 localhost_node_ports: config.localhost_node_ports,
-            },
-            applied: None,
-            absent: false,
+            })
         };
         let files = sockets::raise_file_limit();
         let limit = config.connections.unwrap_or(files);
@@ -308,51 +299,4 @@ impl Userspace {
         }
         self.sctp = sctp;
     }
-}
-
-impl Side {
-    async fn read(&mut self) -> Result<(), keelson_proxy_kernel::Error> {
-        if self.absent || self.applied.is_some() {
-            return Ok(());
-        }
-        let family = self.options.family;
-        match iptables::read(family).await {
-            Ok(have) => self.applied = Some(have),
-            Err(error) if family == Family::V6 => {
-                tracing::info!(%error, "no IPv6 rules on this node");
-                self.absent = true;
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    async fn write(&mut self, want: Ruleset) -> Result<(), keelson_proxy_kernel::Error> {
-        let have = self.applied.take().unwrap_or_default();
-        if let Some(transaction) = want.transaction(&have) {
-            iptables::apply(self.options.family, &transaction).await?;
-            let (chains, rules) = want.size();
-            let family = self.options.family;
-            tracing::debug!(?family, chains, rules, "redirect rules written");
-        }
-        self.applied = Some(want);
-        Ok(())
-    }
-}
-
-async fn clean(flows: Redirected) -> Result<(), keelson_proxy_kernel::Error> {
-    if flows.is_empty() {
-        return Ok(());
-    }
-    let clean = move || conntrack::clean_if(|flow| flows.is_stale(flow));
-    let done = tokio::task::spawn_blocking(clean).await;
-    // A panic there would be a bug; the next sync tries again.
-    let removed = done.map_err(|e| keelson_proxy_kernel::Error::Netlink {
-        action: "clean conntrack",
-        source: e.into(),
-    })??;
-    if removed > 0 {
-        tracing::info!(removed, "stale UDP flows removed");
-    }
-    Ok(())
 }

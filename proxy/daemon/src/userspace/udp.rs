@@ -1,6 +1,7 @@
 //! UDP: each client has a session, which is a socket of its own to one endpoint, until nothing came by for a while.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,16 +122,11 @@ impl Sessions {
         let bytes = buffer.get(..size).unwrap_or_default();
         let client = (from, to);
         let mut by_client = self.lock();
-        if !by_client.contains_key(&client) {
-            match self.begin(client) {
-                Ok(Some(session)) => _ = by_client.insert(client, session),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!(service = %self.port.name, %error, "no socket to the endpoint")
-                }
-            }
-        }
-        if let Some(session) = by_client.get_mut(&client) {
+        let session = match by_client.entry(client) {
+            Entry::Occupied(session) => Some(session.into_mut()),
+            Entry::Vacant(place) => self.begin(client)?.map(|session| place.insert(session)),
+        };
+        if let Some(session) = session {
             session.last = Instant::now();
             // A datagram that can't be sent is lost, as any may be; a refusal is seen by the session's own task.
             _ = sockets::pass(&session.socket, bytes);

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn turns() {
-        let cases: &[(&str, &[u8], Option<u32>, &[Turn])] = &[
+        type Case = (&'static str, &'static [u8], Option<u32>, &'static [Turn]);
+        let cases: &[Case] = &[
             ("none", &[], None, &[(0, 1, false, 0)]),
             (
                 "round robin, whoever comes",
