@@ -261,8 +261,7 @@ impl Inner {
         let mut series = series
             .map(|((_, labels), series)| (labels, series))
             .peekable();
-        // As upstream: what has labels is there with its first sample, all else from the start.
-        if series.peek().is_none() && about.labelled {
+        if series.peek().is_none() && about.lazy {
             return;
         }
         text.family(&about.name, about.help, about.kind.word());

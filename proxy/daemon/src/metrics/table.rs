@@ -45,7 +45,8 @@ pub(super) struct About {
     pub(super) name: String,
     pub(super) help: &'static str,
     pub(super) kind: Kind,
-    pub(super) labelled: bool,
+    /// It is there with its first sample only: all with labels, as upstream, and what is not counted everywhere.
+    pub(super) lazy: bool,
     modes: Modes,
 }
 
@@ -82,7 +83,7 @@ impl About {
 }
 
 macro_rules! metrics {
-    ($($metric:ident = $name:literal, $help:literal, $kind:expr, $labelled:literal, $modes:ident;)*) => {
+    ($($metric:ident = $name:literal, $help:literal, $kind:expr, $lazy:literal, $modes:ident;)*) => {
         /// A metric, by what it counts.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Metric {
@@ -101,7 +102,7 @@ macro_rules! metrics {
                         name: concat!("kubeproxy_", $name).to_owned(),
                         help: $help,
                         kind: $kind,
-                        labelled: $labelled,
+                        lazy: $lazy,
                         modes: Modes::$modes,
                     },)*
                 }
@@ -132,8 +133,8 @@ metrics! {
     IptablesPartialRestoreFailures = "sync_proxy_rules_iptables_partial_restore_failures_total", "Those of them that wrote only what changed.", Counter, true, Iptables;
     NftablesSyncFailures = "sync_proxy_rules_nftables_sync_failures_total", "Batches that the kernel refused.", Counter, true, Nftables;
     NftablesCleanupFailures = "sync_proxy_rules_nftables_cleanup_failures_total", "Removals that the kernel refused.", Counter, true, Nftables;
-    InvalidDropped = "iptables_ct_state_invalid_dropped_packets_total", "Packets dropped as conntrack could not place them.", Counter, false, Iptables;
-    LocalhostNodePorts = "iptables_localhost_nodeports_accepted_packets_total", "Packets to node ports on loopback.", Counter, false, Iptables;
+    InvalidDropped = "iptables_ct_state_invalid_dropped_packets_total", "Packets dropped as conntrack could not place them.", Counter, true, Iptables;
+    LocalhostNodePorts = "iptables_localhost_nodeports_accepted_packets_total", "Packets to node ports on loopback.", Counter, true, Iptables;
     ConntrackSync = "conntrack_reconciler_sync_duration_seconds", "Time to find and remove stale flows.", SYNC, true, All;
     ConntrackDeleted = "conntrack_reconciler_deleted_entries_total", "Stale flows removed.", Counter, true, All;
     Healthz = "proxy_healthz_total", "Answers of /healthz by status.", Counter, true, All;

@@ -171,7 +171,6 @@ impl Userspace {
     /// The kernel is read back at the next sync.
     pub fn forget_applied(&mut self) {
         self.sides.iter_mut().for_each(|s| s.applied = None);
-        self.flows = None;
     }
 
     /// The rules in the kernel as the backend knows them, for a family; `None`: not written yet.
@@ -215,7 +214,9 @@ impl Userspace {
         failed
     }
 
-    /// Removes all rules of ours and stops listening. Goes on after errors and gives them all.
+    /// Removes all rules of ours, which are those of the iptables mode too (all `KUBE-` chains), and stops listening.
+    /// Goes on after errors and gives them all. When the mode changes to iptables, its first sync replaces the rules in
+    /// one transaction, and this backend is to be dropped only.
     pub async fn cleanup(&mut self) -> Vec<Error> {
         let mut errors = Vec::new();
         for side in &mut self.sides {

@@ -75,6 +75,6 @@ async fn connect(client: IpAddr, port: &Port) -> Option<TcpStream> {
         }
         failed = true;
     }
-    tracing::info!(service = %port.name, "no endpoint could be reached");
+    tracing::debug!(service = %port.name, "no endpoint could be reached");
     None
 }
