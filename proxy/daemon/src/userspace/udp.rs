@@ -126,12 +126,28 @@ impl Sessions {
             Entry::Occupied(session) => Some(session.into_mut()),
             Entry::Vacant(place) => self.begin(client)?.map(|session| place.insert(session)),
         };
-        if let Some(session) = session {
-            session.last = Instant::now();
-            // A datagram that can't be sent is lost, as any may be; a refusal is seen by the session's own task.
-            _ = sockets::pass(&session.socket, bytes);
+        let Some(session) = session else {
+            return Ok(());
+        };
+        session.last = Instant::now();
+        // A datagram that can't be sent is lost, as any may be. But this tells of the one before that was refused.
+        let passed = sockets::pass(&session.socket, bytes);
+        if passed.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+            session.task.abort();
+            by_client.remove(&client);
+            self.refused(client);
+            if let Some(session) = self.begin(client)? {
+                _ = sockets::pass(&session.socket, bytes);
+                by_client.insert(client, session);
+            }
         }
         Ok(())
+    }
+
+    /// A client that stays with its endpoint gets another for its next datagram.
+    fn refused(&self, client: Client) {
+        tracing::debug!(service = %self.port.name, "endpoint refuses datagrams");
+        self.port.balancer().forget(client.0.ip());
     }
 
     /// A session for a new client; `None`: there is no endpoint, or there are too many clients.
@@ -220,19 +236,22 @@ async fn answer(
     _permit: OwnedSemaphorePermit,
 ) {
     let mut due = Instant::now() + sessions.port.shared.udp_idle;
+    // A refusal makes a socket ready without anything to read.
+    let interest = Interest::READABLE | Interest::ERROR;
     loop {
         tokio::select! {
-            ready = socket.readable() => {
-                let passed = ready.and_then(|()| sessions.answers(client, &socket));
+            ready = socket.ready(interest) => {
+                let passed = ready.and_then(|_| sessions.answers(client, &socket));
                 match passed {
                     Ok(()) => tokio::task::yield_now().await,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        // Where a sender has taken the refusal: it is not ready any more.
+                        _ = socket.try_io(Interest::ERROR, || Err::<(), _>(error));
+                    }
                     Err(error) => {
-                        tracing::debug!(service = %sessions.port.name, %error, "endpoint refuses datagrams");
                         sessions.remove(client, &socket);
                         if error.kind() == io::ErrorKind::ConnectionRefused {
-                            // A client that stays with its endpoint is given another for its next datagram.
-                            sessions.port.balancer().forget(client.0.ip());
+                            sessions.refused(client);
                         }
                         return;
                     }
