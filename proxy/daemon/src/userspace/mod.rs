@@ -209,8 +209,10 @@ impl Userspace {
             clean(flows.clone()).await?;
             self.flows = Some(flows);
         }
-        self.open
-            .retain(|listener, _| wanted.contains_key(listener));
+        let over = self.open.extract_if(.., |l, _| !wanted.contains_key(l));
+        for (_, open) in over.collect::<Vec<_>>() {
+            open.end().await;
+        }
         failed
     }
 
