@@ -1,16 +1,16 @@
 //! The ports that load balancers and Prometheus ask, over real sockets on loopback.
 #![allow(missing_docs)]
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use keelson_proxy::config::{Flags, Loaded, Mode};
-use keelson_proxy::health::{Health, HealthPort, ServiceHealth};
+use keelson_proxy::health::{Health, ServiceHealth};
 use keelson_proxy::metrics::Metrics;
 use keelson_proxy_plan::model::Family;
+use keelson_proxy_plan::state::HealthCheck;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -214,19 +214,16 @@ async fn services_tell_whether_endpoints_are_here() {
     let (first, second) = (own(), own());
     let health = Health::new(Duration::ZERO);
     let mut services = ServiceHealth::new(health.clone(), vec![first.into(), second.into()]);
-    let name = |n: &str| (n.into(), "web".into());
     let sync = async |services: &mut ServiceHealth, wanted: &[(&str, u16, usize)]| {
-        let wanted = wanted.iter().map(|(n, port, local_endpoints)| {
-            let (port, local_endpoints) = (*port, *local_endpoints);
-            (
-                name(n),
-                HealthPort {
-                    port,
-                    local_endpoints,
-                },
-            )
-        });
-        let wanted: BTreeMap<_, _> = wanted.collect();
+        let wanted = wanted
+            .iter()
+            .map(|(namespace, port, local_endpoints)| HealthCheck {
+                port: *port,
+                namespace: (*namespace).into(),
+                service: "web".into(),
+                local_endpoints: *local_endpoints,
+            });
+        let wanted: Vec<HealthCheck> = wanted.collect();
         let failed = services.sync(&wanted).await;
         failed
             .into_iter()

@@ -409,7 +409,7 @@ fn ports_come_from_the_range_and_one_too_few_is_an_error() {
         let slice = json!({"metadata": {"namespace": "d", "name": format!("s{i}"), "labels": {"kubernetes.io/service-name": format!("s{i}")}},
             "addressType": "IPv4", "endpoints": [{"addresses": [A]}], "ports": [{"port": 8080}]});
         bed.state
-            .set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+            .set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
     }
     let error = bed.try_sync().expect_err("three ports for four");
     assert!(error.to_string().contains("listen for d/s3"), "{error}");

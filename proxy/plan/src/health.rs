@@ -1,11 +1,11 @@
 //! Whether the proxy does its work, and whether its node should get traffic. All times are since any fixed point.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 
-use crate::model::{Endpoint, Family};
+use crate::model::Family;
 
 /// The cluster autoscaler's mark on a node that it is about to delete.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -74,12 +74,6 @@ pub fn eligible(node: &Node) -> bool {
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
     node.metadata.deletion_timestamp.is_none()
         && !taints.into_iter().any(|t| t.key == TO_BE_DELETED)
-}
-
-/// How many endpoints of a service are here and ready, each address once: what its `healthCheckNodePort` tells.
-pub fn local_ready<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) -> usize {
-    let ready = endpoints.into_iter().filter(|e| e.local && e.ready);
-    ready.map(|e| e.ip).collect::<BTreeSet<_>>().len()
 }
 
 #[cfg(test)]

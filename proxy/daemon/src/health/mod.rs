@@ -20,7 +20,7 @@ use keelson_proxy_plan::model::Family;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-pub use services::{HealthPort, ServiceHealth};
+pub use services::ServiceHealth;
 
 use crate::http;
 use crate::metrics::{Metric, Metrics};

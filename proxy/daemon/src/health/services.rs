@@ -10,6 +10,7 @@ use axum::http::HeaderName;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use keelson_proxy_plan::state::HealthCheck;
 use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -18,15 +19,6 @@ use crate::http;
 
 /// How many endpoints here there are to share the load.
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
-
-/// What a service's port is to tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HealthPort {
-    /// `spec.healthCheckNodePort`.
-    pub port: u16,
-    /// Ready endpoints on this node (`keelson_proxy_plan::health::local_ready`).
-    pub local_endpoints: usize,
-}
 
 /// A Service: namespace and name.
 type Name = (Arc<str>, Arc<str>);
@@ -57,12 +49,11 @@ impl ServiceHealth {
         }
     }
 
-    /// Makes these ports, and no others, tell this. Gives those that could not be had (upstream: an event
+    /// Makes these ports, and no others, tell this (`State::health_checks`). Gives those that could not be had (upstream: an event
     /// `FailedToStartServiceHealthcheck` of the Service); they are tried again at the next call.
-    pub async fn sync(
-        &mut self,
-        wanted: &BTreeMap<Name, HealthPort>,
-    ) -> Vec<(Name, std::io::Error)> {
+    pub async fn sync(&mut self, wanted: &[HealthCheck]) -> Vec<(Name, std::io::Error)> {
+        let name = |check: &HealthCheck| (check.namespace.clone(), check.service.clone());
+        let wanted: BTreeMap<Name, &HealthCheck> = wanted.iter().map(|c| (name(c), c)).collect();
         let stays =
             |name: &Name, open: &Open| wanted.get(name).is_some_and(|w| w.port == open.port);
         let over = self.open.extract_if(.., |name, open| !stays(name, open));
@@ -75,7 +66,7 @@ impl ServiceHealth {
             }
         }
         let mut failed = Vec::new();
-        for (name, want) in wanted {
+        for (name, want) in &wanted {
             if !self.open.contains_key(name) {
                 match self.start(name, want.port).await {
                     Ok(open) => _ = self.open.insert(name.clone(), open),

@@ -248,7 +248,7 @@ impl Bed {
                 "addressType": kind, "endpoints": list.collect::<Vec<_>>(), "ports": [{"name": "t", "port": 8080, "protocol": "TCP"},
                 {"name": "u", "port": 8080, "protocol": "UDP"}, {"name": "e", "port": 8081, "protocol": "TCP"}]});
             let slice = serde_json::from_value(slice).expect("slice");
-            self.state.set_slice(&slice, "me");
+            self.state.set_slice(&slice, &"me".into());
         }
         self.sync();
     }

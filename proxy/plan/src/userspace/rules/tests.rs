@@ -26,7 +26,7 @@ fn state(change: impl Fn(&mut Value), endpoints: Value) -> State {
         "ports": [{"name": "http", "port": 8080}, {"name": "dns", "port": 5353, "protocol": "UDP"}, {"name": "sig", "port": 99, "protocol": "SCTP"}]});
     let mut state = State::default();
     state.set_service(&serde_json::from_value(service).expect("service"));
-    state.set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+    state.set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
     state
 }
 
