@@ -78,6 +78,20 @@ impl Default for Config {
     }
 }
 
+impl From<&keelson_proxy_plan::options::Options> for Config {
+    /// What all modes are told. Nothing is masqueraded here, as connections are the node's own; pods that are known by
+    /// their link are not told from others, so that with policy Local they have the endpoints of this node only.
+    fn from(options: &keelson_proxy_plan::options::Options) -> Self {
+        let nets = [Family::V4, Family::V6].map(|family| options.pod_nets(family));
+        Self {
+            cluster_cidrs: nets.concat(),
+            node_port_addresses: options.node_port_nets.clone(),
+            localhost_node_ports: options.localhost_node_ports,
+            ..Self::default()
+        }
+    }
+}
+
 /// The backend. Dropped, it stops listening; connections live on.
 pub struct Userspace {
     sides: Vec<Side>,
