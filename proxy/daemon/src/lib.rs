@@ -5,8 +5,13 @@
 //! ```
 
 mod backend;
+pub mod config;
 pub mod explain;
 mod feed;
+pub mod health;
+mod http;
+pub mod metrics;
+pub mod userspace;
 
 use std::time::Duration;
 

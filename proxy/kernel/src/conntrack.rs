@@ -27,11 +27,16 @@ pub fn clean(wanted: &Wanted) -> Result<usize, Error> {
     if wanted.is_empty() {
         return Ok(0);
     }
+    clean_if(|flow| wanted.is_stale(flow))
+}
+
+/// Removes all UDP flows that `stale` says; gives their number. Blocks: call it where that is allowed.
+pub fn clean_if(stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
     let mut removed = 0;
     for family in [Family::V4, Family::V6] {
         for (_, original) in udp_flows(family)?
             .into_iter()
-            .filter(|(flow, _)| wanted.is_stale(flow))
+            .filter(|(flow, _)| stale(flow))
         {
             delete(family, original)?;
             removed += 1;

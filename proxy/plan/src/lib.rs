@@ -6,6 +6,7 @@
 pub mod conntrack;
 pub mod decide;
 pub mod explain;
+pub mod health;
 pub mod iptables;
 pub mod model;
 pub mod nft;
@@ -14,3 +15,4 @@ pub mod packet;
 pub mod policy;
 pub mod select;
 pub mod state;
+pub mod userspace;
