@@ -30,6 +30,9 @@ pub(crate) struct Cluster {
     pub(crate) service_cidrs: Vec<IpNet>,
     /// Whom pods ask for names; empty: whom their node asks.
     pub(crate) cluster_dns: Vec<IpAddr>,
+    /// Each node answers there itself.
+    #[serde(default)]
+    pub(crate) node_dns: bool,
     /// The DNS domain.
     pub(crate) cluster_domain: String,
 }

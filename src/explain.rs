@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
+use keelson_proxy::Config;
 use keelson_proxy::explain::{self, Question};
 use kube::Client;
 
-use crate::cluster;
-use crate::proxy::Rules;
+use crate::{cluster, node};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -22,8 +22,9 @@ pub(crate) struct Args {
         default_value = "/etc/keelson/admin.kubeconfig"
     )]
     kubeconfig: PathBuf,
-    #[command(flatten)]
-    rules: Rules,
+    /// This node's name [default: the host's name].
+    #[arg(long, global = true)]
+    node_name: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -52,7 +53,10 @@ enum Protocol {
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let client = Client::try_from(cluster::access(&args.kubeconfig).await?)?;
-    let config = args.rules.config()?;
+    let config = Config {
+        node_name: node::name(args.node_name.as_deref())?,
+        ..Config::default()
+    };
     let Command::Connection { from, to, protocol } = args.command;
     let (to, port) = split(&to)?;
     let question = Question {

@@ -170,6 +170,8 @@ pub(crate) fn spawn(
             pods: keelson_proxy::Pods::Within(node.cluster.cluster_cidrs.clone()),
             ..keelson_proxy::Options::default()
         },
+        health_check_addresses: node.ips.borrow().clone(),
+        dns: dns(&node.cluster),
         ..keelson_proxy::Config::default()
     };
     tasks.spawn(keelson_proxy::run(
@@ -181,6 +183,17 @@ pub(crate) fn spawn(
     install_plugin(config.cni_bin_dirs.first())?;
     tasks.spawn(keelson_agent::run(config, node.client, shutdown.clone()));
     Ok(())
+}
+
+/// The cluster's names, where nodes answer them themselves.
+fn dns(cluster: &Cluster) -> Option<keelson_proxy::Dns> {
+    const PORT: u16 = 53;
+    let at = |ip: &IpAddr| SocketAddr::new(*ip, PORT);
+    (cluster.node_dns && !cluster.cluster_dns.is_empty()).then(|| keelson_proxy::Dns {
+        zone: cluster.cluster_domain.clone(),
+        listen: cluster.cluster_dns.iter().map(at).collect(),
+        ..keelson_proxy::Dns::default()
+    })
 }
 
 /// The agent's configuration without its certificate: what `cleanup` needs too.

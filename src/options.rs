@@ -268,9 +268,13 @@ pub(crate) struct ServerOptions {
     /// The cluster's DNS domain [default: cluster.local].
     #[arg(long)]
     pub(crate) cluster_domain: Option<String>,
-    /// Addresses of a DNS service that pods are to ask [default: none: they ask whom the node asks].
+    /// Addresses that pods ask for names, one a family [default: the tenth address of each service range].
     #[arg(long, value_delimiter = ',')]
     pub(crate) cluster_dns: Option<Vec<IpAddr>>,
+    /// Nodes don't answer for the cluster's names: something else does at --cluster-dns (CoreDNS run as pods), or nobody,
+    /// and pods ask whom the node asks.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) no_dns: Option<bool>,
     /// Makes a token Secret for every service account, as clusters before 1.24 did.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) legacy_token_secrets: Option<bool>,

@@ -1,52 +1,23 @@
-//! `keelson proxy`: the service proxy alone, against any Kubernetes API server.
+//! `keelson proxy`: the service proxy alone, against any Kubernetes API server, in kube-proxy's place.
 
-use std::path::PathBuf;
-
-use clap::{Subcommand, ValueEnum};
+use anyhow::Context;
+use clap::Subcommand;
 use ipnet::IpNet;
-use keelson_proxy::{Config, Options, Pods};
-use kube::Client;
+use k8s_openapi::api::core::v1::Node;
+use keelson_proxy::config::{DetectLocal, Flags, Loaded, NodePortAddress, Settings};
+use keelson_proxy::{Config, Options, Pods, Ports};
+use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster;
 
-/// What carries services' traffic.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Mode {
-    /// nftables where the kernel has it, else iptables.
-    #[default]
-    Auto,
-    /// Shared maps in tables of our own.
-    Nftables,
-    /// The shape that kube-proxy's iptables mode has.
-    Iptables,
-}
-
 /// `keelson proxy`.
 #[derive(clap::Args)]
-#[command(subcommand_negates_reqs = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// How the API is reached, and as whom.
-    #[arg(long, global = true, default_value = "/etc/keelson/admin.kubeconfig")]
-    kubeconfig: PathBuf,
-    /// What carries services' traffic.
-    #[arg(long, alias = "proxy-mode", value_enum, default_value_t)]
-    mode: Mode,
     #[command(flatten)]
-    rules: Rules,
-}
-
-/// What rules depend on.
-#[derive(clap::Args)]
-pub(crate) struct Rules {
-    /// This node's name [default: the host's name].
-    #[arg(long, global = true, alias = "hostname-override")]
-    node_name: Option<String>,
-    /// All pods' addresses: what comes from elsewhere to a cluster address is masqueraded.
-    #[arg(long, global = true, value_delimiter = ',')]
-    cluster_cidr: Vec<IpNet>,
+    flags: Flags,
 }
 
 #[derive(Subcommand)]
@@ -56,36 +27,151 @@ enum Command {
     Diff,
 }
 
-impl Rules {
-    /// The proxy's configuration.
-    pub(crate) fn config(&self) -> anyhow::Result<Config> {
-        let pods = match self.cluster_cidr.as_slice() {
-            [] => Pods::Unknown,
-            nets => Pods::Within(nets.to_vec()),
-        };
-        Ok(Config {
-            node_name: crate::node::name(self.node_name.as_deref())?,
-            rules: Options {
-                pods,
-                ..Options::default()
-            },
-            ..Config::default()
-        })
-    }
-}
-
 /// Runs until shutdown. Rules stay when it ends: traffic goes on.
 pub(crate) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = Client::try_from(cluster::access(&args.kubeconfig).await?)?;
-    let mut config = args.rules.config()?;
-    config.mode = match args.mode {
-        Mode::Auto => keelson_proxy::Mode::Auto,
-        Mode::Nftables => keelson_proxy::Mode::Nftables,
-        Mode::Iptables => keelson_proxy::Mode::Iptables,
-    };
+    let loaded = Loaded::read(&args.flags)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Some(path) = &args.flags.write_config_to {
+        return loaded.write(path);
+    }
+    if args.flags.cleanup {
+        let errors = keelson_proxy::cleanup().await;
+        errors.iter().for_each(|e| tracing::error!("{e}"));
+        anyhow::ensure!(errors.is_empty(), "not all rules were removed");
+        return Ok(());
+    }
+    let client = client(&loaded.settings).await?;
+    let config = config(&loaded, &client).await?;
     if let Some(Command::Diff) = args.command {
         print!("{}", keelson_proxy::explain::diff(&config, &client).await?);
         return Ok(());
     }
+    adjust_oom_score(loaded.settings.oom_score_adj);
+    keelson_proxy::kernel_settings(&loaded.settings.conntrack);
     keelson_proxy::run(config, client, shutdown).await
+}
+
+async fn client(settings: &Settings) -> anyhow::Result<Client> {
+    let mut config = match &settings.kubeconfig {
+        Some(path) => cluster::access(path).await?,
+        None => kube::Config::infer()
+            .await
+            .context("no --kubeconfig, and not in a pod")?,
+    };
+    if let Some(master) = &settings.master {
+        config.cluster_url = master
+            .parse()
+            .with_context(|| format!("--master {master}"))?;
+    }
+    Ok(Client::try_from(config)?)
+}
+
+async fn config(loaded: &Loaded, client: &Client) -> anyhow::Result<Config> {
+    let settings = &loaded.settings;
+    let node_name = crate::node::name(settings.node_name.as_deref())?;
+    // What is only known of the Node object.
+    let node = async || {
+        let node = Api::<Node>::all(client.clone()).get_opt(&node_name).await;
+        node.with_context(|| format!("read node {node_name}"))?
+            .with_context(|| format!("there is no node {node_name}"))
+    };
+    let mode = settings.mode;
+    let masquerade = settings.masquerade(mode);
+    let periods = settings.periods(mode);
+    let nets = node_port_nets(&settings.node_port_addresses(mode), &node).await?;
+    Ok(Config {
+        mode,
+        rules: Options {
+            pods: match &settings.detect_local {
+                DetectLocal::ClusterCidr(nets) if nets.is_empty() => Pods::Unknown,
+                DetectLocal::ClusterCidr(nets) => Pods::Within(nets.clone()),
+                DetectLocal::NodeCidr => Pods::Within(pod_cidrs(&node().await?)?),
+                DetectLocal::BridgeInterface(name) => Pods::Behind(name.clone()),
+                DetectLocal::InterfaceNamePrefix(prefix) => Pods::Behind(format!("{prefix}*")),
+            },
+            masquerade_all: masquerade.all,
+            masquerade_mark: 1 << masquerade.bit,
+            node_port_nets: nets.unwrap_or_default(),
+            localhost_node_ports: settings.localhost_node_ports,
+        },
+        coalesce: periods.min,
+        resync: periods.resync,
+        userspace: keelson_proxy::userspace::Config {
+            ports: settings.ports.clone(),
+            udp_idle: settings.udp_idle,
+            ..keelson_proxy::userspace::Config::default()
+        },
+        health_timeout: settings.health_timeout(mode),
+        ports: Ports {
+            healthz: settings.healthz,
+            metrics: settings.metrics,
+            hard_fail: settings.bind_hard_fail,
+            configz: loaded.configz(),
+        },
+        node_name,
+        ..Config::default()
+    })
+}
+
+/// The networks on whose addresses node ports are reached; `None`: all.
+async fn node_port_nets(
+    addresses: &[NodePortAddress],
+    node: &impl AsyncFn() -> anyhow::Result<Node>,
+) -> anyhow::Result<Option<Vec<IpNet>>> {
+    let mut nets = Vec::new();
+    for address in addresses {
+        match address {
+            NodePortAddress::All => return Ok(None),
+            NodePortAddress::Range(net) => nets.push(*net),
+            NodePortAddress::Localhost => {
+                nets.extend(
+                    ["127.0.0.0/8", "::1/128"]
+                        .iter()
+                        .filter_map(|n| n.parse::<IpNet>().ok()),
+                );
+            }
+            NodePortAddress::Primary => nets.extend(primary(&node().await?)),
+        }
+    }
+    Ok((!nets.is_empty()).then_some(nets))
+}
+
+/// The first internal address of each family.
+fn primary(node: &Node) -> Vec<IpNet> {
+    let status = node.status.as_ref();
+    let all = status
+        .and_then(|s| s.addresses.as_ref())
+        .into_iter()
+        .flatten();
+    let internal = all.filter(|a| a.type_ == "InternalIP");
+    let mut ips: Vec<std::net::IpAddr> = Vec::new();
+    for ip in internal.filter_map(|a| a.address.parse::<std::net::IpAddr>().ok()) {
+        if ips.iter().all(|i| i.is_ipv4() != ip.is_ipv4()) {
+            ips.push(ip);
+        }
+    }
+    ips.into_iter().map(IpNet::from).collect()
+}
+
+fn pod_cidrs(node: &Node) -> anyhow::Result<Vec<IpNet>> {
+    let cidrs = node.spec.as_ref().and_then(|s| s.pod_cidrs.as_ref());
+    let cidrs: Vec<IpNet> = cidrs
+        .into_iter()
+        .flatten()
+        .filter_map(|c| c.parse().ok())
+        .collect();
+    anyhow::ensure!(
+        !cidrs.is_empty(),
+        "the node has no podCIDRs: detectLocalMode NodeCIDR needs them"
+    );
+    Ok(cidrs)
+}
+
+/// The kernel ends others first where memory runs out.
+fn adjust_oom_score(score: i32) {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::warn!(score, %error, "oomScoreAdj is not set");
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use keelson_apiserver::ApiServer;
 use keelson_auth::User;
 use keelson_auth::kubeconfig::{self, Credentials};
@@ -104,21 +105,46 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
 
 fn facts(options: &ServerOptions) -> Cluster {
     let default = |cidr: &str| cidr.parse().into_iter().collect();
+    let service_cidrs = options
+        .service_cidr
+        .clone()
+        .unwrap_or_else(|| default("10.43.0.0/16"));
+    let node_dns = options.no_dns != Some(true);
+    // Without it names are not answered at all unless somebody says where.
+    let usual = || {
+        if node_dns {
+            dns_addresses(&service_cidrs)
+        } else {
+            Vec::new()
+        }
+    };
     Cluster {
         cluster_cidrs: options
             .cluster_cidr
             .clone()
             .unwrap_or_else(|| default("10.42.0.0/16")),
-        service_cidrs: options
-            .service_cidr
-            .clone()
-            .unwrap_or_else(|| default("10.43.0.0/16")),
-        cluster_dns: options.cluster_dns.clone().unwrap_or_default(),
+        cluster_dns: options.cluster_dns.clone().unwrap_or_else(usual),
+        node_dns,
+        service_cidrs,
         cluster_domain: options
             .cluster_domain
             .clone()
             .unwrap_or_else(|| "cluster.local".into()),
     }
+}
+
+/// The tenth address of each range, as every cluster has it.
+fn dns_addresses(service_cidrs: &[IpNet]) -> Vec<IpAddr> {
+    const PLACE: usize = 10;
+    let tenth = |net: &IpNet| match net {
+        IpNet::V4(net) => net.hosts().nth(PLACE - 1).map(IpAddr::from),
+        IpNet::V6(net) => {
+            let ip = u128::from(net.network()).checked_add(PLACE as u128)?;
+            let ip = std::net::Ipv6Addr::from(ip);
+            net.contains(&ip).then_some(ip.into())
+        }
+    };
+    service_cidrs.iter().filter_map(tenth).collect()
 }
 
 fn api_config(

@@ -51,7 +51,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("keelson-dns", &[]),
     ("keelson-proxy-plan", &[]),
     ("keelson-proxy-kernel", &["proxy-plan"]),
-    ("keelson-proxy", &["proxy-kernel", "proxy-plan"]),
+    ("keelson-proxy", &["dns", "proxy-kernel", "proxy-plan"]),
     ("keelson-echo", &[]),
 ];
 

@@ -6,6 +6,7 @@
 
 mod backend;
 pub mod config;
+mod dns;
 pub mod explain;
 mod feed;
 pub mod health;
@@ -13,32 +14,27 @@ mod http;
 pub mod metrics;
 pub mod userspace;
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use keelson_proxy_plan::model::Family;
 pub use keelson_proxy_plan::model::Protocol;
 pub use keelson_proxy_plan::options::{Options, Pods};
 use keelson_proxy_plan::state::{Here, State};
 use kube::runtime::watcher;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use backend::Backend;
+pub use config::Mode;
 use feed::{Feed, Watched};
-
-/// What carries services' traffic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// nftables where the kernel has it, else iptables.
-    #[default]
-    Auto,
-    /// Shared maps in tables of our own.
-    Nftables,
-    /// The shape that every operator knows from kube-proxy.
-    Iptables,
-}
+use health::{Health, ServiceHealth};
+pub use keelson_dns::Config as Dns;
+use metrics::{Metrics, trigger_time};
 
 /// How the proxy runs.
 #[derive(Clone, Debug)]
@@ -53,6 +49,29 @@ pub struct Config {
     pub coalesce: Duration,
     /// How often it is looked whether others changed our rules, to mend them.
     pub resync: Duration,
+    /// What only the userspace mode needs.
+    pub userspace: userspace::Config,
+    /// Addresses of the node on which load balancers ask after a Service's endpoints; none: all.
+    pub health_check_addresses: Vec<IpAddr>,
+    /// Without news for so long after a change the proxy is not healthy.
+    pub health_timeout: Duration,
+    /// Ports of the proxy's own.
+    pub ports: Ports,
+    /// The cluster's names are answered on this node.
+    pub dns: Option<keelson_dns::Config>,
+}
+
+/// Where the proxy tells how it does: plain HTTP, read only, as kube-proxy has it.
+#[derive(Clone, Debug, Default)]
+pub struct Ports {
+    /// `/healthz` and `/livez`.
+    pub healthz: Option<SocketAddr>,
+    /// `/metrics`, `/proxyMode` and `/configz`.
+    pub metrics: Option<SocketAddr>,
+    /// It ends if one of them can't be had; else it tries again.
+    pub hard_fail: bool,
+    /// What `/configz` answers.
+    pub configz: serde_json::Value,
 }
 
 impl Default for Config {
@@ -63,6 +82,11 @@ impl Default for Config {
             rules: Options::default(),
             coalesce: Duration::from_millis(5),
             resync: Duration::from_secs(10),
+            userspace: userspace::Config::default(),
+            health_check_addresses: Vec::new(),
+            health_timeout: Duration::from_secs(60),
+            ports: Ports::default(),
+            dns: None,
         }
     }
 }
@@ -82,12 +106,13 @@ pub async fn run(
     let mut services = feed::watch::<Service>(&client);
     let mut slices = feed::watch::<EndpointSlice>(&client);
     let mut node = feed::watch_one::<Node>(&client, &config.node_name);
-    let mut proxy = Proxy::new(config)?;
+    let mut tasks = JoinSet::new();
+    let mut proxy = Proxy::new(config, &mut tasks, &shutdown).await?;
     let mut resync = tokio::time::interval(proxy.config.resync);
     loop {
         let due = proxy.due;
         tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => break,
             Some(event) = services.next() => proxy.service(event),
             Some(event) = slices.next() => proxy.slice(event),
             Some(event) = node.next() => if proxy.node(event) {
@@ -96,13 +121,59 @@ pub async fn run(
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => proxy.sync().await,
             _ = resync.tick() => proxy.look_for_drift(),
+            Some(ended) = tasks.join_next() => ended??,
         }
     }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
 }
 
-/// Removes all chains and rules of ours. Goes on after errors and gives them all.
+/// Removes all chains and rules of ours, and the addresses that were answered here. Goes on after errors and gives
+/// them all.
 pub async fn cleanup() -> Vec<keelson_proxy_kernel::Error> {
-    Backend::cleanup(&Config::default()).await
+    let mut errors = Backend::cleanup(&Config::default()).await;
+    errors.extend(keelson_proxy_kernel::loopback::hold(&[]).await.err());
+    errors
+}
+
+/// Sets what the connection table may hold and for how long, as kube-proxy does. What can't be set is told and left.
+pub fn kernel_settings(conntrack: &config::Conntrack) {
+    let cores =
+        std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    let seconds = |d: Duration| Some(d.as_secs()).filter(|s| *s > 0);
+    let wanted = [
+        (
+            "net.netfilter.nf_conntrack_max",
+            conntrack.max(cores).map(u64::from),
+        ),
+        (
+            "net.netfilter.nf_conntrack_tcp_timeout_established",
+            seconds(conntrack.tcp_established_timeout),
+        ),
+        (
+            "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
+            seconds(conntrack.tcp_close_wait_timeout),
+        ),
+        (
+            "net.netfilter.nf_conntrack_tcp_be_liberal",
+            conntrack.tcp_be_liberal.then_some(1),
+        ),
+        (
+            "net.netfilter.nf_conntrack_udp_timeout",
+            seconds(conntrack.udp_timeout),
+        ),
+        (
+            "net.netfilter.nf_conntrack_udp_timeout_stream",
+            seconds(conntrack.udp_stream_timeout),
+        ),
+    ];
+    for (name, value) in wanted {
+        if let Some(Err(error)) = value.map(|v| keelson_proxy_kernel::sysctl::set(name, v)) {
+            tracing::warn!(%error, "conntrack is left as it is");
+        }
+    }
 }
 
 struct Proxy {
@@ -111,43 +182,97 @@ struct Proxy {
     services: Feed,
     slices: Feed,
     backend: Backend,
+    health: Health,
+    service_health: ServiceHealth,
+    metrics: Metrics,
+    dns: Option<keelson_dns::Handle>,
     here: Here,
     written: Option<Instant>,
     due: Option<Instant>,
 }
 
 impl Proxy {
-    fn new(config: Config) -> anyhow::Result<Self> {
+    async fn new(
+        config: Config,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Self> {
         let backend = Backend::new(&config)?;
-        tracing::info!(
-            mode = backend.name(),
-            node = config.node_name,
-            "proxy starts"
-        );
+        let mode = backend.mode();
+        tracing::info!(mode = mode.name(), node = config.node_name, "proxy starts");
+        let health = Health::new(config.health_timeout);
+        let metrics = Metrics::new(mode);
+        let Ports {
+            healthz,
+            metrics: at,
+            hard_fail,
+            configz,
+        } = config.ports.clone();
+        if let Some(address) = healthz {
+            let (health, metrics) = (health.clone(), metrics.clone());
+            tasks.spawn(health.serve(metrics, address, hard_fail, shutdown.clone()));
+        }
+        if let Some(address) = at {
+            tasks.spawn(
+                metrics
+                    .clone()
+                    .serve(configz, address, hard_fail, shutdown.clone()),
+            );
+        }
+        let mut state = State::default();
+        let dns = match config.dns.clone() {
+            None => None,
+            Some(config) => {
+                state.answer_here(config.listen.iter().map(SocketAddr::ip).collect());
+                Some(dns::start(config, tasks, shutdown).await?)
+            }
+        };
         Ok(Self {
             here: Here::from(config.node_name.as_str()),
+            service_health: ServiceHealth::new(
+                health.clone(),
+                config.health_check_addresses.clone(),
+            ),
             config,
-            state: State::default(),
+            state,
             services: Feed::default(),
             slices: Feed::default(),
             backend,
+            health,
+            metrics,
+            dns,
             written: None,
             due: None,
         })
     }
 
     fn service(&mut self, event: Watched<Service>) {
-        let state = &mut self.state;
+        let (state, dns) = (&mut self.state, self.dns.as_ref());
         let changed = self.services.take(event, |change| match change {
-            feed::Change::Set(service) => state.set_service(&service),
-            feed::Change::Removed(namespace, name) => state.remove_service(&namespace, &name),
-            feed::Change::Listed(all) => state.retain(Some(&all), None),
+            feed::Change::Set(service) => {
+                dns.map(|d| d.set_service(&service));
+                state.set_service(&service)
+            }
+            feed::Change::Removed(namespace, name) => {
+                dns.map(|d| d.remove_service(&namespace, &name));
+                state.remove_service(&namespace, &name)
+            }
+            feed::Change::Listed(all) => {
+                dns.map(|d| d.retain(Some(&all), None));
+                state.retain(Some(&all), None)
+            }
         });
+        if changed {
+            self.metrics.service_change();
+        }
         self.dirty(changed);
     }
 
     /// Whether we are in another zone than we thought.
     fn node(&mut self, event: Watched<Node>) -> bool {
+        if let Ok(watcher::Event::Delete(_)) = &event {
+            self.health.set_node(None);
+        }
         let (watcher::Event::Apply(node) | watcher::Event::InitApply(node)) = (match event {
             Ok(event) => event,
             Err(error) => {
@@ -157,6 +282,7 @@ impl Proxy {
         }) else {
             return false;
         };
+        self.health.set_node(Some(&node));
         let zone = node.metadata.labels.and_then(|mut l| l.remove(ZONE));
         let moved = zone != self.here.zone;
         if moved {
@@ -167,21 +293,46 @@ impl Proxy {
     }
 
     fn slice(&mut self, event: Watched<EndpointSlice>) {
-        let (state, here) = (&mut self.state, &self.here);
+        let (state, here, dns) = (&mut self.state, &self.here, self.dns.as_ref());
+        let mut told = None;
         let changed = self.slices.take(event, |change| match change {
-            feed::Change::Set(slice) => state.set_slice(&slice, here),
-            feed::Change::Removed(namespace, name) => state.remove_slice(&namespace, &name),
-            feed::Change::Listed(all) => state.retain(None, Some(&all)),
+            feed::Change::Set(slice) => {
+                dns.map(|d| d.set_slice(&slice));
+                told = family(&slice).map(|f| (f, trigger_time(&slice)));
+                state.set_slice(&slice, here)
+            }
+            feed::Change::Removed(namespace, name) => {
+                dns.map(|d| d.remove_slice(&namespace, &name));
+                state.remove_slice(&namespace, &name)
+            }
+            feed::Change::Listed(all) => {
+                dns.map(|d| d.retain(None, Some(&all)));
+                state.retain(None, Some(&all))
+            }
         });
+        if let Some((family, trigger)) = told.filter(|_| changed) {
+            self.metrics.endpoint_change(family, trigger);
+        }
         self.dirty(changed);
     }
 
     /// Nothing is written before both lists are complete: half a picture would cut off the other half.
     fn dirty(&mut self, changed: bool) {
-        let complete = self.services.complete && self.slices.complete;
-        if complete && (changed || !self.backend.has_synced()) {
+        if !(self.services.complete && self.slices.complete) {
+            return;
+        }
+        if let Some(dns) = &self.dns {
+            dns.set_complete();
+        }
+        if changed || !self.backend.has_synced() {
             let now = Instant::now();
             let next = self.written.map_or(now, |w| w + self.config.coalesce);
+            if self.due.is_none() {
+                for family in FAMILIES {
+                    self.health.queued(family);
+                    self.metrics.queued(family);
+                }
+            }
             self.due.get_or_insert(next.max(now));
         }
     }
@@ -194,12 +345,36 @@ impl Proxy {
 
     async fn sync(&mut self) {
         self.due = None;
+        let (begin, full) = (Instant::now(), !self.backend.has_synced());
         let done = self.backend.sync(&mut self.state).await;
         self.written = Some(Instant::now());
-        if let Err(error) = done {
-            tracing::warn!(node = self.config.node_name, %error, "service rules not written, trying again");
-            self.backend.forget_applied();
-            self.due = Some(Instant::now() + RETRY);
+        match done {
+            Ok(()) => {
+                let took = begin.elapsed();
+                self.metrics.synced(&FAMILIES.map(|f| (f, took)), full);
+                FAMILIES.iter().for_each(|f| self.health.updated(*f));
+            }
+            Err(error) => {
+                let node = &self.config.node_name;
+                tracing::warn!(node, %error, "service rules not written, trying again");
+                FAMILIES.iter().for_each(|f| self.metrics.sync_failed(*f));
+                self.backend.forget_applied();
+                self.due = Some(Instant::now() + RETRY);
+            }
         }
+        let checks = self.state.health_checks();
+        for ((namespace, service), error) in self.service_health.sync(&checks).await {
+            tracing::warn!(%namespace, %service, %error, "no port to tell load balancers of endpoints");
+        }
+    }
+}
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+fn family(slice: &EndpointSlice) -> Option<Family> {
+    match slice.address_type.as_str() {
+        "IPv4" => Some(Family::V4),
+        "IPv6" => Some(Family::V6),
+        _ => None,
     }
 }

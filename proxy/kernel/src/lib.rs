@@ -2,6 +2,7 @@
 
 pub mod conntrack;
 pub mod iptables;
+pub mod loopback;
 pub mod nft;
 pub mod node;
 pub mod sysctl;

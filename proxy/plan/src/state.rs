@@ -69,11 +69,18 @@ pub struct State {
     owners: BTreeMap<ObjectName, Arc<str>>,
     /// Who wants a front; the first in order has it.
     claims: HashMap<Front, BTreeSet<PortName>>,
+    /// Addresses that this node answers itself: no service's rules are for them.
+    answered: BTreeSet<IpAddr>,
     /// What was there before the changes that nobody asked for yet.
     before: BTreeMap<ObjectName, Vec<Entry>>,
 }
 
 impl State {
+    /// Says which addresses this node answers itself, before anything is put in.
+    pub fn answer_here(&mut self, ips: BTreeSet<IpAddr>) {
+        self.answered = ips;
+    }
+
     /// Adds or replaces a Service. `false`: nothing that matters changed.
     pub fn set_service(&mut self, service: &Service) -> bool {
         let name = (
@@ -285,11 +292,15 @@ impl State {
             fronts: port
                 .fronts()
                 .into_iter()
-                .filter(|(f, _)| self.owner(f) == Some(&port.name))
+                .filter(|(f, _)| self.owner(f) == Some(&port.name) && !self.is_answered(f))
                 .collect(),
             endpoints: merge(self.endpoints(name, port)),
         });
         entries.collect()
+    }
+
+    fn is_answered(&self, front: &Front) -> bool {
+        matches!(front, Front::Address(ip, ..) if self.answered.contains(ip))
     }
 
     fn owner(&self, front: &Front) -> Option<&PortName> {

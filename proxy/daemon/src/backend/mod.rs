@@ -7,6 +7,7 @@ mod nftables;
 use keelson_proxy_kernel::Error;
 use keelson_proxy_plan::state::State;
 
+use crate::userspace::{self, Userspace};
 use crate::{Config, Mode};
 use iptables::Iptables;
 pub(crate) use iptables::options as iptables_options;
@@ -15,6 +16,7 @@ use nftables::Nftables;
 enum Kind {
     Nftables(Nftables),
     Iptables(Iptables),
+    Userspace(Box<Userspace>),
 }
 
 pub(crate) struct Backend {
@@ -27,11 +29,24 @@ pub(crate) struct Backend {
 
 impl Backend {
     /// As configured; where nothing is said, nftables if this kernel has it.
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+    pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
         let iptables = || Kind::Iptables(Iptables::new(config));
         let kind = match config.mode {
             Mode::Iptables => iptables(),
             Mode::Nftables => Kind::Nftables(Nftables::new(&config.rules)?),
+            Mode::Userspace => {
+                let of_all = userspace::Config::from(&config.rules);
+                let own = config.userspace.clone();
+                Kind::Userspace(Box::new(Userspace::new(userspace::Config {
+                    ports: own.ports,
+                    udp_idle: own.udp_idle,
+                    connections: own.connections,
+                    ..of_all
+                })))
+            }
+            Mode::Ipvs => {
+                anyhow::bail!("mode ipvs is not there yet: use nftables, iptables or userspace")
+            }
             Mode::Auto => match Nftables::new(&config.rules) {
                 Ok(nftables) => Kind::Nftables(nftables),
                 Err(error) => {
@@ -48,11 +63,12 @@ impl Backend {
         })
     }
 
-    /// Its name, as `mode` has it.
-    pub(crate) fn name(&self) -> &'static str {
+    /// Which one it is.
+    pub(crate) fn mode(&self) -> Mode {
         match self.kind {
-            Kind::Nftables(_) => "nftables",
-            Kind::Iptables(_) => "iptables",
+            Kind::Nftables(_) => Mode::Nftables,
+            Kind::Iptables(_) => Mode::Iptables,
+            Kind::Userspace(_) => Mode::Userspace,
         }
     }
 
@@ -65,6 +81,7 @@ impl Backend {
         match &mut self.kind {
             Kind::Nftables(b) => b.forget_applied(),
             Kind::Iptables(b) => b.forget_applied(),
+            Kind::Userspace(b) => b.forget_applied(),
         }
     }
 
@@ -73,7 +90,7 @@ impl Backend {
         let drifted = match &mut self.kind {
             Kind::Nftables(b) => b.drifted(),
             // Nothing tells: reading is the only way to know.
-            Kind::Iptables(_) => true,
+            Kind::Iptables(_) | Kind::Userspace(_) => true,
         };
         if drifted {
             self.forget_applied();
@@ -82,11 +99,12 @@ impl Backend {
     }
 
     /// Writes what differs.
-    pub(crate) async fn sync(&mut self, state: &mut State) -> Result<(), Error> {
+    pub(crate) async fn sync(&mut self, state: &mut State) -> anyhow::Result<()> {
         let changes = state.take_changes();
         match &mut self.kind {
             Kind::Nftables(b) => b.sync(state, &changes).await?,
             Kind::Iptables(b) => b.sync(state).await?,
+            Kind::Userspace(b) => b.sync(state).await?,
         }
         if !self.synced {
             // Another mode's rules go when ours are in place: no connection is refused between.
@@ -94,6 +112,10 @@ impl Backend {
                 tracing::warn!(%error, "rules of another mode not removed");
             }
             self.synced = true;
+        }
+        if let Kind::Userspace(_) = self.kind {
+            // Flows go to ports of its own: it ends those that are stale itself.
+            return Ok(());
         }
         self.flows_due |= changes.iter().any(conntrack::concerns);
         if self.flows_due {
@@ -107,7 +129,8 @@ impl Backend {
         match self.kind {
             Kind::Nftables(_) if !keelson_proxy_kernel::iptables::is_installed() => Vec::new(),
             Kind::Nftables(_) => Iptables::new(&self.config).cleanup().await,
-            Kind::Iptables(_) => match Nftables::new(&self.config.rules) {
+            // Both have the same chains: the first sync made one mode's rules out of the other's.
+            Kind::Iptables(_) | Kind::Userspace(_) => match Nftables::new(&self.config.rules) {
                 Ok(nftables) => nftables.cleanup(),
                 Err(_) => Vec::new(),
             },
