@@ -145,7 +145,7 @@ impl<'a> Bench<'a> {
             lasts: Duration::from_secs(self.flags.churn),
         };
         let (own, cold) = Own::cold(mode, &lane, &self.way.knocker, &self.kubeconfig, limit)?;
-        println!("  {name}: {cold:?}");
+        println!("  {name}: {cold}");
         let (changes, process) = self.bed.kube(async |client| {
             let mut changed = None;
             let held = own.held(&client, churn, async || {
@@ -175,7 +175,7 @@ impl<'a> Bench<'a> {
         let folder: &Path = &self.bed.folder();
         let mut replay = Replay::new(peer, &lane, folder, limit);
         let cold = replay.cold()?;
-        println!("  {}: {cold:?}", peer.name());
+        println!("  {}: {cold}", peer.name());
         let loaded = matches!(cold, Cold::Took { .. });
         let changes = loaded
             .then(|| replay.changes(self.flags.changes))

@@ -1,17 +1,18 @@
 //! The benchmark's services as objects of an API server.
 
+use std::fmt::Debug;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_tests::peers;
-use kube::api::{DeleteParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::fmt::Debug;
-use std::ops::Range;
-use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::plan::{self, NAMESPACE, TARGET};
@@ -119,13 +120,10 @@ async fn next<K>(api: &Api<K>, name: &str) -> anyhow::Result<Event>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let list = api
-        .list(&kube::api::ListParams::default().fields(&format!("metadata.name={name}")))
-        .await?;
-    let version = list
-        .metadata
-        .resource_version
-        .context("a list has a version")?;
+    // One of them, for the version of now.
+    let list = api.list(&ListParams::default().limit(1)).await?;
+    let version = list.metadata.resource_version;
+    let version = version.context("a list has a version")?;
     let params = WatchParams::default().fields(&format!("metadata.name={name}"));
     let events = api.watch(&params, &version).await?.boxed();
     let name = name.to_owned();

@@ -129,6 +129,19 @@ impl Cold {
     }
 }
 
+impl fmt::Display for Cold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Cold::Took { load, whole: None } => write!(f, "loaded in {}", seconds(load)),
+            Cold::Took { load, whole } => {
+                let load = load.map_or("?".to_owned(), |load| seconds(Some(load)));
+                write!(f, "in place after {}, the load {load}", seconds(whole))
+            }
+            Cold::Over(limit) => write!(f, "not loaded within {} s", limit.as_secs()),
+        }
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.colds()
@@ -169,13 +182,8 @@ impl Report {
             } else {
                 ""
             };
-            table.row([
-                m.size.to_string(),
-                m.name.clone(),
-                load,
-                whole,
-                format!("{over}{ratio:.1}"),
-            ]);
+            let ratio = format!("{over}{}", times(ratio));
+            table.row([m.size.to_string(), m.name.clone(), load, whole, ratio]);
         }
         table
     }
@@ -220,7 +228,7 @@ impl Report {
                     took.count().to_string(),
                     from_event(event.p50()),
                     from_event(event.p99()),
-                    format!("{ratio:.1}"),
+                    times(ratio),
                 ]);
             }
         }
@@ -253,6 +261,14 @@ impl Report {
             ]);
         }
         table
+    }
+}
+
+fn times(ratio: f64) -> String {
+    if ratio.is_nan() {
+        String::new()
+    } else {
+        format!("{ratio:.1}")
     }
 }
 
