@@ -94,7 +94,6 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(flags: &'a Flags) -> anyhow::Result<Self> {
         let bed = Bed::api(&["--service-cidr", SERVICES]);
-        bed.kube(async |client| Objects::namespace(&client).await)?;
         let mut way = Lanes::new()?;
         let direct = way.add("direct", 0)?;
         Ok(Self {

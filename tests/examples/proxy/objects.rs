@@ -10,51 +10,51 @@ use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_tests::peers;
 use kube::api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
+use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::plan::{self, NAMESPACE, TARGET};
+use crate::plan::{self, TARGET, TOGETHER};
 
 /// Requests under way at once.
 const AT_ONCE: usize = 32;
 /// An event that does not come is no event.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Services and their slices in one namespace.
+/// Services and their slices.
 #[derive(Clone)]
-pub(crate) struct Objects {
-    services: Api<Service>,
-    slices: Api<EndpointSlice>,
-}
+pub(crate) struct Objects(Client);
 
 /// When the API told of a change.
 pub(crate) struct Event(JoinHandle<anyhow::Result<Instant>>);
 
 impl Objects {
     pub(crate) fn new(client: &Client) -> Self {
-        Self {
-            services: Api::namespaced(client.clone(), NAMESPACE),
-            slices: Api::namespaced(client.clone(), NAMESPACE),
-        }
+        Self(client.clone())
     }
 
-    /// Makes the namespace.
-    pub(crate) async fn namespace(client: &Client) -> anyhow::Result<()> {
-        let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
-        Api::<Namespace>::all(client.clone())
-            .create(&PostParams::default(), &namespace)
-            .await?;
-        Ok(())
+    fn of<K>(&self, service: &peers::Service) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.0.clone(), &service.namespace)
     }
 
-    /// Makes services and slices.
+    /// Makes services and slices, and the namespaces that begin with them.
     pub(crate) async fn create(&self, which: Range<usize>) -> anyhow::Result<()> {
+        for n in which.clone().filter(|n| n % TOGETHER == 0) {
+            let namespace = json!({"metadata": {"name": plan::namespace(n)}});
+            let all = Api::<Namespace>::all(self.0.clone());
+            all.create(&PostParams::default(), &serde_json::from_value(namespace)?)
+                .await?;
+        }
         stream::iter(which)
             .map(|n| async move {
                 let service = plan::service(n);
-                self.slices
+                let slices = self.of::<EndpointSlice>(&service);
+                slices
                     .create(&PostParams::default(), &slice(&service)?)
                     .await?;
                 self.add(n).await?;
@@ -75,23 +75,24 @@ impl Objects {
                 "ports": [{"name": service.port_name, "port": service.address.port(), "targetPort": TARGET}],
             },
         }))?;
-        self.services
-            .create(&PostParams::default(), &object)
-            .await?;
+        let services = self.of::<Service>(&service);
+        services.create(&PostParams::default(), &object).await?;
         Ok(())
     }
 
     /// Deletes one; its slice stays.
     pub(crate) async fn remove(&self, n: usize) -> anyhow::Result<()> {
-        self.services
-            .delete(&plan::service(n).name, &DeleteParams::default())
+        let service = plan::service(n);
+        let services = self.of::<Service>(&service);
+        services
+            .delete(&service.name, &DeleteParams::default())
             .await?;
         Ok(())
     }
 
     /// Writes a service's endpoints.
     pub(crate) async fn lead(&self, service: &peers::Service) -> anyhow::Result<()> {
-        self.slices
+        self.of::<EndpointSlice>(service)
             .replace(&service.name, &PostParams::default(), &slice(service)?)
             .await?;
         Ok(())
@@ -99,12 +100,14 @@ impl Objects {
 
     /// Begins to watch for the next event about a service's slice.
     pub(crate) async fn next_of_slice(&self, n: usize) -> anyhow::Result<Event> {
-        next(&self.slices, &plan::service(n).name).await
+        let service = plan::service(n);
+        next(&self.of::<EndpointSlice>(&service), &service.name).await
     }
 
     /// The same about the service.
     pub(crate) async fn next_of_service(&self, n: usize) -> anyhow::Result<Event> {
-        next(&self.services, &plan::service(n).name).await
+        let service = plan::service(n);
+        next(&self.of::<Service>(&service), &service.name).await
     }
 }
 

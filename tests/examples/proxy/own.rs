@@ -15,7 +15,7 @@ use crate::knock::{Watch, watch};
 use crate::lanes::Lane;
 use crate::objects::Objects;
 use crate::plan::{PODS, replaced, service, spread};
-use crate::report::{Changes, Cold, Held, KINDS};
+use crate::report::{Changes, Cold, Held, KINDS, enough};
 
 /// Services that are looked at to see that all are in place.
 const LOOKED_AT: usize = 16;
@@ -145,9 +145,9 @@ impl<'a> Own<'a> {
         Usage::of(self.process.pid())
     }
 
-    /// Ends it; its rules stay.
+    /// Ends it, whatever it is at; its rules stay.
     pub(crate) fn end(self) {
-        self.process.end(Signal::SIGTERM);
+        self.process.end(Signal::SIGKILL);
     }
 
     /// Changes of each kind, one by one.
@@ -167,6 +167,10 @@ impl<'a> Own<'a> {
             let event = objects.next_of_service(n).await?;
             self.one(n, true, objects.add(n), event, &mut took[1])
                 .await?;
+            let spent = took.iter().flat_map(|(write, _)| write).sum();
+            if enough(k + 1, spent) {
+                break;
+            }
         }
         Ok(took.map(|(write, event)| {
             (

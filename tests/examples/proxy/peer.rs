@@ -14,12 +14,7 @@ use nix::unistd::Pid;
 
 use crate::lanes::Lane;
 use crate::plan::{replaced, service, services, spread};
-use crate::report::{Changes, Cold, KINDS};
-
-/// For all changes of a kind; fewer are made where one takes long.
-const BUDGET: Duration = Duration::from_secs(30);
-/// But at least so many.
-const FEWEST: usize = 3;
+use crate::report::{Changes, Cold, KINDS, enough};
 
 /// A shape and the tool that loads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -136,8 +131,7 @@ impl<'a> Replay<'a> {
             took[2].push(self.one(&Change::Removed(&whole))?);
             self.services.insert(n, whole.clone());
             took[1].push(self.one(&Change::Added(&whole))?);
-            let spent: Duration = took.iter().flatten().sum();
-            if spent > BUDGET * 3 && k + 1 >= FEWEST {
+            if enough(k + 1, took.iter().flatten().sum()) {
                 break;
             }
         }

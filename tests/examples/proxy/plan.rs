@@ -21,16 +21,21 @@ pub(crate) const CLOSED: &str = "10.176.0.0/16";
 pub(crate) const PODS: &str = "10.128.0.0/9";
 /// The port that endpoints answer on.
 pub(crate) const TARGET: u16 = 8080;
-/// The namespace of all services.
-pub(crate) const NAMESPACE: &str = "bench";
+/// Services in a namespace.
+pub(crate) const TOGETHER: usize = 100;
 
 /// Left to the API's own services.
 const FIRST: u32 = 1024;
 
+/// The namespace of a service.
+pub(crate) fn namespace(n: usize) -> String {
+    format!("bench-{}", n / TOGETHER)
+}
+
 /// A service of two endpoints that answer.
 pub(crate) fn service(n: usize) -> Service {
     Service {
-        namespace: NAMESPACE.into(),
+        namespace: namespace(n),
         name: format!("svc-{n}"),
         port_name: "http".into(),
         address: SocketAddrV4::new(nth([10, 96, 0, 0], n, 1, FIRST), 80),

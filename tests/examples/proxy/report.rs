@@ -17,6 +17,15 @@ pub(crate) const FEW: usize = 10;
 /// For each kind: from the write or the start of the tool, and (ours) from the API's event.
 pub(crate) type Changes = [(Samples, Samples); 3];
 
+/// Time for changes of all kinds together: fewer are made where one takes long, but at least a few.
+const BUDGET: Duration = Duration::from_secs(90);
+const FEWEST: usize = 3;
+
+/// Whether no more changes are to be made.
+pub(crate) fn enough(rounds: usize, spent: Duration) -> bool {
+    spent > BUDGET && rounds >= FEWEST
+}
+
 /// From an empty kernel to all rules in place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cold {
