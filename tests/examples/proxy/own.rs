@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use keelson_tests::figures::{Samples, Usage};
-use keelson_tests::process::Process;
+use keelson_tests::process::{self, Process};
 use keelson_tests::{Bed, Worker, bins, stream};
 use kube::Client;
 use nix::sys::signal::Signal;
@@ -103,7 +103,7 @@ impl<'a> Own<'a> {
             process,
             limit,
         };
-        let whole = seen.with_context(|| keelson_tests::process::tail(&log, 20))? - begin;
+        let whole = seen.with_context(|| format!("its log: {}", process::tail(&log, 20)))? - begin;
         let cold = Cold::Took {
             load: own.load(),
             whole: Some(whole),

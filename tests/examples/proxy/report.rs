@@ -80,7 +80,6 @@ impl Report {
     pub(crate) fn aims(&self, own: &str, peer: &str) -> Vec<Aim> {
         let mut aims = Vec::new();
         const SIZE: usize = 10_000;
-        let seconds = |took: Option<Duration>| took.map_or(f64::NAN, |t| t.as_secs_f64());
         if let Some(measured) = self.of(own, SIZE) {
             let load = measured.cold.seconds();
             aims.push(Aim::most("cold-load-10000", load, 0.5, "s"));
@@ -92,12 +91,6 @@ impl Report {
                     0.05,
                     "times",
                 ));
-            }
-            if let Cold::Took { whole, .. } = measured.cold {
-                println!(
-                    "from the start of the process, with reading the API: {:.2} s",
-                    seconds(whole)
-                );
             }
             if let Some(held) = &measured.process {
                 aims.push(Aim::most("pss-10000", held.loaded, 40.0, "MB"));
