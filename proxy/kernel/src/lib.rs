@@ -1,7 +1,8 @@
-//! Carries out what the plan decided: iptables by `iptables-restore`, conntrack by netlink, sysctls by file.
+//! Carries out what the plan decided: nftables and conntrack by netlink, iptables by `iptables-restore`, sysctls by file.
 
 pub mod conntrack;
 pub mod iptables;
+pub mod nft;
 pub mod sysctl;
 
 /// What went wrong, naming the action.
@@ -28,6 +29,14 @@ pub enum Error {
     Netlink {
         /// What was done.
         action: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// nf_tables refused a transaction: nothing of it is in place.
+    #[error("nftables: {what}: {source}")]
+    Nftables {
+        /// The change that it refused.
+        what: String,
         /// Why.
         source: std::io::Error,
     },

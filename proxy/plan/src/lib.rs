@@ -3,7 +3,11 @@
 //! from what is there becomes one transaction. [`conntrack`] says which flows outlived their endpoint.
 
 pub mod conntrack;
+pub mod decide;
 pub mod iptables;
 pub mod model;
+pub mod nft;
+pub mod options;
+pub mod packet;
 pub mod select;
 pub mod state;
