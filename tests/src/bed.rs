@@ -215,10 +215,15 @@ impl Bed {
 
     /// Puts a new machine on the nodes' segment.
     fn plug(&self, node: &Node) {
-        let (name, ip) = (&node.name, node.ip);
+        self.attach(&node.space, &node.name, node.ip);
+    }
+
+    /// Puts a machine that is no node on the nodes' segment: as `eth0`, its default route. `name` is the link's at the
+    /// other end.
+    pub fn attach(&self, space: &Space, name: &str, ip: Ipv4Addr) {
         self.link(
             self.router.init(),
-            node.space.init(),
+            space.init(),
             name,
             &format!("{ip}/24"),
             "10.88.0.1",

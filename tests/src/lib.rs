@@ -11,17 +11,21 @@
 
 pub mod bed;
 pub mod bins;
+pub mod figures;
 pub mod https;
 pub mod images;
 pub mod node;
+pub mod peers;
 pub mod process;
 pub mod snapshot;
 pub mod space;
 pub mod stream;
 pub mod suite;
 pub mod wait;
+pub mod worker;
 
 pub use bed::{Bed, Output};
 pub use node::Node;
 pub use suite::Suite;
 pub use wait::eventually;
+pub use worker::Worker;

@@ -109,6 +109,28 @@ impl Space {
         Ok(text(&output.stdout))
     }
 
+    /// A veth pair to another space, both ends up; each end has its name there.
+    pub fn wire(&self, name: &str, other: &Space, there: &str) -> anyhow::Result<()> {
+        // Made from outside, where all PIDs mean the same.
+        let netns = other.init.to_string();
+        let made = Command::new("nsenter")
+            .args([
+                "-t",
+                &self.init.to_string(),
+                "-n",
+                "ip",
+                "link",
+                "add",
+                name,
+            ])
+            .args(["type", "veth", "peer", "name", there, "netns", &netns])
+            .status()?;
+        anyhow::ensure!(made.success(), "make the link {name} to {there}");
+        self.sh(&format!("ip link set {name} up"))?;
+        other.sh(&format!("ip link set {there} up"))?;
+        Ok(())
+    }
+
     /// Runs code of the test in the network of this space.
     pub fn enter<T: Send>(&self, code: impl FnOnce() -> T + Send) -> T {
         let net = File::open(format!("/proc/{}/ns/net", self.init)).expect("the space lives");

@@ -1,19 +1,18 @@
 //! `scripts/bench agent`: pods of a node agent beside the same containers started by containerd's own client calls
 //! (the floor), in one run; `scripts/bench probes`: what probing many pods costs. Ends with a line an aim.
 
-mod figures;
 mod floor;
 mod pods;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use keelson_tests::figures::{self, Aim, Samples, Usage, machine_ms};
 use keelson_tests::wait::{eventually_async, secs};
 use keelson_tests::{Bed, Node};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use figures::{Aim, Samples, Usage, machine_ms};
 use floor::Floor;
 use pods::Pods;
 

@@ -7,28 +7,44 @@ use std::time::Duration;
 use anyhow::Context;
 
 /// Durations in milliseconds.
-#[derive(Default)]
-pub(crate) struct Samples(Vec<f64>);
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Vec<f64>);
 
 impl Samples {
-    pub(crate) fn push(&mut self, sample: Duration) {
+    /// One more.
+    pub fn push(&mut self, sample: Duration) {
         let sample = sample.as_secs_f64() * 1e3;
         let place = self.0.partition_point(|s| *s < sample);
         self.0.insert(place, sample);
     }
 
-    pub(crate) fn p50(&self) -> f64 {
+    /// The median.
+    pub fn p50(&self) -> f64 {
         self.percentile(50)
     }
 
-    pub(crate) fn p99(&self) -> f64 {
+    /// What one in a hundred exceeds.
+    pub fn p99(&self) -> f64 {
         self.percentile(99)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// The smallest sample that so many of a hundred do not exceed; no number without samples.
     fn percentile(&self, percent: usize) -> f64 {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0.get(rank - 1).copied().unwrap_or(f64::NAN)
+    }
+}
+
+impl FromIterator<Duration> for Samples {
+    fn from_iter<I: IntoIterator<Item = Duration>>(samples: I) -> Self {
+        let mut all: Vec<f64> = samples.into_iter().map(|s| s.as_secs_f64() * 1e3).collect();
+        all.sort_by(f64::total_cmp);
+        Self(all)
     }
 }
 
@@ -40,7 +56,7 @@ impl fmt::Display for Samples {
 }
 
 /// A figure and what it should be.
-pub(crate) struct Aim {
+pub struct Aim {
     name: &'static str,
     figure: f64,
     bound: f64,
@@ -50,7 +66,7 @@ pub(crate) struct Aim {
 
 impl Aim {
     /// The figure should be below the bound.
-    pub(crate) fn most(name: &'static str, figure: f64, bound: f64, unit: &'static str) -> Self {
+    pub fn most(name: &'static str, figure: f64, bound: f64, unit: &'static str) -> Self {
         Self {
             name,
             figure,
@@ -61,7 +77,7 @@ impl Aim {
     }
 
     /// The figure should reach the bound.
-    pub(crate) fn least(name: &'static str, figure: f64, bound: f64, unit: &'static str) -> Self {
+    pub fn least(name: &'static str, figure: f64, bound: f64, unit: &'static str) -> Self {
         Self {
             most: false,
             ..Self::most(name, figure, bound, unit)
@@ -99,7 +115,7 @@ impl fmt::Display for Aim {
 const TICK_MS: f64 = 10.0;
 
 /// Milliseconds that this machine's processors have worked since it was started, whoever for.
-pub(crate) fn machine_ms() -> anyhow::Result<f64> {
+pub fn machine_ms() -> anyhow::Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
     let all = stat.lines().next().context("a line")?;
     let ticks: Vec<f64> = all
@@ -115,7 +131,7 @@ pub(crate) fn machine_ms() -> anyhow::Result<f64> {
 }
 
 /// What a process holds and has used.
-pub(crate) struct Usage {
+pub struct Usage {
     pss_kb: f64,
     /// Its own time on the processors, in ticks.
     ticks: f64,
@@ -124,7 +140,11 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+    /// Now.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn of(pid: u32) -> anyhow::Result<Self> {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let pss = rollup.lines().find_map(|l| l.strip_prefix("Pss:"));
         let pss = pss.and_then(|p| p.trim().strip_suffix(" kB"));
@@ -144,30 +164,32 @@ impl Usage {
     }
 
     /// Proportional set size.
-    pub(crate) fn pss_mb(&self) -> f64 {
+    pub fn pss_mb(&self) -> f64 {
         self.pss_kb / 1024.0
     }
 
     /// Milliseconds on the processors since an earlier look: its own, and of processes it has waited for.
-    pub(crate) fn ms_since(&self, earlier: &Self) -> [f64; 2] {
+    pub fn ms_since(&self, earlier: &Self) -> [f64; 2] {
         [self.ticks - earlier.ticks, self.children - earlier.children].map(|ticks| ticks * TICK_MS)
     }
 
     /// Percent of one core since an earlier look.
-    pub(crate) fn cpu_since(&self, earlier: &Self, elapsed: Duration) -> f64 {
+    pub fn cpu_since(&self, earlier: &Self, elapsed: Duration) -> f64 {
         (self.ticks - earlier.ticks) / elapsed.as_secs_f64()
     }
 }
 
 /// What runs on a node for its pods.
-pub(crate) struct Beside {
-    pub(crate) processes: usize,
-    pub(crate) pss_mb: f64,
+pub struct Beside {
+    /// How many processes.
+    pub processes: usize,
+    /// Their proportional set sizes together.
+    pub pss_mb: f64,
 }
 
 /// Agent, shims and log writers: all that shares containerd's mount namespace, containerd itself left out. A pod's own
 /// processes have namespaces of their own.
-pub(crate) fn beside(containerd: u32) -> anyhow::Result<Beside> {
+pub fn beside(containerd: u32) -> anyhow::Result<Beside> {
     let space = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let here = space(containerd).context("containerd is gone")?;
     let mut own = Beside {
