@@ -1,7 +1,9 @@
-//! Carries out what the plan decided: iptables by `iptables-restore`, conntrack by netlink, sysctls by file.
+//! Carries out what the plan decided: iptables by `iptables-restore`, conntrack and IPVS by netlink, sysctls by file.
 
 pub mod conntrack;
 pub mod iptables;
+pub mod ipvs;
+mod netlink;
 pub mod sysctl;
 
 /// What went wrong, naming the action.
@@ -28,6 +30,22 @@ pub enum Error {
     Netlink {
         /// What was done.
         action: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kernel has no IPVS, or this process may not use it.
+    #[error("no IPVS (module ip_vs) in this kernel: {source}")]
+    NoIpvs {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A change to virtual servers, or to the link with their addresses, failed.
+    #[error("{action} {object}: {source}")]
+    Ipvs {
+        /// What was done.
+        action: &'static str,
+        /// To what.
+        object: String,
         /// Why.
         source: std::io::Error,
     },
