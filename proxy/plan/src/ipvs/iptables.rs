@@ -173,7 +173,7 @@ fn write_sources(set: &mut Ruleset, key: &ServerKey, to: &str, sources: &[IpNet]
         let number = key.protocol_number();
         set.rule(Filter, OUT, format!(
             "-m addrtype --src-type LOCAL -m ipvs --vproto {number} --vaddr {} --vport {} -j DROP",
-            IpNet::from(key.address), key.port
+            key.address, key.port
         ));
     }
 }
