@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use keelson_agent_io::volumes::{Bundles, Want, wants};
+use keelson_agent_io::volumes::{Want, wants};
 use kube::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -22,7 +22,8 @@ use crate::sync::feed;
 enum Key {
     ConfigMap(String, String),
     Secret(String, String),
-    Trust(Bundles),
+    /// By field and label selector.
+    Trust(String, String),
 }
 
 struct Watched {
@@ -42,7 +43,10 @@ fn keys(pod: &Pod) -> HashSet<Key> {
     let key = |want| match want {
         Want::ConfigMap { name, .. } => Some(Key::ConfigMap(namespace.clone(), name)),
         Want::Secret { name, .. } => Some(Key::Secret(namespace.clone(), name)),
-        Want::Trust(bundles) => bundles.selectors().is_some().then_some(Key::Trust(bundles)),
+        Want::Trust(bundles) => {
+            let selectors = bundles.selectors();
+            selectors.map(|(fields, labels)| Key::Trust(fields, labels.to_owned()))
+        }
         Want::Token { .. } => None,
     };
     volumes.flat_map(wants).filter_map(key).collect()
@@ -90,11 +94,9 @@ fn start(shared: Arc<Shared>, key: Key) -> JoinHandle<()> {
             let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client, namespace);
             tokio::spawn(watch(shared, api, named(name), key))
         }
-        Key::Trust(bundles) => {
+        Key::Trust(fields, labels) => {
             let api: Api<PartialObjectMeta<ClusterTrustBundle>> = Api::all(client);
-            // Where nothing is asked for there is no key.
-            let (fields, labels) = bundles.selectors().unwrap_or_default();
-            let which = config.fields(&fields).labels(labels);
+            let which = config.fields(fields).labels(labels);
             tokio::spawn(watch(shared, api, which, key))
         }
     }

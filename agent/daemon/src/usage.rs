@@ -139,13 +139,8 @@ fn measure(shared: &Shared, pod: &mut PodUse, entry: &Entry, depth: Depth) {
     for container in &mut pod.containers {
         container.usage = read(&container.cgroup, depth);
         if depth == Depth::Disk {
-            let dir = names::container_log_dir(
-                &shared.config.log_dir,
-                &pod.namespace,
-                &pod.name,
-                &pod.uid,
-                &container.name,
-            );
+            let root = &shared.config.log_dir;
+            let dir = names::container_log_dir(root, &entry.pod, &container.name);
             container.logs = count(&dir).ok();
         }
     }

@@ -26,22 +26,16 @@ pub fn log_dir_uid(dir: &str) -> Option<&str> {
 }
 
 /// A container's log directory: `<pod's log directory>/<container>`.
-pub fn container_log_dir(
-    root: &Path,
-    namespace: &str,
-    name: &str,
-    uid: &str,
-    container: &str,
-) -> PathBuf {
+pub fn container_log_dir(root: &Path, pod: &Pod, container: &str) -> PathBuf {
+    let m = &pod.metadata;
+    let [namespace, name, uid] =
+        [&m.namespace, &m.name, &m.uid].map(|o| o.as_deref().unwrap_or_default());
     log_dir(root, namespace, name, uid).join(container)
 }
 
 /// A run's log file: `<container's log directory>/<attempt>.log`.
 pub fn log_path(root: &Path, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
-    let m = &pod.metadata;
-    let text = |o: &Option<String>| o.clone().unwrap_or_default();
-    let (namespace, name, uid) = (text(&m.namespace), text(&m.name), text(&m.uid));
-    container_log_dir(root, &namespace, &name, &uid, container).join(format!("{attempt}.log"))
+    container_log_dir(root, pod, container).join(format!("{attempt}.log"))
 }
 
 /// A file path is one element: no separator, and not the directory itself or its parent.
@@ -159,6 +153,10 @@ mod tests {
         let own = log_dir(Path::new("/l"), "ns", "web", "uid");
         let name = own.file_name().and_then(|n| n.to_str());
         assert_eq!(name.and_then(log_dir_uid), Some("uid"));
+        let pod = serde_json::json!({"metadata": {"namespace": "ns", "name": "web", "uid": "uid"}});
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let log = log_path(Path::new("/l"), &pod, "c", 3);
+        assert_eq!(log, Path::new("/l/ns_web_uid/c/3.log"));
     }
 
     #[test]

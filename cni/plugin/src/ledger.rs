@@ -128,7 +128,7 @@ impl Ledger {
                 continue;
             };
             let text = read_at(&dir, &name);
-            let text = text.map_err(|e| self.fail("read", &self.dir.join(&name), e.into()))?;
+            let text = text.map_err(|e| self.fail("read", &self.dir.join(&name), e))?;
             let mut lines = text.lines().map(str::trim);
             let mut next = || lines.next().unwrap_or_default().to_owned();
             all.push((
@@ -181,7 +181,7 @@ impl Ledger {
 }
 
 /// A file's text. There is a file for every pod of the node: no call more than it takes, for each of them.
-fn read_at(dir: &fs::File, name: &OsStr) -> rustix::io::Result<String> {
+fn read_at(dir: &fs::File, name: &OsStr) -> std::io::Result<String> {
     let file = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = Vec::with_capacity(512);
     loop {
@@ -191,6 +191,5 @@ fn read_at(dir: &fs::File, name: &OsStr) -> rustix::io::Result<String> {
         }
         text.reserve(512);
     }
-    // An owner that is not text is nobody's.
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    String::from_utf8(text).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
 }

@@ -1,9 +1,11 @@
-//! Carries out what the plan decided: iptables by `iptables-restore`, conntrack and IPVS by netlink, sysctls by file.
+//! Carries out what the plan decided: nftables, IPVS and conntrack by netlink, iptables by `iptables-restore`, sysctls by
+//! file.
 
 pub mod conntrack;
 pub mod iptables;
 pub mod ipvs;
 mod netlink;
+pub mod nft;
 pub mod sysctl;
 
 /// What went wrong, naming the action.
@@ -46,6 +48,14 @@ pub enum Error {
         action: &'static str,
         /// To what.
         object: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// nf_tables refused a transaction: nothing of it is in place.
+    #[error("nftables: {what}: {source}")]
+    Nftables {
+        /// The change that it refused.
+        what: String,
         /// Why.
         source: std::io::Error,
     },

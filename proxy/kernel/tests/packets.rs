@@ -9,10 +9,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use keelson_proxy_kernel::{conntrack, iptables, sysctl};
+use keelson_proxy_kernel::{conntrack, iptables, nft, sysctl};
 use keelson_proxy_plan::conntrack::Wanted;
-use keelson_proxy_plan::iptables::{Options, Ruleset, ruleset};
-use keelson_proxy_plan::model::Family;
+use keelson_proxy_plan::iptables::{self as rules, Ruleset, ruleset};
+use keelson_proxy_plan::model::{Entry, Family};
+use keelson_proxy_plan::nft::services::table;
+use keelson_proxy_plan::nft::transaction::Transaction;
+use keelson_proxy_plan::options::{Options, Pods};
 use keelson_proxy_plan::state::State;
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
@@ -43,14 +46,24 @@ fn inside<T: Send + 'static>(ns: &str, f: impl FnOnce() -> T + Send + 'static) -
     thread.join().expect("inside")
 }
 
+/// By which rules packets are sent on: each property holds with every one of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Backend {
+    Iptables,
+    Nftables,
+}
+
+const BACKENDS: [Backend; 2] = [Backend::Iptables, Backend::Nftables];
+
 /// A node with two pods on a bridge, and a client on another link.
 struct Bed {
     name: String,
     state: State,
+    backend: Backend,
 }
 
 impl Bed {
-    fn new() -> Self {
+    fn new(backend: Backend) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "kspx{}{}",
@@ -60,6 +73,7 @@ impl Bed {
         let bed = Self {
             name,
             state: State::default(),
+            backend,
         };
         for ns in ["node", "a", "b", "client"] {
             ip(&format!("netns add {}", bed.ns(ns)));
@@ -149,12 +163,12 @@ impl Bed {
         let slice = json!({"metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
             "ports": [{"name": "t", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 8080, "protocol": "UDP"}], "endpoints": list});
         self.state
-            .set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+            .set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
         self.sync();
     }
 
     fn wanted(&self) -> Ruleset {
-        let options = Options {
+        let options = rules::Options {
             family: Family::V4,
             cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
             localhost_node_ports: true,
@@ -162,8 +176,39 @@ impl Bed {
         ruleset(&self.state.served(Family::V4), &options)
     }
 
-    /// Makes the rules so; the number of bytes written to the kernel.
+    /// Makes the rules so; how much was written to the kernel.
     fn sync(&self) -> usize {
+        match self.backend {
+            Backend::Iptables => self.sync_iptables(),
+            Backend::Nftables => self.sync_nftables(),
+        }
+    }
+
+    fn sync_nftables(&self) -> usize {
+        let options = Options {
+            pods: Pods::Within(vec!["10.42.0.0/16".parse().expect("cidr")]),
+            ..Options::default()
+        };
+        let entries: Vec<Entry> = self.state.all().flatten().collect();
+        let want = table(entries.iter(), Family::V4, &options);
+        inside(&self.ns("node"), move || {
+            let have = nft::read(Family::V4).expect("read");
+            let transaction = Transaction::between(have.as_ref(), &want);
+            assert!(!transaction.anew, "the table's form is read back");
+            nft::apply(&transaction, have.as_ref().unwrap_or(&want)).expect("apply");
+            let now = nft::read(Family::V4).expect("read").expect("table");
+            let left = Transaction::between(Some(&now), &want);
+            assert!(
+                left.is_empty(),
+                "reads back as it was written: {}",
+                left.render(&want)
+            );
+            let (added, deleted, chains) = transaction.size();
+            added + deleted + chains
+        })
+    }
+
+    fn sync_iptables(&self) -> usize {
         let want = self.wanted();
         self.in_node(async move || {
             let have = iptables::read(Family::V4).await.expect("read");
@@ -229,97 +274,105 @@ fn to(address: &str, port: u16) -> String {
 
 #[test]
 fn cluster_ip_and_node_port_from_everywhere() {
-    let mut bed = Bed::new();
-    bed.service(|_| (), BOTH);
-    let cases = [
-        ("pod to cluster address", "a", to(CLUSTER_IP, 80)),
-        ("node to cluster address", "node", to(CLUSTER_IP, 80)),
-        ("client to node port", "client", to(NODE, 30080)),
-        ("pod to node port", "a", to(NODE, 30080)),
-        ("node to its own node port", "node", to(NODE, 30080)),
-        ("localhost node port", "node", to("127.0.0.1", 30080)),
-        (
-            "client to cluster address, routed",
-            "client",
-            to(CLUSTER_IP, 80),
-        ),
-    ];
-    for (name, from, address) in cases {
-        let counts = bed.counts(from, &address, 24);
-        assert_eq!(counts.len(), 2, "{name}: both endpoints answer: {counts:?}");
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        bed.service(|_| (), BOTH);
+        let cases = [
+            ("pod to cluster address", "a", to(CLUSTER_IP, 80)),
+            ("node to cluster address", "node", to(CLUSTER_IP, 80)),
+            ("client to node port", "client", to(NODE, 30080)),
+            ("pod to node port", "a", to(NODE, 30080)),
+            ("node to its own node port", "node", to(NODE, 30080)),
+            ("localhost node port", "node", to("127.0.0.1", 30080)),
+            (
+                "client to cluster address, routed",
+                "client",
+                to(CLUSTER_IP, 80),
+            ),
+        ];
+        for (name, from, address) in cases {
+            let counts = bed.counts(from, &address, 24);
+            assert_eq!(counts.len(), 2, "{name}: both endpoints answer: {counts:?}");
+        }
+        assert!(
+            bed.tcp("a", &to(CLUSTER_IP, 81)).is_err(),
+            "another port is no service"
+        );
     }
-    assert!(
-        bed.tcp("a", &to(CLUSTER_IP, 81)).is_err(),
-        "another port is no service"
-    );
 }
 
 #[test]
 fn a_pod_reaches_itself_and_sources_are_kept_where_they_may_be() {
-    let mut bed = Bed::new();
-    bed.service(|_| (), &["10.42.0.2"]);
-    assert_eq!(
-        bed.tcp("a", &to(CLUSTER_IP, 80)).expect("hairpin"),
-        "a 10.42.0.1",
-        "masked, or it would answer itself"
-    );
-    assert_eq!(
-        bed.tcp("b", &to(CLUSTER_IP, 80)).expect("pod"),
-        "a 10.42.0.3",
-        "a pod's address is kept"
-    );
-    assert_eq!(
-        bed.tcp("client", &to(NODE, 30080)).expect("client"),
-        "a 10.42.0.1"
-    );
-    bed.service(
-        |v| v["spec"]["externalTrafficPolicy"] = json!("Local"),
-        &["10.42.0.2"],
-    );
-    assert_eq!(
-        bed.tcp("client", &to(NODE, 30080)).expect("client"),
-        format!("a {CLIENT}"),
-        "policy Local keeps the client's"
-    );
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        bed.service(|_| (), &["10.42.0.2"]);
+        assert_eq!(
+            bed.tcp("a", &to(CLUSTER_IP, 80)).expect("hairpin"),
+            "a 10.42.0.1",
+            "masked, or it would answer itself"
+        );
+        assert_eq!(
+            bed.tcp("b", &to(CLUSTER_IP, 80)).expect("pod"),
+            "a 10.42.0.3",
+            "a pod's address is kept"
+        );
+        assert_eq!(
+            bed.tcp("client", &to(NODE, 30080)).expect("client"),
+            "a 10.42.0.1"
+        );
+        bed.service(
+            |v| v["spec"]["externalTrafficPolicy"] = json!("Local"),
+            &["10.42.0.2"],
+        );
+        assert_eq!(
+            bed.tcp("client", &to(NODE, 30080)).expect("client"),
+            format!("a {CLIENT}"),
+            "policy Local keeps the client's"
+        );
+    }
 }
 
 #[test]
 fn without_endpoints_refused_at_once() {
-    let mut bed = Bed::new();
-    bed.service(|_| (), &[]);
-    for (from, address) in [
-        ("a", to(CLUSTER_IP, 80)),
-        ("node", to(CLUSTER_IP, 80)),
-        ("client", to(NODE, 30080)),
-    ] {
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        bed.service(|_| (), &[]);
+        for (from, address) in [
+            ("a", to(CLUSTER_IP, 80)),
+            ("node", to(CLUSTER_IP, 80)),
+            ("client", to(NODE, 30080)),
+        ] {
+            assert_eq!(
+                bed.tcp(from, &address),
+                Err(std::io::ErrorKind::ConnectionRefused),
+                "{from}"
+            );
+        }
+        bed.endpoints(&["10.42.0.3"]);
         assert_eq!(
-            bed.tcp(from, &address),
-            Err(std::io::ErrorKind::ConnectionRefused),
-            "{from}"
+            bed.tcp("node", &to(CLUSTER_IP, 80))
+                .expect("back")
+                .split(' ')
+                .next(),
+            Some("b")
         );
     }
-    bed.endpoints(&["10.42.0.3"]);
-    assert_eq!(
-        bed.tcp("node", &to(CLUSTER_IP, 80))
-            .expect("back")
-            .split(' ')
-            .next(),
-        Some("b")
-    );
 }
 
 #[test]
 fn affinity_stays_with_one_endpoint() {
-    let mut bed = Bed::new();
-    bed.service(|v| v["spec"]["sessionAffinity"] = json!("ClientIP"), BOTH);
-    for from in ["a", "b", "node"] {
-        assert_eq!(bed.counts(from, &to(CLUSTER_IP, 80), 12).len(), 1, "{from}");
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        bed.service(|v| v["spec"]["sessionAffinity"] = json!("ClientIP"), BOTH);
+        for from in ["a", "b", "node"] {
+            assert_eq!(bed.counts(from, &to(CLUSTER_IP, 80), 12).len(), 1, "{from}");
+        }
     }
 }
 
 #[test]
 fn a_restart_writes_nothing_and_a_change_only_its_chains() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(Backend::Iptables);
     bed.service(|_| (), BOTH);
     assert_eq!(bed.sync(), 0, "read back, nothing differs");
     let other = |i: u8| json!({"metadata": {"namespace": "d", "name": format!("s{i}")}, "spec": {"clusterIP": format!("10.43.1.{i}"), "ports": [{"port": 80}]}});
@@ -331,7 +384,7 @@ fn a_restart_writes_nothing_and_a_change_only_its_chains() {
     let slice = json!({"metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
         "ports": [{"name": "t", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 8080, "protocol": "UDP"}], "endpoints": [{"addresses": ["10.42.0.3"]}]});
     bed.state
-        .set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+        .set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
     let one = bed.sync();
     assert!(
         one * 5 < cold,
@@ -362,38 +415,40 @@ fn a_restart_writes_nothing_and_a_change_only_its_chains() {
 
 #[test]
 fn a_udp_flow_moves_when_its_endpoint_goes() {
-    let mut bed = Bed::new();
-    bed.service(|_| (), &["10.42.0.2"]);
-    let socket = inside(&bed.ns("client"), || {
-        let socket = UdpSocket::bind("0.0.0.0:5555").expect("bind");
-        socket.connect((NODE, 30080)).expect("connect");
-        socket
-            .set_read_timeout(Some(Duration::from_millis(1500)))
-            .expect("timeout");
-        socket
-    });
-    let ask = || {
-        let mut buffer = [0; 64];
-        socket.send(b"?").expect("send");
-        socket
-            .recv(&mut buffer)
-            .ok()
-            .map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned())
-    };
-    assert_eq!(ask().as_deref(), Some("a 10.42.0.1"));
-    bed.endpoints(&["10.42.0.3"]);
-    assert_eq!(
-        ask().as_deref(),
-        Some("a 10.42.0.1"),
-        "the flow goes on to the old endpoint"
-    );
-    let wanted = Wanted::new(&[(Family::V4, bed.state.served(Family::V4))]);
-    let removed = inside(&bed.ns("node"), move || {
-        (
-            conntrack::clean(&wanted).expect("clean"),
-            conntrack::clean(&wanted).expect("again"),
-        )
-    });
-    assert_eq!(removed, (1, 0));
-    assert_eq!(ask().as_deref(), Some("b 10.42.0.1"));
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        bed.service(|_| (), &["10.42.0.2"]);
+        let socket = inside(&bed.ns("client"), || {
+            let socket = UdpSocket::bind("0.0.0.0:5555").expect("bind");
+            socket.connect((NODE, 30080)).expect("connect");
+            socket
+                .set_read_timeout(Some(Duration::from_millis(1500)))
+                .expect("timeout");
+            socket
+        });
+        let ask = || {
+            let mut buffer = [0; 64];
+            socket.send(b"?").expect("send");
+            socket
+                .recv(&mut buffer)
+                .ok()
+                .map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned())
+        };
+        assert_eq!(ask().as_deref(), Some("a 10.42.0.1"));
+        bed.endpoints(&["10.42.0.3"]);
+        assert_eq!(
+            ask().as_deref(),
+            Some("a 10.42.0.1"),
+            "the flow goes on to the old endpoint"
+        );
+        let wanted = Wanted::new(&[(Family::V4, bed.state.served(Family::V4))]);
+        let removed = inside(&bed.ns("node"), move || {
+            (
+                conntrack::clean(&wanted).expect("clean"),
+                conntrack::clean(&wanted).expect("again"),
+            )
+        });
+        assert_eq!(removed, (1, 0));
+        assert_eq!(ask().as_deref(), Some("b 10.42.0.1"));
+    }
 }

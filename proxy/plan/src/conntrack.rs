@@ -97,9 +97,9 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"namespace": "d", "name": "dns-1", "labels": {"kubernetes.io/service-name": "dns"}},
                 "addressType": "IPv4", "ports": [{"port": 5353, "protocol": "UDP"}], "endpoints": endpoints})).expect("slice")
         };
-        state.set_slice(&slice(json!([{"addresses": ["10.42.0.2"]}])), "me");
+        state.set_slice(&slice(json!([{"addresses": ["10.42.0.2"]}])), &"me".into());
         let with = Wanted::new(&[(Family::V4, state.served(Family::V4))]);
-        state.set_slice(&slice(json!([])), "me");
+        state.set_slice(&slice(json!([])), &"me".into());
         let without = Wanted::new(&[(Family::V4, state.served(Family::V4))]);
         let at = |t: &str| {
             let a: std::net::SocketAddr = t.parse().expect("address");

@@ -6,5 +6,7 @@ pub mod conntrack;
 pub mod iptables;
 pub mod ipvs;
 pub mod model;
+pub mod nft;
+pub mod options;
 pub mod select;
 pub mod state;

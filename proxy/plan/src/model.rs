@@ -48,6 +48,15 @@ impl Protocol {
         })
     }
 
+    /// Its number (IANA's protocol numbers).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
     /// As rules write it.
     pub fn name(self) -> &'static str {
         match self {
@@ -116,6 +125,18 @@ pub struct ServicePort {
     pub internal_policy: Policy,
 }
 
+/// Whom a slice's hints mean an endpoint for (KEP-2433, KEP-4444), as seen from this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hint {
+    /// There is none.
+    #[default]
+    None,
+    /// Us, among others.
+    Here,
+    /// Others.
+    Elsewhere,
+}
+
 /// An endpoint of a service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
@@ -131,11 +152,60 @@ pub struct Endpoint {
     pub terminating: bool,
     /// On this node.
     pub local: bool,
+    /// Meant for this node's zone.
+    pub zone: Hint,
+    /// Meant for this node.
+    pub node: Hint,
 }
 
 /// `address:port`, with brackets where IPv6 needs them.
 pub fn socket(ip: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(ip, port).to_string()
+}
+
+/// What a packet is sent to when it is meant for a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Front {
+    /// A service's address and port.
+    Address(IpAddr, Protocol, u16),
+    /// A port of each of the node's addresses.
+    Node(Protocol, u16),
+}
+
+/// Why a front is there: what is done with a packet's source depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// An address inside of the cluster.
+    Cluster,
+    /// One of `spec.externalIPs`.
+    External,
+    /// A load balancer's address.
+    LoadBalancer,
+    /// A node port.
+    NodePort,
+}
+
+impl ServicePort {
+    /// All fronts of both families, each once: the first kind counts.
+    pub fn fronts(&self) -> Vec<(Front, Kind)> {
+        let lists = [
+            (&self.cluster_ips, Kind::Cluster),
+            (&self.external_ips, Kind::External),
+            (&self.load_balancer_ips, Kind::LoadBalancer),
+        ];
+        let mut fronts: Vec<(Front, Kind)> = Vec::new();
+        for (ips, kind) in lists {
+            for ip in ips {
+                let front = Front::Address(*ip, self.protocol, self.port);
+                if fronts.iter().all(|(f, _)| *f != front) {
+                    fronts.push((front, kind));
+                }
+            }
+        }
+        let node = self.node_port.map(|p| Front::Node(self.protocol, p));
+        fronts.extend(node.map(|f| (f, Kind::NodePort)));
+        fronts
+    }
 }
 
 /// A service port with its endpoints of one family, ordered and without doubles.
@@ -145,4 +215,33 @@ pub struct Served<'a> {
     pub port: &'a ServicePort,
     /// Its endpoints, usable or not.
     pub endpoints: Vec<Endpoint>,
+}
+
+/// A service port as it is at one moment, with the fronts that are its own (no other Service claimed them before)
+/// and the endpoints of both families.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The service port.
+    pub port: Arc<ServicePort>,
+    /// Where it is reached.
+    pub fronts: Vec<(Front, Kind)>,
+    /// Its endpoints, usable or not, ordered and without doubles.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Entry {
+    /// Its endpoints of a family.
+    pub fn of(&self, family: Family) -> impl Iterator<Item = &Endpoint> {
+        let mine = move |e: &&Endpoint| Family::of(&e.ip) == family;
+        self.endpoints.iter().filter(mine)
+    }
+}
+
+/// A Service's ports before and after what happened to it; none where it isn't there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// As they were.
+    pub before: Vec<Entry>,
+    /// As they are.
+    pub after: Vec<Entry>,
 }

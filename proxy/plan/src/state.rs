@@ -1,13 +1,16 @@
-//! What the API said: Services and EndpointSlices, put in one by one, given out per family.
+//! What the API said: Services and EndpointSlices, put in one by one, given out whole ([`State::served`]) or as what
+//! changed since it was last asked for ([`State::take_changes`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::model::{Endpoint, Family, Policy, PortName, Protocol, Served, ServicePort};
+use crate::model::{
+    Change, Endpoint, Entry, Family, Front, Hint, Policy, PortName, Protocol, Served, ServicePort,
+};
 
 /// Label that says who else proxies a Service.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -21,12 +24,53 @@ type ObjectName = (Arc<str>, Arc<str>);
 /// Endpoints of one slice for one port, by port name and protocol.
 type Slice = BTreeMap<(Arc<str>, Protocol), Vec<Endpoint>>;
 
+/// Where the state is seen from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    /// This node's name.
+    pub node: String,
+    /// Its `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+}
+
+impl From<&str> for Here {
+    fn from(node: &str) -> Self {
+        let node = node.to_owned();
+        Self { node, zone: None }
+    }
+}
+
+/// A Service, as far as it is proxied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Proxied {
+    ports: Vec<Arc<ServicePort>>,
+    /// `spec.healthCheckNodePort`, where it is in force.
+    health_check: Option<u16>,
+}
+
+/// A port on which load balancers ask whether this node has endpoints of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The port, on the node's addresses.
+    pub port: u16,
+    /// The Service's namespace.
+    pub namespace: Arc<str>,
+    /// The Service's name.
+    pub service: Arc<str>,
+    /// Number of ready endpoints on this node.
+    pub local_endpoints: usize,
+}
+
 /// Services and slices known.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    services: BTreeMap<ObjectName, Vec<ServicePort>>,
+    services: BTreeMap<ObjectName, Proxied>,
     slices: BTreeMap<ObjectName, BTreeMap<Arc<str>, Slice>>,
     owners: BTreeMap<ObjectName, Arc<str>>,
+    /// Who wants a front; the first in order has it.
+    claims: HashMap<Front, BTreeSet<PortName>>,
+    /// What was there before the changes that nobody asked for yet.
+    before: BTreeMap<ObjectName, Vec<Entry>>,
 }
 
 impl State {
@@ -38,21 +82,79 @@ impl State {
         );
         let ports = service_ports(service, &name);
         if ports.is_empty() {
-            return self.services.remove(&name).is_some();
+            return self.drop_service(&name);
         }
-        let old = self.services.insert(name.clone(), ports);
-        old.as_ref() != self.services.get(&name)
+        let proxied = Proxied {
+            ports: ports.into_iter().map(Arc::new).collect(),
+            health_check: health_check(service),
+        };
+        if self.services.get(&name) == Some(&proxied) {
+            return false;
+        }
+        self.touch(&name);
+        self.unclaim(&name);
+        for port in &proxied.ports {
+            for (front, _) in port.fronts() {
+                self.touch_rivals(&front, &name);
+                let claims = self.claims.entry(front).or_default();
+                claims.insert(port.name.clone());
+            }
+        }
+        self.services.insert(name, proxied);
+        true
     }
 
     /// Removes a Service.
     pub fn remove_service(&mut self, namespace: &str, name: &str) -> bool {
-        self.services
-            .remove(&(namespace.into(), name.into()))
-            .is_some()
+        self.drop_service(&(namespace.into(), name.into()))
+    }
+
+    fn drop_service(&mut self, name: &ObjectName) -> bool {
+        if !self.services.contains_key(name) {
+            return false;
+        }
+        self.touch(name);
+        self.unclaim(name);
+        self.services.remove(name).is_some()
+    }
+
+    /// Remembers how a Service was, once until somebody asks for the changes.
+    fn touch(&mut self, name: &ObjectName) {
+        if !self.before.contains_key(name) {
+            let entries = self.entries(name);
+            self.before.insert(name.clone(), entries);
+        }
+    }
+
+    /// A front goes to another Service when its first claimant comes or goes.
+    fn touch_rivals(&mut self, front: &Front, name: &ObjectName) {
+        let Some(claims) = self.claims.get(front) else {
+            return;
+        };
+        let owners = claims
+            .iter()
+            .map(|c| (c.namespace.clone(), c.service.clone()));
+        let rivals: Vec<ObjectName> = owners.filter(|o| o != name).collect();
+        rivals.iter().for_each(|r| self.touch(r));
+    }
+
+    fn unclaim(&mut self, name: &ObjectName) {
+        let ports = self.services.get(name).map(|s| s.ports.clone());
+        for port in ports.iter().flatten() {
+            for (front, _) in port.fronts() {
+                self.touch_rivals(&front, name);
+                if let Some(claims) = self.claims.get_mut(&front) {
+                    claims.remove(&port.name);
+                    if claims.is_empty() {
+                        self.claims.remove(&front);
+                    }
+                }
+            }
+        }
     }
 
     /// Adds or replaces an EndpointSlice, as seen from a node. `false`: nothing that matters changed.
-    pub fn set_slice(&mut self, slice: &EndpointSlice, node: &str) -> bool {
+    pub fn set_slice(&mut self, slice: &EndpointSlice, here: &Here) -> bool {
         let namespace = text(&slice.metadata.namespace);
         let id = (namespace.clone(), text(&slice.metadata.name));
         let labels = slice.metadata.labels.as_ref();
@@ -68,12 +170,17 @@ impl State {
         if self.owners.get(&id).is_some_and(|o| *o != service) {
             changed = self.remove_slice(&id.0, &id.1);
         }
-        self.owners.insert(id.clone(), service.clone());
-        let parsed = parse_slice(slice, node);
-        let slices = self.slices.entry((namespace, service)).or_default();
-        changed |= slices.get(&id.1) != Some(&parsed);
+        let parsed = parse_slice(slice, here);
+        let owner = (namespace, service.clone());
+        let have = self.slices.get(&owner).and_then(|s| s.get(&id.1));
+        if have == Some(&parsed) {
+            return changed;
+        }
+        self.touch(&owner);
+        self.owners.insert(id.clone(), service);
+        let slices = self.slices.entry(owner).or_default();
         slices.insert(id.1, parsed);
-        changed
+        true
     }
 
     /// Removes an EndpointSlice.
@@ -83,6 +190,7 @@ impl State {
             return false;
         };
         let owner = (id.0, service);
+        self.touch(&owner);
         let Some(slices) = self.slices.get_mut(&owner) else {
             return false;
         };
@@ -120,30 +228,92 @@ impl State {
     /// All service ports with their endpoints of a family, in a fixed order.
     pub fn served(&self, family: Family) -> Vec<Served<'_>> {
         let mut all = Vec::new();
-        for (name, ports) in &self.services {
-            let slices = self.slices.get(name);
-            for port in ports {
-                let key = (port.name.port.clone(), port.protocol);
-                let of_port = slices
-                    .into_iter()
-                    .flat_map(BTreeMap::values)
-                    .filter_map(|s| s.get(&key));
-                let mut merged = BTreeMap::<(IpAddr, u16), Endpoint>::new();
-                for e in of_port.flatten().filter(|e| Family::of(&e.ip) == family) {
-                    // While a pod moves between slices it stands in both: the more able entry counts.
-                    let kept = merged.entry((e.ip, e.port)).or_insert(*e);
-                    if (e.ready, e.serving) > (kept.ready, kept.serving) {
-                        *kept = *e;
-                    }
-                }
+        for (name, service) in &self.services {
+            for port in &service.ports {
+                let endpoints = self.endpoints(name, port);
+                let mine = endpoints.filter(|e| Family::of(&e.ip) == family);
                 all.push(Served {
                     port,
-                    endpoints: merged.into_values().collect(),
+                    endpoints: merge(mine),
                 });
             }
         }
         all
     }
+
+    /// All Services' ports as they are.
+    pub fn all(&self) -> impl Iterator<Item = Vec<Entry>> {
+        self.services.keys().map(|name| self.entries(name))
+    }
+
+    /// What changed since this was last asked for: work for those Services only that something happened to.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        let before = std::mem::take(&mut self.before);
+        let changes = before.into_iter().map(|(name, before)| Change {
+            before,
+            after: self.entries(&name),
+        });
+        changes.filter(|c| c.before != c.after).collect()
+    }
+
+    /// Forgets what changed: somebody is going to take [`State::all`].
+    pub fn forget_changes(&mut self) {
+        self.before.clear();
+    }
+
+    /// The ports on which load balancers ask after endpoints on this node.
+    pub fn health_checks(&self) -> Vec<HealthCheck> {
+        let checks = self.services.iter().filter_map(|(name, service)| {
+            let endpoints = service.ports.iter().flat_map(|p| self.endpoints(name, p));
+            // Not those that still serve while they go: a balancer is to look elsewhere by then.
+            let local = endpoints.filter(|e| e.local && e.ready).map(|e| e.ip);
+            let local: BTreeSet<IpAddr> = local.collect();
+            Some(HealthCheck {
+                port: service.health_check?,
+                namespace: name.0.clone(),
+                service: name.1.clone(),
+                local_endpoints: local.len(),
+            })
+        });
+        checks.collect()
+    }
+
+    fn entries(&self, name: &ObjectName) -> Vec<Entry> {
+        let ports = self.services.get(name).map(|s| s.ports.as_slice());
+        let entries = ports.unwrap_or_default().iter().map(|port| Entry {
+            port: port.clone(),
+            fronts: port
+                .fronts()
+                .into_iter()
+                .filter(|(f, _)| self.owner(f) == Some(&port.name))
+                .collect(),
+            endpoints: merge(self.endpoints(name, port)),
+        });
+        entries.collect()
+    }
+
+    fn owner(&self, front: &Front) -> Option<&PortName> {
+        self.claims.get(front)?.first()
+    }
+
+    fn endpoints(&self, name: &ObjectName, port: &ServicePort) -> impl Iterator<Item = &Endpoint> {
+        let key = (port.name.port.clone(), port.protocol);
+        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        slices.filter_map(move |s| s.get(&key)).flatten()
+    }
+}
+
+/// In order, each address and port once.
+fn merge<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<Endpoint> {
+    let mut merged = BTreeMap::<(IpAddr, u16), Endpoint>::new();
+    for e in endpoints {
+        // While a pod moves between slices it stands in both: the more able entry counts.
+        let kept = merged.entry((e.ip, e.port)).or_insert(*e);
+        if (e.ready, e.serving) > (kept.ready, kept.serving) {
+            *kept = *e;
+        }
+    }
+    merged.into_values().collect()
 }
 
 fn text(value: &Option<String>) -> Arc<str> {
@@ -241,7 +411,27 @@ fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
     vip.filter_map(|i| i.ip.as_deref()?.parse().ok()).collect()
 }
 
-fn parse_slice(slice: &EndpointSlice, node: &str) -> Slice {
+/// Only where traffic from outside stays on the node does it matter who has endpoints.
+fn health_check(service: &Service) -> Option<u16> {
+    let spec = service.spec.as_ref()?;
+    let local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let balanced = spec.type_.as_deref() == Some("LoadBalancer");
+    let port = u16::try_from(spec.health_check_node_port?).ok();
+    port.filter(|p| local && balanced && *p > 0)
+}
+
+fn hint<'a>(mut names: impl Iterator<Item = &'a str>, own: Option<&str>) -> Hint {
+    let Some(first) = names.next() else {
+        return Hint::None;
+    };
+    if Some(first) == own || names.any(|n| Some(n) == own) {
+        Hint::Here
+    } else {
+        Hint::Elsewhere
+    }
+}
+
+fn parse_slice(slice: &EndpointSlice, here: &Here) -> Slice {
     let mut parsed = Slice::new();
     for port in slice.ports.iter().flatten() {
         let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else {
@@ -259,13 +449,26 @@ fn parse_slice(slice: &EndpointSlice, node: &str) -> Slice {
             let ip: IpAddr = e.addresses.first()?.parse().ok()?;
             let conditions = e.conditions.as_ref();
             let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+            let hints = e.hints.as_ref();
+            let zones = hints
+                .and_then(|h| h.for_zones.as_ref())
+                .into_iter()
+                .flatten();
+            let zones = zones.map(|z| z.name.as_str());
+            let nodes = hints
+                .and_then(|h| h.for_nodes.as_ref())
+                .into_iter()
+                .flatten();
+            let nodes = nodes.map(|n| n.name.as_str());
             let endpoint = Endpoint {
                 ip,
                 port: number,
                 ready,
                 serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
                 terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-                local: e.node_name.as_deref() == Some(node),
+                local: e.node_name.as_deref() == Some(&here.node),
+                zone: hint(zones, here.zone.as_deref()),
+                node: hint(nodes, Some(&here.node)),
             };
             proxied(ip).then_some(endpoint)
         });
@@ -327,7 +530,7 @@ mod tests {
 
     #[test]
     fn slices_of_a_service_are_merged() {
-        let mut state = State::default();
+        let (mut state, me) = (State::default(), Here::from("me"));
         assert!(state.set_service(&service(|_| ())));
         assert!(
             !state.set_service(&service(|v| v["metadata"]["resourceVersion"] = json!("7"))),
@@ -341,9 +544,7 @@ mod tests {
             "s-2",
             json!([{"addresses": ["10.42.0.3"], "conditions": {"ready": true}}, {"addresses": ["127.0.0.1"]}, {"addresses": ["169.254.169.254"]}]),
         );
-        assert!(
-            state.set_slice(&a, "me") && state.set_slice(&b, "me") && !state.set_slice(&b, "me")
-        );
+        assert!(state.set_slice(&a, &me) && state.set_slice(&b, &me) && !state.set_slice(&b, &me));
         assert_eq!(
             seen(&state, Family::V4),
             ["10.42.0.2:8080 ready local", "10.42.0.3:8080 ready"]
@@ -390,5 +591,114 @@ mod tests {
             );
             assert!(state.served(Family::V4).is_empty(), "{name}");
         }
+    }
+
+    #[test]
+    fn hints_are_seen_from_here() {
+        let here = Here {
+            node: "me".into(),
+            zone: Some("a".into()),
+        };
+        let hints = |v: Value| slice("s-1", json!([{"addresses": ["10.42.0.2"], "hints": v}]));
+        let cases = [
+            (json!(null), Hint::None, Hint::None),
+            (json!({"forZones": []}), Hint::None, Hint::None),
+            (
+                json!({"forZones": [{"name": "b"}, {"name": "a"}]}),
+                Hint::Here,
+                Hint::None,
+            ),
+            (
+                json!({"forZones": [{"name": "b"}]}),
+                Hint::Elsewhere,
+                Hint::None,
+            ),
+            (
+                json!({"forNodes": [{"name": "me"}]}),
+                Hint::None,
+                Hint::Here,
+            ),
+            (
+                json!({"forNodes": [{"name": "you"}]}),
+                Hint::None,
+                Hint::Elsewhere,
+            ),
+        ];
+        for (value, zone, node) in cases {
+            let mut state = State::default();
+            state.set_service(&service(|_| ()));
+            state.set_slice(&hints(value.clone()), &here);
+            let e = state.served(Family::V4)[0].endpoints[0];
+            assert_eq!((e.zone, e.node), (zone, node), "{value}");
+        }
+    }
+
+    fn external(name: &str) -> Service {
+        service(|v| {
+            v["metadata"]["name"] = json!(name);
+            v["spec"]["clusterIPs"] = json!([if name == "a" {
+                "10.43.0.8"
+            } else {
+                "10.43.0.9"
+            }]);
+            v["spec"]["externalIPs"] = json!(["192.0.2.1"]);
+        })
+    }
+
+    #[test]
+    fn the_first_by_name_has_a_front_that_several_want() {
+        let mut state = State::default();
+        state.set_service(&external("b"));
+        state.take_changes();
+        let fronts = |entries: &[Entry]| entries.iter().map(|e| e.fronts.len()).sum::<usize>();
+        state.set_service(&external("a"));
+        let changes = state.take_changes();
+        let counts: Vec<_> = changes
+            .iter()
+            .map(|c| (fronts(&c.before), fronts(&c.after)))
+            .collect();
+        assert_eq!(counts, [(0, 2), (2, 1)], "a comes and takes it from b");
+        state.remove_service("d", "a");
+        let changes = state.take_changes();
+        let counts: Vec<_> = changes
+            .iter()
+            .map(|c| (fronts(&c.before), fronts(&c.after)))
+            .collect();
+        assert_eq!(counts, [(2, 0), (1, 2)], "a goes and b has it again");
+    }
+
+    #[test]
+    fn changes_are_told_once_and_only_those_that_matter() {
+        let (mut state, me) = (State::default(), Here::from("me"));
+        state.set_service(&service(|_| ()));
+        let one = slice("s-1", json!([{"addresses": ["10.42.0.2"]}]));
+        state.set_slice(&one, &me);
+        let changes = state.take_changes();
+        assert_eq!((changes.len(), changes[0].before.len()), (1, 0));
+        assert_eq!(changes[0].after[0].endpoints.len(), 1);
+        assert!(state.take_changes().is_empty());
+        state.set_slice(&slice("s-1", json!([])), &me);
+        state.set_slice(&one, &me);
+        assert!(state.take_changes().is_empty(), "there and back again");
+    }
+
+    #[test]
+    fn load_balancers_ask_for_local_endpoints() {
+        let (mut state, me) = (State::default(), Here::from("me"));
+        let balanced = |policy: &str| {
+            service(|v| {
+                v["spec"]["type"] = json!("LoadBalancer");
+                v["spec"]["externalTrafficPolicy"] = json!(policy);
+                v["spec"]["healthCheckNodePort"] = json!(30_099);
+            })
+        };
+        let endpoints = json!([{"addresses": ["10.42.0.2"], "nodeName": "me"}, {"addresses": ["10.42.1.2"], "nodeName": "you"}]);
+        state.set_slice(&slice("s-1", endpoints), &me);
+        state.set_service(&balanced("Cluster"));
+        assert!(state.health_checks().is_empty());
+        state.set_service(&balanced("Local"));
+        let checks = state.health_checks();
+        let found: Vec<_> = checks.iter().map(|c| (c.port, c.local_endpoints)).collect();
+        assert_eq!(found, [(30_099, 1)]);
     }
 }

@@ -6,7 +6,6 @@ mod floor;
 mod pods;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keelson_tests::wait::{eventually_async, secs};
@@ -128,7 +127,7 @@ fn whole() -> anyhow::Result<Vec<Aim>> {
         let floor = eventually_async("the image", secs(60), async || {
             Floor::connect(&socket).await
         });
-        let floor = Arc::new(floor.await);
+        let floor = floor.await;
         let pods = Pods::new(client, node);
         let agent = || Usage::of(node.pid());
         let mut aims = Vec::new();
@@ -267,7 +266,7 @@ async fn singles(floor: &Floor, pods: &Pods) -> anyhow::Result<(Samples, Samples
     Ok((bare, whole))
 }
 
-async fn burst_of_containers(bed: &Bed, floor: &Arc<Floor>, n: usize) -> anyhow::Result<Duration> {
+async fn burst_of_containers(bed: &Bed, floor: &Floor, n: usize) -> anyhow::Result<Duration> {
     let ids: Vec<String> = (0..n).map(|i| format!("floor-{i}")).collect();
     let (work, begin) = (Work::begin(bed)?, Instant::now());
     futures::future::try_join_all(ids.iter().map(|id| floor.start(id))).await?;

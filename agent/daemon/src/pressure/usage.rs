@@ -38,7 +38,8 @@ pub(super) async fn disk(shared: &Shared, entry: &Entry, needs: Needs) -> Disk {
         disk.bytes.other += used.bytes;
     }
     for (name, runs) in entry.containers.iter() {
-        let logs = walk(log_dir(shared, entry, name)).await;
+        let dir = names::container_log_dir(&shared.config.log_dir, &entry.pod, name);
+        let logs = walk(dir).await;
         let mut own = ContainerDisk {
             root: 0,
             logs: logs.bytes,
@@ -165,12 +166,4 @@ fn files(shared: &Shared, entry: &Entry) -> Vec<PathBuf> {
         return Vec::new();
     };
     vec![pod.join("volumes").join(Plugin::ConfigMap.dir())]
-}
-
-fn log_dir(shared: &Shared, entry: &Entry, container: &str) -> PathBuf {
-    let m = &entry.pod.metadata;
-    let text = |o: &Option<String>| o.clone().unwrap_or_default();
-    let (namespace, name) = (text(&m.namespace), text(&m.name));
-    let root = &shared.config.log_dir;
-    names::container_log_dir(root, &namespace, &name, &uid(entry), container)
 }

@@ -73,7 +73,7 @@ pub(super) fn unmount_below(dir: &Path) -> Vec<Error> {
 }
 
 /// Unmounts these, the last first. Returns what failed.
-pub(super) fn unmount_all(points: &[PathBuf]) -> Vec<Error> {
+fn unmount_all(points: &[PathBuf]) -> Vec<Error> {
     let errors = points.iter().rev().map(|p| take_away(p));
     errors.filter_map(Result::err).collect()
 }

@@ -392,7 +392,7 @@ fn remove(path: &str) -> Result<(), Error> {
 /// Removes a cgroup with those below; what is in it is killed if it is in the way. On v1 the list of a cgroup's
 /// processes stays with the kernel for a while after it was read, so it is read only then.
 fn remove_tree(dir: &Path) -> Result<(), Error> {
-    if is_removed(dir).is_ok() {
+    if remove_empty(dir).is_ok() {
         return Ok(());
     }
     let failed = |error| Error::io("remove cgroup", dir.display())(error);
@@ -401,14 +401,14 @@ fn remove_tree(dir: &Path) -> Result<(), Error> {
             remove_tree(&entry.path())?;
         }
     }
-    if is_removed(dir).is_ok() {
+    if remove_empty(dir).is_ok() {
         return Ok(());
     }
     kill_all(dir);
-    is_removed(dir).map_err(failed)
+    remove_empty(dir).map_err(failed)
 }
 
-fn is_removed(dir: &Path) -> std::io::Result<()> {
+fn remove_empty(dir: &Path) -> std::io::Result<()> {
     match fs::remove_dir(dir) {
         // No such cgroup, or a mount without any: what lies there is no directory.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

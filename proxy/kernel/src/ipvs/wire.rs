@@ -97,7 +97,7 @@ fn address(kind: u16, address: &IpAddr) -> DefaultNla {
 fn named(key: &ServerKey) -> Vec<DefaultNla> {
     vec![
         short(service::FAMILY, family(&key.address)),
-        short(service::PROTOCOL, key.protocol_number().into()),
+        short(service::PROTOCOL, key.protocol.number().into()),
         address(service::ADDRESS, &key.address),
         port(service::PORT, key.port),
     ]

@@ -12,11 +12,10 @@ use ipnet::IpNet;
 use super::rules::{Dropped, Masquerade, Rules, Treatment};
 use super::server::ServerKey;
 use crate::iptables::Table::{Filter, Nat};
-use crate::iptables::{Options, Ruleset, service_chain};
+use crate::iptables::{Ruleset, service_chain};
 use crate::model::{Family, PortName, Protocol};
+use crate::options::{Options, Pods};
 
-/// Kube-proxy's default bit 14.
-const MASQUERADE: &str = "0x4000/0x4000";
 /// New packets to service addresses, before IPVS.
 const ACCESS: &str = "KUBE-IPVS-FILTER";
 /// This node's own packets to services, behind IPVS.
@@ -27,9 +26,9 @@ const OUTSIDE: &str = "KUBE-IPVS-OUTSIDE";
 const NOT_PODS: &str = "KUBE-IPVS-MASQ";
 
 /// The whole ruleset of a family.
-pub fn ruleset(rules: &Rules, options: &Options) -> Ruleset {
+pub fn ruleset(rules: &Rules, family: Family, options: &Options) -> Ruleset {
     let mut set = Ruleset::default();
-    let of_family = |a: &IpAddr| Family::of(a) == options.family;
+    let of_family = |a: &IpAddr| Family::of(a) == family;
     let hairpin = rules.hairpin.iter().filter(|(_, at)| of_family(&at.ip()));
     for (protocol, at) in hairpin {
         let (host, to) = (IpNet::from(at.ip()), to(*protocol, *at));
@@ -39,12 +38,12 @@ pub fn ruleset(rules: &Rules, options: &Options) -> Ruleset {
             format!("-s {host} {to} -j MASQUERADE"),
         );
     }
-    frame(&mut set, options);
+    frame(&mut set, family, options);
     for (key, treatment) in rules.keys.iter().filter(|(f, _)| of_family(&f.address)) {
         let bound = rules.bound.contains(&key.address);
         write(&mut set, key, treatment, bound);
     }
-    let unreachable = if options.family == Family::V4 {
+    let unreachable = if family == Family::V4 {
         "icmp-port-unreachable"
     } else {
         "icmp6-port-unreachable"
@@ -63,7 +62,7 @@ pub fn ruleset(rules: &Rules, options: &Options) -> Ruleset {
 }
 
 /// What is there whatever the services are.
-fn frame(set: &mut Ruleset, options: &Options) {
+fn frame(set: &mut Ruleset, family: Family, options: &Options) {
     const COMMENT: &str = "-m comment --comment";
     set.jump(
         Filter,
@@ -98,30 +97,24 @@ fn frame(set: &mut Ruleset, options: &Options) {
     }
     set.rule(Filter, "KUBE-FORWARD",
         format!("{COMMENT} \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"));
-    for cidr in options
-        .cluster_cidrs
-        .iter()
-        .filter(|c| Family::of(&c.addr()) == options.family)
-    {
+    for pods in pods(family, options) {
         for (table, chain) in [(Filter, OUTSIDE), (Nat, NOT_PODS)] {
-            set.rule(table, chain, format!("-s {} -j RETURN", cidr.trunc()));
+            set.rule(table, chain, format!("{pods} -j RETURN"));
         }
     }
     set.rule(Filter, OUTSIDE, "-m addrtype --src-type LOCAL -j RETURN");
     set.rule(Filter, OUTSIDE, "-j DROP");
     set.rule(Nat, NOT_PODS, "-j KUBE-MARK-MASQ");
-    set.rule(
-        Nat,
-        "KUBE-MARK-MASQ",
-        format!("-j MARK --set-xmark {MASQUERADE}"),
-    );
+    let mark = format!("{0:#x}/{0:#x}", options.masquerade_mark);
+    set.rule(Nat, "KUBE-MARK-MASQ", format!("-j MARK --set-xmark {mark}"));
     set.rule(
         Nat,
         "KUBE-POSTROUTING",
-        format!("-m mark ! --mark {MASQUERADE} -j RETURN"),
+        format!("-m mark ! --mark {mark} -j RETURN"),
     );
     // Cleared, so that a packet that comes by again (a tunnel) is not masked twice.
-    set.rule(Nat, "KUBE-POSTROUTING", "-j MARK --set-xmark 0x4000/0x0");
+    let cleared = format!("-j MARK --set-xmark {:#x}/0x0", options.masquerade_mark);
+    set.rule(Nat, "KUBE-POSTROUTING", cleared);
     set.rule(
         Nat,
         "KUBE-POSTROUTING",
@@ -129,6 +122,21 @@ fn frame(set: &mut Ruleset, options: &Options) {
             "{COMMENT} \"kubernetes service traffic requiring SNAT\" -j MASQUERADE --random-fully"
         ),
     );
+}
+
+/// Matches, each of which a pod's packet may meet.
+fn pods(family: Family, options: &Options) -> Vec<String> {
+    match &options.pods {
+        Pods::Unknown => Vec::new(),
+        Pods::Within(_) => {
+            let nets = options.pod_nets(family);
+            nets.iter().map(|n| format!("-s {n}")).collect()
+        }
+        Pods::Behind(name) => vec![match name.strip_suffix('*') {
+            Some(begin) => format!("-i {begin}+"),
+            None => format!("-i {name}"),
+        }],
+    }
 }
 
 fn write(set: &mut Ruleset, key: &ServerKey, treatment: &Treatment, bound: bool) {
@@ -170,7 +178,7 @@ fn write_sources(set: &mut Ruleset, key: &ServerKey, to: &str, sources: &[IpNet]
     set.rule(Filter, &chain, "-j DROP");
     set.rule(Filter, ACCESS, format!("{to} -j {chain}"));
     if !sources.iter().any(|s| s.contains(&key.address)) {
-        let number = key.protocol_number();
+        let number = key.protocol.number();
         set.rule(Filter, OUT, format!(
             "-m addrtype --src-type LOCAL -m ipvs --vproto {number} --vaddr {} --vport {} -j DROP",
             key.address, key.port
@@ -191,55 +199,10 @@ fn to(protocol: Protocol, at: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipvs::rules::tests::{example, options};
 
     #[test]
     fn every_rule_has_its_place() {
-        let key = |address: &str, port| ServerKey {
-            address: address.parse().expect("address"),
-            protocol: Protocol::Tcp,
-            port,
-        };
-        let treatment = |masquerade, dropped, sources: Option<&[&str]>| Treatment {
-            masquerade,
-            dropped,
-            sources: sources.map(|s| s.iter().map(|r| r.parse().expect("range")).collect()),
-        };
-        let mut rules = Rules::default();
-        rules.keys.insert(
-            key("10.43.0.9", 80),
-            treatment(Masquerade::NotPods, Dropped::Nobody, None),
-        );
-        rules.keys.insert(
-            key("10.43.0.10", 80),
-            treatment(Masquerade::NotPods, Dropped::Everybody, None),
-        );
-        rules.keys.insert(
-            key("192.0.2.7", 80),
-            treatment(
-                Masquerade::Node,
-                Dropped::Outside,
-                Some(&["203.0.113.0/24"]),
-            ),
-        );
-        rules.keys.insert(
-            key("192.168.9.1", 30080),
-            treatment(Masquerade::All, Dropped::Nobody, None),
-        );
-        rules.keys.insert(
-            key("fd43::9", 80),
-            treatment(Masquerade::NotPods, Dropped::Nobody, None),
-        );
-        rules
-            .hairpin
-            .insert((Protocol::Tcp, "10.42.0.2:8080".parse().expect("socket")));
-        rules.bound = ["10.43.0.9", "10.43.0.10", "192.0.2.7", "fd43::9"]
-            .map(|a| a.parse().expect("address"))
-            .into();
-        let options = Options {
-            family: Family::V4,
-            cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
-            localhost_node_ports: false,
-        };
-        insta::assert_snapshot!(ruleset(&rules, &options).render());
+        insta::assert_snapshot!(ruleset(&example(), Family::V4, &options()).render());
     }
 }

@@ -4,6 +4,7 @@
 
 mod diff;
 mod iptables;
+mod nftables;
 mod rules;
 mod server;
 mod sysctl;
@@ -11,6 +12,7 @@ mod wanted;
 
 pub use diff::{Action, Live, Server, diff};
 pub use iptables::ruleset;
+pub use nftables::table;
 pub use rules::{Dropped, Masquerade, Origin, Rules, Treatment};
 pub use server::{
     Destination, Flags, Forwarding, Scheduler, ServerKey, Timeouts, UnknownScheduler, VirtualServer,

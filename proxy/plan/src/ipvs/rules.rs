@@ -94,3 +94,49 @@ impl Treatment {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::options::{Options, Pods};
+
+    pub(crate) fn options() -> Options {
+        Options {
+            pods: Pods::Within(vec!["10.42.0.0/16".parse().expect("cidr")]),
+            ..Options::default()
+        }
+    }
+
+    /// One of each kind.
+    pub(crate) fn example() -> Rules {
+        use Dropped::{Everybody, Nobody, Outside};
+        let ranges = Some(vec!["203.0.113.0/24".parse().expect("range")]);
+        let mut rules = Rules::default();
+        for (at, masquerade, dropped, sources) in [
+            ("10.43.0.9:80", Masquerade::NotPods, Nobody, None),
+            ("10.43.0.10:80", Masquerade::NotPods, Everybody, None),
+            ("192.0.2.7:80", Masquerade::Node, Outside, ranges),
+            ("192.168.9.1:30080", Masquerade::All, Nobody, None),
+            ("[fd43::9]:80", Masquerade::NotPods, Nobody, None),
+        ] {
+            let at: SocketAddr = at.parse().expect("socket");
+            let (address, protocol, port) = (at.ip(), Protocol::Tcp, at.port());
+            let key = ServerKey {
+                address,
+                protocol,
+                port,
+            };
+            let treatment = Treatment {
+                masquerade,
+                dropped,
+                sources,
+            };
+            rules.keys.insert(key, treatment);
+            // All but the node's own.
+            rules.bound.extend((port == 80).then_some(address));
+        }
+        let endpoint = "10.42.0.2:8080".parse().expect("socket");
+        rules.hairpin.insert((Protocol::Tcp, endpoint));
+        rules
+    }
+}

@@ -18,28 +18,12 @@ pub struct ServerKey {
     pub port: u16,
 }
 
-/// IANA's numbers of the protocols.
-const PROTOCOLS: &[(Protocol, u8)] = &[
-    (Protocol::Tcp, 6),
-    (Protocol::Udp, 17),
-    (Protocol::Sctp, 132),
-];
-
 impl ServerKey {
-    /// IANA's number of its protocol.
-    pub fn protocol_number(&self) -> u8 {
-        PROTOCOLS
-            .iter()
-            .find(|(p, _)| *p == self.protocol)
-            .map_or(0, |(_, n)| *n)
-    }
-
-    /// The protocol of a number; `None`: no service has it.
+    /// The protocol of IANA's number; `None`: no service has it.
     pub fn protocol_of(number: u8) -> Option<Protocol> {
-        PROTOCOLS
-            .iter()
-            .find(|(_, n)| *n == number)
-            .map(|(p, _)| *p)
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .into_iter()
+            .find(|p| p.number() == number)
     }
 }
 

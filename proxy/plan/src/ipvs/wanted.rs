@@ -7,24 +7,21 @@ use ipnet::IpNet;
 
 use super::rules::{Dropped, Masquerade, Rules, Treatment};
 use super::server::{Flags, Scheduler, ServerKey, VirtualServer};
-use crate::model::{Endpoint, Family, Policy, Protocol, Served, ServicePort};
+use crate::model::{Endpoint, Entry, Family, Front, Kind, Policy, Protocol, ServicePort};
+use crate::options::{self, Pods};
 use crate::select::usable;
 
-/// What virtual servers depend on beside the services. Addresses may be of both families.
+/// What virtual servers depend on beside the services.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// What other backends depend on too. Node ports on the loopback address are not to be had: IPVS can't translate
+    /// what goes from there elsewhere (as kube-proxy).
+    pub common: options::Options,
     /// How endpoints are chosen.
     pub scheduler: Scheduler,
-    /// All pods' addresses. Without any of a family nobody is told for a pod: only this node's own connections to
-    /// cluster addresses are masqueraded then.
-    pub cluster_cidrs: Vec<IpNet>,
-    /// Mask every source (kube-proxy's `masqueradeAll`).
-    pub masquerade_all: bool,
-    /// This node's addresses on links that are not ours. A service's address among them is not bound again.
+    /// This node's addresses on links that are not ours, without those of loopback. A service's address among them is
+    /// not bound again; node ports answer there.
     pub own_addresses: BTreeSet<IpAddr>,
-    /// Those of them where node ports answer. 127.0.0.1 is not among them: IPVS can't translate what goes from the
-    /// loopback link elsewhere, and so has no node ports there (as kube-proxy).
-    pub node_port_addresses: BTreeSet<IpAddr>,
 }
 
 /// What is to be in the kernel.
@@ -47,30 +44,42 @@ pub struct WantedServer {
     pub destinations: BTreeSet<SocketAddr>,
 }
 
-/// From all service ports of both families.
+/// From all service ports, of both families.
 ///
 /// With policy Local a virtual server has this node's endpoints if there are any, else all of them, and clients from
 /// outside are dropped: unlike in other backends, a pod that goes to a service's external address stays on its node
 /// as long as an endpoint is there, since IPVS chooses by destination alone (as kube-proxy).
-pub fn wanted(families: &[(Family, Vec<Served<'_>>)], options: &Options) -> Wanted {
+pub fn wanted<'a>(entries: impl IntoIterator<Item = &'a Entry>, options: &Options) -> Wanted {
     let mut wanted = Wanted::default();
-    // Cluster addresses first: nobody takes them by naming them as his external ones (CVE-2020-8554). Node ports last:
-    // an address of a service wins over the node's own.
-    for kind in [
-        Kind::Cluster,
-        Kind::External,
-        Kind::LoadBalancer,
-        Kind::NodePort,
-    ] {
-        for (family, served) in families {
-            for s in served {
-                Writer {
-                    wanted: &mut wanted,
-                    options,
-                    served: s,
-                    family: *family,
+    let mut node_ports = Vec::new();
+    for entry in entries {
+        for (front, kind) in &entry.fronts {
+            match *front {
+                Front::Address(address, protocol, port) => {
+                    let key = ServerKey {
+                        address,
+                        protocol,
+                        port,
+                    };
+                    wanted.put(key, *kind, entry, options);
+                    if !options.own_addresses.contains(&address) {
+                        wanted.addresses.insert(address);
+                    }
                 }
-                .write(kind);
+                Front::Node(protocol, port) => node_ports.push((entry, protocol, port)),
+            }
+        }
+    }
+    // Last: an address of a service wins over the node's own.
+    for (entry, protocol, port) in node_ports {
+        for address in options.node_port_addresses() {
+            let key = ServerKey {
+                address,
+                protocol,
+                port,
+            };
+            if !wanted.rules.keys.contains_key(&key) {
+                wanted.put(key, Kind::NodePort, entry, options);
             }
         }
     }
@@ -78,89 +87,58 @@ pub fn wanted(families: &[(Family, Vec<Served<'_>>)], options: &Options) -> Want
     wanted
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Cluster,
-    External,
-    LoadBalancer,
-    NodePort,
-}
-
-struct Writer<'a> {
-    wanted: &'a mut Wanted,
-    options: &'a Options,
-    served: &'a Served<'a>,
-    family: Family,
-}
-
-impl Writer<'_> {
-    fn write(&mut self, kind: Kind) {
-        let port = self.served.port;
-        let own = &self.options.own_addresses;
-        let addresses: Vec<IpAddr> = match kind {
-            Kind::Cluster => port.cluster_ips.clone(),
-            Kind::External => port.external_ips.clone(),
-            Kind::LoadBalancer => port.load_balancer_ips.clone(),
-            Kind::NodePort => self.options.node_port_addresses.iter().copied().collect(),
-        };
-        let number = if kind == Kind::NodePort {
-            port.node_port
-        } else {
-            Some(port.port)
-        };
-        let Some(number) = number else { return };
-        let family = self.family;
-        for address in addresses.into_iter().filter(|a| Family::of(a) == family) {
-            let key = ServerKey {
-                address,
-                protocol: port.protocol,
-                port: number,
-            };
-            if self.wanted.rules.keys.contains_key(&key) {
-                continue;
-            }
-            self.write_key(key, kind);
-            if kind != Kind::NodePort && !own.contains(&address) {
-                self.wanted.addresses.insert(address);
-            }
-        }
+impl Options {
+    fn node_port_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.own_addresses.iter().copied().filter(|a| {
+            let nets = self.common.node_port_nets(Family::of(a));
+            // Networks of one family say nothing of the other.
+            nets.is_empty() || nets.iter().any(|n| n.contains(a))
+        })
     }
 
-    fn write_key(&mut self, key: ServerKey, kind: Kind) {
-        let port = self.served.port;
-        let policy = if kind == Kind::Cluster {
-            port.internal_policy
-        } else {
-            port.external_policy
+    fn knows_pods(&self, family: Family) -> bool {
+        match &self.common.pods {
+            Pods::Unknown => false,
+            Pods::Within(_) => !self.common.pod_nets(family).is_empty(),
+            Pods::Behind(_) => true,
+        }
+    }
+}
+
+impl Wanted {
+    fn put(&mut self, key: ServerKey, kind: Kind, entry: &Entry, options: &Options) {
+        let port = &entry.port;
+        let family = Family::of(&key.address);
+        let policy = match kind {
+            Kind::Cluster => port.internal_policy,
+            _ => port.external_policy,
         };
-        let (destinations, dropped) = self.destinations(policy, kind);
+        let endpoints: Vec<Endpoint> = entry.of(family).copied().collect();
+        let (destinations, dropped) = destinations(&endpoints, policy, kind);
         let masquerade = match (kind, policy) {
-            _ if self.options.masquerade_all => Masquerade::All,
-            (Kind::Cluster, _) if self.knows_pods() => Masquerade::NotPods,
+            (Kind::Cluster, _) if options.common.masquerade_all => Masquerade::All,
+            (Kind::Cluster, _) if options.knows_pods(family) => Masquerade::NotPods,
             (Kind::Cluster, _) | (_, Policy::Local) => Masquerade::Node,
             (_, Policy::Cluster) => Masquerade::All,
         };
-        let sources = (kind == Kind::LoadBalancer && !port.source_ranges.is_empty())
-            .then(|| self.sources(key));
-        self.wanted.rules.keys.insert(
-            key,
-            Treatment {
-                masquerade,
-                dropped,
-                sources,
-            },
-        );
+        let limited = kind == Kind::LoadBalancer && !port.source_ranges.is_empty();
+        let sources = limited.then(|| sources(key, port, &options.own_addresses));
+        let treatment = Treatment {
+            masquerade,
+            dropped,
+            sources,
+        };
+        self.rules.keys.insert(key, treatment);
         if dropped == Dropped::Everybody {
             return;
         }
-        let hairpin = destinations
-            .iter()
-            .filter(|e| e.local)
-            .map(|e| (port.protocol, at(e)));
-        self.wanted.rules.hairpin.extend(hairpin);
+        let here = destinations.iter().filter(|e| e.local);
+        self.rules
+            .hairpin
+            .extend(here.map(|e| (key.protocol, at(e))));
+        let server = server(key, port, &options.scheduler);
         let destinations = destinations.iter().map(at).collect();
-        let server = server(key, port, &self.options.scheduler);
-        self.wanted.servers.insert(
+        self.servers.insert(
             key,
             WantedServer {
                 server,
@@ -168,43 +146,30 @@ impl Writer<'_> {
             },
         );
     }
+}
 
-    /// Endpoints that a policy lets traffic go to, and for whom they are not meant.
-    fn destinations(&self, policy: Policy, kind: Kind) -> (Vec<Endpoint>, Dropped) {
-        let chosen = usable(&self.served.endpoints, policy);
-        if policy == Policy::Cluster || !chosen.is_empty() {
-            return (chosen, Dropped::Nobody);
-        }
-        let all = usable(&self.served.endpoints, Policy::Cluster);
-        let dropped = match kind {
-            _ if all.is_empty() => Dropped::Nobody,
-            Kind::Cluster => Dropped::Everybody,
-            _ => Dropped::Outside,
-        };
-        (all, dropped)
+/// Endpoints that a policy lets traffic go to, and for whom they are not meant.
+fn destinations(endpoints: &[Endpoint], policy: Policy, kind: Kind) -> (Vec<Endpoint>, Dropped) {
+    let chosen = usable(endpoints, policy);
+    if policy == Policy::Cluster || !chosen.is_empty() {
+        return (chosen, Dropped::Nobody);
     }
+    let all = usable(endpoints, Policy::Cluster);
+    let dropped = match kind {
+        _ if all.is_empty() => Dropped::Nobody,
+        Kind::Cluster => Dropped::Everybody,
+        _ => Dropped::Outside,
+    };
+    (all, dropped)
+}
 
-    fn knows_pods(&self) -> bool {
-        self.options
-            .cluster_cidrs
-            .iter()
-            .any(|c| Family::of(&c.addr()) == self.family)
-    }
-
-    fn sources(&self, key: ServerKey) -> Vec<IpNet> {
-        let ranges = self.served.port.source_ranges.iter();
-        let mut sources: Vec<IpNet> = ranges
-            .filter(|r| Family::of(&r.addr()) == self.family)
-            .copied()
-            .collect();
-        let node = self
-            .options
-            .own_addresses
-            .iter()
-            .any(|a| sources.iter().any(|r| r.contains(a)));
-        sources.extend(node.then(|| IpNet::from(key.address)));
-        sources
-    }
+fn sources(key: ServerKey, port: &ServicePort, own: &BTreeSet<IpAddr>) -> Vec<IpNet> {
+    let family = Family::of(&key.address);
+    let ranges = port.source_ranges.iter().copied();
+    let mut sources: Vec<IpNet> = ranges.filter(|r| Family::of(&r.addr()) == family).collect();
+    let node = own.iter().any(|a| sources.iter().any(|r| r.contains(a)));
+    sources.extend(node.then(|| IpNet::from(key.address)));
+    sources
 }
 
 fn at(endpoint: &Endpoint) -> SocketAddr {
@@ -213,15 +178,13 @@ fn at(endpoint: &Endpoint) -> SocketAddr {
 
 fn server(key: ServerKey, port: &ServicePort, scheduler: &Scheduler) -> VirtualServer {
     let flags = scheduler.flags().with(Flags::OURS);
-    let flags = if port.affinity.is_some() {
-        flags.with(Flags::PERSISTENT)
-    } else {
-        flags
-    };
     VirtualServer {
         key,
         scheduler: scheduler.clone(),
-        flags,
+        flags: match port.affinity {
+            Some(_) => flags.with(Flags::PERSISTENT),
+            None => flags,
+        },
         timeout: port.affinity.unwrap_or(0),
         netmask: VirtualServer::full_mask(&key.address),
     }

@@ -5,14 +5,18 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::str::FromStr;
 use std::time::Duration;
 
-use keelson_proxy_kernel::iptables;
 use keelson_proxy_kernel::ipvs::{Ipvs, Synced};
-use keelson_proxy_plan::iptables::Options as RuleOptions;
-use keelson_proxy_plan::iptables::Ruleset;
+use keelson_proxy_kernel::{iptables, nft};
+use keelson_proxy_plan::iptables::{self as chains, Ruleset};
 use keelson_proxy_plan::ipvs::{self, Options, Timeouts, Wanted};
-use keelson_proxy_plan::model::Family;
+use keelson_proxy_plan::model::{Entry, Family};
+use keelson_proxy_plan::nft::services;
+use keelson_proxy_plan::nft::table::Table;
+use keelson_proxy_plan::nft::transaction::Transaction;
+use keelson_proxy_plan::options::{self, Pods};
 use keelson_proxy_plan::state::State;
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
@@ -27,6 +31,8 @@ pub(crate) const POD_B: &str = "10.42.0.3";
 pub(crate) const BRIDGE: &str = "10.42.0.1";
 /// Long enough for an answer on a slow machine; what is dropped is waited for as long.
 const PATIENCE: Duration = Duration::from_millis(2500);
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Endpoints: address and node.
 pub(crate) const BOTH: &[(&str, &str)] = &[(POD_A, "me"), (POD_B, "me")];
@@ -57,8 +63,16 @@ pub(crate) fn inside<T: Send>(ns: &str, f: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Who carries out the rules beside IPVS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    Nftables,
+    Iptables,
+}
+
 pub(crate) struct Bed {
     name: String,
+    pub(crate) beside: Beside,
     pub(crate) state: State,
     pub(crate) options: Options,
 }
@@ -68,6 +82,7 @@ impl Bed {
         let name = format!("kv{}", std::process::id());
         let mut bed = Self {
             name,
+            beside: Beside::Nftables,
             state: State::default(),
             options: Options::default(),
         };
@@ -113,14 +128,15 @@ impl Bed {
                 .expect("open")
                 .own_addresses()
                 .expect("addresses");
-            let node_port_addresses = [NODE.parse().expect("address")].into();
-            let cluster_cidrs = ["10.42.0.0/16", "fd42::/16"]
-                .map(|c| c.parse().expect("cidr"))
-                .into();
+            let nets = ["10.42.0.0/16", "fd42::/16"].map(|c| c.parse().expect("net"));
+            let common = options::Options {
+                pods: Pods::Within(nets.into()),
+                node_port_nets: vec![IpAddr::from_str(NODE).expect("address").into()],
+                ..options::Options::default()
+            };
             Options {
+                common,
                 own_addresses,
-                node_port_addresses,
-                cluster_cidrs,
                 ..Options::default()
             }
         });
@@ -138,9 +154,7 @@ impl Bed {
     /// As it was at the beginning.
     pub(crate) fn clear(&mut self) {
         self.state = State::default();
-        for family in [Family::V4, Family::V6] {
-            self.restore(family, Ruleset::default());
-        }
+        self.remove_rules();
         let errors = self.in_node(keelson_proxy_kernel::ipvs::cleanup);
         assert!(errors.is_empty(), "{errors:?}");
     }
@@ -212,41 +226,84 @@ impl Bed {
             let slice = json!({"metadata": {"namespace": "d", "name": name, "labels": {"kubernetes.io/service-name": "web"}}, "addressType": kind,
                 "ports": [{"name": "t", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 8080, "protocol": "UDP"}], "endpoints": list});
             self.state
-                .set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+                .set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
         }
     }
 
     pub(crate) fn wanted(&self) -> Wanted {
-        let served = [Family::V4, Family::V6].map(|f| (f, self.state.served(f)));
-        ipvs::wanted(&served, &self.options)
+        ipvs::wanted(&self.entries(), &self.options)
     }
 
-    pub(crate) fn rule_options(&self, family: Family) -> RuleOptions {
-        RuleOptions {
-            family,
-            cluster_cidrs: self.options.cluster_cidrs.clone(),
-            localhost_node_ports: false,
-        }
+    fn entries(&self) -> Vec<Entry> {
+        self.state.all().flatten().collect()
     }
 
     /// Makes rules and virtual servers so, from what is read back.
     pub(crate) fn sync(&self) -> Synced {
         let wanted = self.wanted();
-        for family in [Family::V4, Family::V6] {
-            self.restore(
-                family,
-                ipvs::ruleset(&wanted.rules, &self.rule_options(family)),
-            );
+        let common = &self.options.common;
+        for family in FAMILIES {
+            match self.beside {
+                Beside::Nftables => self.write(ipvs::table(&wanted.rules, family, common)),
+                Beside::Iptables => {
+                    self.restore(family, ipvs::ruleset(&wanted.rules, family, common))
+                }
+            };
         }
         self.sync_servers(&wanted)
+    }
+
+    /// Another backend's rules in place of those beside IPVS, which does without virtual servers.
+    pub(crate) fn switch(&self) {
+        for family in FAMILIES {
+            match self.beside {
+                Beside::Nftables => {
+                    let entries = self.entries();
+                    let table = services::table(entries.iter(), family, &self.options.common);
+                    self.write(table)
+                }
+                Beside::Iptables => {
+                    let options = chains::Options {
+                        family,
+                        cluster_cidrs: self.options.common.pod_nets(family),
+                        localhost_node_ports: false,
+                    };
+                    let served = self.state.served(family);
+                    self.restore(family, chains::ruleset(&served, &options))
+                }
+            };
+        }
+    }
+
+    pub(crate) fn remove_rules(&self) {
+        for family in FAMILIES {
+            match self.beside {
+                Beside::Nftables => self.in_node(|| nft::remove(family).expect("remove")),
+                Beside::Iptables => self.restore(family, Ruleset::default()),
+            }
+        }
     }
 
     pub(crate) fn sync_servers(&self, wanted: &Wanted) -> Synced {
         self.in_node(|| Ipvs::open().expect("open").sync(wanted).expect("sync"))
     }
 
-    /// Makes the rules so; whether anything differed.
-    pub(crate) fn restore(&self, family: Family, want: Ruleset) -> bool {
+    fn write(&self, want: Table) {
+        self.in_node(|| {
+            let have = nft::read(want.family).expect("read");
+            let transaction = Transaction::between(have.as_ref(), &want);
+            nft::apply(&transaction, have.as_ref().unwrap_or(&want)).expect("apply");
+            let now = nft::read(want.family).expect("read");
+            let left = Transaction::between(now.as_ref(), &want);
+            assert!(
+                left.is_empty(),
+                "reads back as it was written: {}",
+                left.render(&want)
+            );
+        });
+    }
+
+    fn restore(&self, family: Family, want: Ruleset) {
         self.in_node(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -255,14 +312,13 @@ impl Bed {
             runtime.block_on(async {
                 let have = iptables::read(family).await.expect("read");
                 let Some(text) = want.transaction(&have) else {
-                    return false;
+                    return;
                 };
                 iptables::apply(family, &text).await.expect("apply");
                 let now = iptables::read(family).await.expect("read");
                 assert_eq!(want.transaction(&now), None, "reads back as it was written");
-                true
-            })
-        })
+            });
+        });
     }
 
     /// Connects from a namespace and asks once; the answer, or the error's kind.

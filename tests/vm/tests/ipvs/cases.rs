@@ -6,11 +6,10 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use keelson_proxy_kernel::ipvs::{self as kernel, Ipvs, LINK};
-use keelson_proxy_plan::iptables::{Ruleset, ruleset};
 use keelson_proxy_plan::ipvs::{
     Action, Flags, Scheduler, ServerKey, Timeouts, VirtualServer, Wanted, WantedServer,
 };
-use keelson_proxy_plan::model::{Family, Protocol};
+use keelson_proxy_plan::model::Protocol;
 use serde_json::json;
 
 use crate::bed::{
@@ -20,27 +19,32 @@ use crate::bed::{
 
 type Case = (&'static str, fn(&mut Bed));
 
+/// Those in which rules beside IPVS matter, by nftables and by iptables.
+pub(crate) const BOTH_RULES: &[Case] = &[
+    ("services answer from everywhere, evenly", from_everywhere),
+    ("sources are kept where they may be", sources),
+    ("policies leave endpoints out", policies),
+    ("source ranges", source_ranges),
+    ("the node's own ports stay its own", own_ports),
+    (
+        "connections live when another backend takes over",
+        mode_switch,
+    ),
+    ("cleanup leaves nothing and others alone", cleanup),
+];
+
+/// The others.
 pub(crate) const CASES: &[Case] = &[
     (
         "the kernel knows every scheduler and timeout",
         schedulers_and_timeouts,
     ),
-    ("services answer from everywhere, evenly", from_everywhere),
-    ("sources are kept where they may be", sources),
     ("without endpoints refused at once", refused),
-    ("policies leave endpoints out", policies),
-    ("source ranges", source_ranges),
-    ("the node's own ports stay its own", own_ports),
     ("affinity", affinity),
     ("a connection outlives its endpoint's removal", draining),
     ("a connection outlives its service", service_removed),
-    (
-        "connections live when another backend takes over",
-        mode_switch,
-    ),
     ("UDP flows move at once", udp_moves),
     ("a restart writes nothing, drift is mended", restart),
-    ("cleanup leaves nothing and others alone", cleanup),
     ("hundreds of services", scale),
 ];
 
@@ -389,9 +393,8 @@ fn mode_switch(bed: &mut Bed) {
         .into();
     talks.push(bed.connect("client", &to(NODE, 30080)).expect("connect"));
     let first: Vec<_> = talks.iter_mut().map(|t| t.ask().expect("answer")).collect();
-    // iptables takes over: its rules stand before ours go, and then the virtual servers take nobody new.
-    let served = bed.state.served(Family::V4);
-    assert!(bed.restore(Family::V4, ruleset(&served, &bed.rule_options(Family::V4))));
+    // The other backend's rules come in place of ours in one step, and then the virtual servers take nobody new.
+    bed.switch();
     let left = bed.sync_servers(&Wanted::default());
     assert!(left.draining > 0);
     let second: Vec<_> = talks.iter_mut().map(|t| t.ask().expect("lives")).collect();
@@ -399,10 +402,10 @@ fn mode_switch(bed: &mut Bed) {
     for from in ["a", "node", "client"] {
         assert!(
             bed.tcp(from, &to(CLUSTER_IP, 80)).is_ok() && bed.tcp(from, &to(NODE, 30080)).is_ok(),
-            "{from}: new ones by iptables"
+            "{from}: new ones by the other backend"
         );
     }
-    // And back: what iptables translated lives on.
+    // And back: what the other backend translated lives on.
     let mut talk = bed.connect("client", &to(NODE, 30080)).expect("connect");
     let answer = talk.ask();
     bed.sync();
@@ -508,9 +511,7 @@ fn cleanup(bed: &mut Bed) {
     bed.service(|_| (), BOTH);
     let mut talk = bed.connect("client", &to(NODE, 30080)).expect("connect");
     assert!(talk.ask().is_ok() && before != look(bed));
-    for family in [Family::V4, Family::V6] {
-        assert!(bed.restore(family, Ruleset::default()));
-    }
+    bed.remove_rules();
     let errors = bed.in_node(|| [kernel::cleanup(), kernel::cleanup()].map(|e| format!("{e:?}")));
     assert_eq!(errors, ["[]", "[]"]);
     assert_eq!(look(bed), before);

@@ -9,6 +9,9 @@ use std::time::Instant;
 
 use keelson_tests_vm::Machine;
 
+use bed::{Bed, Beside};
+use cases::{BOTH_RULES, CASES};
+
 /// Set inside of the machine.
 const INSIDE: &str = "KEELSON_TEST_INSIDE";
 /// Set by people: only cases with this in their name.
@@ -32,15 +35,22 @@ fn services_by_ipvs() {
 /// All cases, one after the other; those that failed are told at the end.
 fn inside() {
     let only = std::env::var(ONLY).unwrap_or_default();
-    let mut failed: Vec<&str> = Vec::new();
-    let mut bed = bed::Bed::new();
-    for (name, case) in cases::CASES.iter().filter(|(name, _)| name.contains(&only)) {
-        let begin = Instant::now();
-        let done = catch_unwind(AssertUnwindSafe(|| case(&mut bed)));
-        bed.clear();
-        let word = if done.is_ok() { "ok" } else { "FAILED" };
-        println!("{word} {:.1} s: {name}", begin.elapsed().as_secs_f32());
-        failed.extend(done.is_err().then_some(name));
+    let mut failed = Vec::new();
+    let mut bed = Bed::new();
+    for (beside, cases) in [
+        (Beside::Nftables, [CASES, BOTH_RULES].concat()),
+        (Beside::Iptables, BOTH_RULES.to_vec()),
+    ] {
+        bed.beside = beside;
+        for (name, case) in cases.iter().filter(|(name, _)| name.contains(&only)) {
+            let begin = Instant::now();
+            let done = catch_unwind(AssertUnwindSafe(|| case(&mut bed)));
+            bed.clear();
+            let word = if done.is_ok() { "ok" } else { "FAILED" };
+            let seconds = begin.elapsed().as_secs_f32();
+            println!("{word} {seconds:.1} s: {name} ({beside:?})");
+            failed.extend(done.is_err().then_some((*name, beside)));
+        }
     }
     assert!(failed.is_empty(), "failed: {failed:?}");
 }

@@ -19,7 +19,7 @@ fn rules(change: impl Fn(&mut Value), endpoints: Value) -> Ruleset {
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints});
     let mut state = State::default();
     state.set_service(&serde_json::from_value(service).expect("service"));
-    state.set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+    state.set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
     ruleset(&state.served(Family::V4), &options())
 }
 

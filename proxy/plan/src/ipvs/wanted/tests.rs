@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::ipvs::{Origin, ruleset};
 use crate::state::State;
@@ -22,13 +20,15 @@ type Case = (
 );
 
 fn options() -> Options {
-    let own: BTreeSet<IpAddr> = ["192.168.9.1", "10.42.0.1"]
-        .map(|a| a.parse().expect("address"))
-        .into();
     Options {
-        cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
-        node_port_addresses: ["192.168.9.1"].map(|a| a.parse().expect("address")).into(),
-        own_addresses: own,
+        common: options::Options {
+            pods: Pods::Within(vec!["10.42.0.0/16".parse().expect("cidr")]),
+            node_port_nets: vec!["192.168.9.0/24".parse().expect("cidr")],
+            ..options::Options::default()
+        },
+        own_addresses: ["192.168.9.1", "10.42.0.1"]
+            .map(|a| a.parse().expect("address"))
+            .into(),
         ..Options::default()
     }
 }
@@ -51,18 +51,13 @@ fn state(change: Change, endpoints: &[Value]) -> State {
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints});
     let mut state = State::default();
     state.set_service(&serde_json::from_value(service).expect("service"));
-    state.set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+    state.set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
     state
 }
 
 fn of(state: &State, options: &Options) -> Wanted {
-    wanted(
-        &[
-            (Family::V4, state.served(Family::V4)),
-            (Family::V6, state.served(Family::V6)),
-        ],
-        options,
-    )
+    let entries: Vec<Entry> = state.all().flatten().collect();
+    wanted(&entries, options)
 }
 
 fn key(at: &str) -> ServerKey {
@@ -78,7 +73,11 @@ fn key(at: &str) -> ServerKey {
 fn fate(wanted: &Wanted, at: &str, from: &str) -> String {
     let address: IpAddr = from.parse().expect("address");
     let node = options().own_addresses.contains(&address) || at.starts_with(&format!("{from}:"));
-    let pod = options().cluster_cidrs.iter().any(|c| c.contains(&address));
+    let pod = options()
+        .common
+        .pod_nets(Family::V4)
+        .iter()
+        .any(|c| c.contains(&address));
     let origin = Origin { address, node, pod };
     let treatment = &wanted.rules.keys[&key(at)];
     if !treatment.admits(&origin) {
@@ -285,17 +284,6 @@ fn addresses_are_bound_once_and_the_nodes_own_never() {
 }
 
 #[test]
-fn nobody_takes_another_services_address() {
-    let mut state = state(|_| (), &[here()]);
-    let thief = json!({"metadata": {"namespace": "a", "name": "thief"}, "spec": {"clusterIP": "10.43.0.66", "externalIPs": ["10.43.0.9"], "ports": [{"port": 80}]}});
-    state.set_service(&serde_json::from_value(thief).expect("service"));
-    assert_eq!(
-        fate(&of(&state, &options()), CLUSTER, "10.42.0.5"),
-        "10.42.0.2"
-    );
-}
-
-#[test]
 fn servers_are_marked_and_carry_affinity_and_scheduler() {
     let affinity: Change = |v| v["spec"]["sessionAffinity"] = json!("ClientIP");
     let cases: &[(&str, Change, &str, u32, u32)] = &[
@@ -336,11 +324,14 @@ fn both_families_and_all_masked() {
     let mut state = state(change, &[here()]);
     let slice = json!({"metadata": {"namespace": "d", "name": "web-6", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv6", "ports": [{"name": "http", "port": 8080}], "endpoints": [{"addresses": ["fd42::2"]}]});
-    state.set_slice(&serde_json::from_value(slice).expect("slice"), "me");
+    state.set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
     let found = of(
         &state,
         &Options {
-            masquerade_all: true,
+            common: options::Options {
+                masquerade_all: true,
+                ..options().common
+            },
             ..options()
         },
     );
@@ -350,27 +341,16 @@ fn both_families_and_all_masked() {
         six.destinations.first().map(ToString::to_string).as_deref(),
         Some("[fd42::2]:8080")
     );
-    assert!(
-        found
-            .rules
-            .keys
-            .values()
-            .all(|t| t.masquerade == Masquerade::All)
-    );
+    assert_eq!(found.rules.keys[&key(CLUSTER)].masquerade, Masquerade::All);
     // Without pods' addresses only what this node itself sends is told from a pod's.
     let found = of(&state, &options());
     assert_eq!(
         found.rules.keys[&key("[fd43::9]:80")].masquerade,
         Masquerade::Node
     );
-    let options = crate::iptables::Options {
-        family: Family::V6,
-        cluster_cidrs: vec![],
-        localhost_node_ports: false,
-    };
+    let rules = ruleset(&found.rules, Family::V6, &options().common).render();
     assert!(
-        ruleset(&found.rules, &options)
-            .render()
-            .contains("-d fd43::9/128 -p tcp -m tcp --dport 80 -m addrtype --src-type LOCAL")
+        rules.contains("-d fd43::9/128 -p tcp -m tcp --dport 80 -m addrtype --src-type LOCAL"),
+        "{rules}"
     );
 }

@@ -1,0 +1,271 @@
+//! nf_tables over netlink: writes transactions, reads tables back as values.
+//!
+//! Structure (tables, sets, chains, rules) is made by libnftnl in [`sys`]; elements are written and read in [`wire`].
+
+mod decode;
+mod encode;
+mod socket;
+mod sys;
+mod wire;
+
+use std::ffi::{CStr, CString};
+use std::io;
+
+use keelson_proxy_plan::model::Family;
+use keelson_proxy_plan::nft::table::{Chain, Field, Holds, Place, Rule, Set, Table, Value, Words};
+use keelson_proxy_plan::nft::transaction::Transaction;
+use nftnl_sys as nftnl;
+use nix::libc;
+
+use crate::Error;
+use socket::Batch;
+
+/// The service tables' name, one in the family `ip` and one in `ip6`.
+pub const TABLE: &str = "keelson-proxy";
+const NAME: &CStr = c"keelson-proxy";
+
+const CREATE: i32 = libc::NLM_F_CREATE;
+/// Type of a verdict in maps (`NFT_DATA_VERDICT`).
+const VERDICTS: u32 = 0xffff_ff00;
+/// Bits of a type in a concatenation (nft's `TYPE_BITS`).
+const TYPE_BITS: u32 = 6;
+
+fn number(family: Family) -> u8 {
+    match family {
+        Family::V4 => libc::NFPROTO_IPV4 as u8,
+        Family::V6 => libc::NFPROTO_IPV6 as u8,
+    }
+}
+
+/// Reads our table of a family; `None` where there is none. What is not understood is left out of the value, so that
+/// it differs from what is wanted.
+pub fn read(family: Family) -> Result<Option<Table>, Error> {
+    decode::read(family).map_err(|source| Error::Netlink {
+        action: "read nftables",
+        source,
+    })
+}
+
+/// The ruleset's generation: it changes with every change that anybody makes.
+pub fn generation() -> Result<u32, Error> {
+    const ID: u16 = 1;
+    let answer = socket::get(libc::NFT_MSG_GETGEN, 0, &[]);
+    let fail = |source| Error::Netlink {
+        action: "ask for the generation of nftables",
+        source,
+    };
+    let answer = answer.map_err(fail)?;
+    wire::number(&answer, ID).ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))
+}
+
+/// Removes our tables of both families if they are there.
+pub fn remove(family: Family) -> Result<(), Error> {
+    let mut batch = Batch::new(number(family));
+    remove_table(&mut batch);
+    batch.commit()
+}
+
+fn remove_table(batch: &mut Batch) {
+    let table = sys::Table::new(NAME);
+    // Added first, so that there is one to remove.
+    batch.object(
+        libc::NFT_MSG_NEWTABLE,
+        CREATE,
+        "add the table".into(),
+        &table,
+    );
+    batch.object(libc::NFT_MSG_DELTABLE, 0, "delete the table".into(), &table);
+}
+
+/// Carries out a transaction, all of it or nothing; `table` is the table that it leads to or comes from: the forms
+/// of sets whose elements change are taken from it.
+pub fn apply(transaction: &Transaction, table: &Table) -> Result<(), Error> {
+    let unknown = |what: String| Error::Nftables {
+        what,
+        source: io::ErrorKind::Unsupported.into(),
+    };
+    let mut batch = Batch::new(number(transaction.family));
+    if transaction.anew {
+        remove_table(&mut batch);
+    }
+    batch.object(
+        libc::NFT_MSG_NEWTABLE,
+        CREATE,
+        "add the table".into(),
+        &sys::Table::new(NAME),
+    );
+    for (id, (name, set)) in (1..).zip(&transaction.add_sets) {
+        let what = format!("add set {name}");
+        let object =
+            set_object(name, set, transaction.family, id).ok_or_else(|| unknown(what.clone()))?;
+        batch.object(libc::NFT_MSG_NEWSET, CREATE, what, &object);
+    }
+    for (name, chain) in &transaction.add_chains {
+        let what = format!("add chain {name}");
+        let object = chain_object(name, Some(chain)).ok_or_else(|| unknown(what.clone()))?;
+        batch.object(libc::NFT_MSG_NEWCHAIN, CREATE, what, &object);
+    }
+    for (name, rules) in &transaction.rules {
+        let new = transaction.add_chains.contains_key(name);
+        write_rules(&mut batch, name, rules, transaction.family, new)
+            .ok_or_else(|| unknown(format!("add rules of chain {name}")))?;
+    }
+    for (verb, kind, flags, sets) in [
+        (
+            "delete",
+            libc::NFT_MSG_DELSETELEM,
+            0,
+            &transaction.delete_elements,
+        ),
+        (
+            "add",
+            libc::NFT_MSG_NEWSETELEM,
+            CREATE,
+            &transaction.add_elements,
+        ),
+    ] {
+        for (name, elements) in sets {
+            let form = transaction
+                .add_sets
+                .get(name)
+                .or_else(|| table.sets.get(name));
+            let form = form.ok_or_else(|| unknown(format!("no set {name}")))?;
+            write_elements(&mut batch, (verb, kind, flags), name, form, elements);
+        }
+    }
+    for name in &transaction.delete_chains {
+        let what = format!("delete chain {name}");
+        let object = chain_object(name, None).ok_or_else(|| unknown(what.clone()))?;
+        // A chain goes with its rules only if they went before.
+        let rules = rules_of(name).ok_or_else(|| unknown(what.clone()))?;
+        batch.object(libc::NFT_MSG_DELRULE, 0, what.clone(), &rules);
+        batch.object(libc::NFT_MSG_DELCHAIN, 0, what, &object);
+    }
+    for name in &transaction.delete_sets {
+        let what = format!("delete set {name}");
+        let name = CString::new(&**name).map_err(|_| unknown(what.clone()))?;
+        batch.object(libc::NFT_MSG_DELSET, 0, what, &sys::Set::new(NAME, &name));
+    }
+    batch.commit()
+}
+
+fn write_elements(
+    batch: &mut Batch,
+    (verb, kind, flags): (&str, i32, i32),
+    name: &str,
+    set: &Set,
+    elements: &[(Words, Value)],
+) {
+    let adds = kind == libc::NFT_MSG_NEWSETELEM;
+    for body in wire::elements(TABLE, name, set, elements, adds) {
+        batch.attributes(kind, flags, format!("{verb} elements of {name}"), &body);
+    }
+}
+
+fn write_rules(
+    batch: &mut Batch,
+    chain: &str,
+    rules: &[Rule],
+    family: Family,
+    new: bool,
+) -> Option<()> {
+    if !new {
+        batch.object(
+            libc::NFT_MSG_DELRULE,
+            0,
+            format!("empty chain {chain}"),
+            &rules_of(chain)?,
+        );
+    }
+    for (place, rule) in (1..).zip(rules) {
+        let mut object = rules_of(chain)?;
+        encode::rule(&mut object, family, rule)?;
+        let flags = CREATE | libc::NLM_F_APPEND;
+        batch.object(
+            libc::NFT_MSG_NEWRULE,
+            flags,
+            format!("add rule {place} of chain {chain}"),
+            &object,
+        );
+    }
+    Some(())
+}
+
+fn rules_of(chain: &str) -> Option<sys::Rule> {
+    Some(sys::Rule::new(NAME, &CString::new(chain).ok()?))
+}
+
+fn chain_object(name: &str, chain: Option<&Chain>) -> Option<sys::Chain> {
+    let mut object = sys::Chain::new(NAME, &CString::new(name).ok()?);
+    if let Some(hook) = chain.and_then(|c| c.hook) {
+        let kind = if hook.nat { c"nat" } else { c"filter" };
+        object.hook(kind, place(hook.place), hook.priority);
+        object.number(nftnl::NFTNL_CHAIN_POLICY, libc::NF_ACCEPT as u32);
+    }
+    Some(object)
+}
+
+fn place(place: Place) -> u32 {
+    let number = match place {
+        Place::Prerouting => libc::NF_INET_PRE_ROUTING,
+        Place::Input => libc::NF_INET_LOCAL_IN,
+        Place::Forward => libc::NF_INET_FORWARD,
+        Place::Output => libc::NF_INET_LOCAL_OUT,
+        Place::Postrouting => libc::NF_INET_POST_ROUTING,
+    };
+    number as u32
+}
+
+/// nft's numbers of types: what `nft list` prints keys by.
+fn type_number(field: Field, family: Family) -> u32 {
+    match (field, family) {
+        (Field::Address, Family::V4) => 7,
+        (Field::Address, Family::V6) => 8,
+        (Field::Protocol, _) => 12,
+        (Field::Port, _) => 13,
+        (Field::Number, _) => 19,
+    }
+}
+
+fn concatenation(fields: &[Field], family: Family) -> (u32, u32) {
+    let kind = fields
+        .iter()
+        .fold(0, |all, f| all << TYPE_BITS | type_number(*f, family));
+    let length: usize = match fields {
+        // Alone it is as long as it is.
+        [field] => field.size(family),
+        fields => fields.iter().map(|f| f.width(family)).sum(),
+    };
+    (kind, length as u32)
+}
+
+fn set_object(name: &str, set: &Set, family: Family, id: u32) -> Option<sys::Set> {
+    let mut object = sys::Set::new(NAME, &CString::new(name).ok()?);
+    let (kind, length) = concatenation(&set.key, family);
+    object.number(nftnl::NFTNL_SET_ID, id);
+    object.number(nftnl::NFTNL_SET_KEY_TYPE, kind);
+    object.number(nftnl::NFTNL_SET_KEY_LEN, length);
+    let mut flags = 0;
+    match &set.holds {
+        Holds::Nothing => {}
+        Holds::Verdicts => {
+            flags |= libc::NFT_SET_MAP;
+            object.number(nftnl::NFTNL_SET_DATA_TYPE, VERDICTS);
+        }
+        Holds::Fields(fields) => {
+            flags |= libc::NFT_SET_MAP;
+            let (kind, length) = concatenation(fields, family);
+            object.number(nftnl::NFTNL_SET_DATA_TYPE, kind);
+            object.number(nftnl::NFTNL_SET_DATA_LEN, length);
+        }
+    }
+    if set.intervals {
+        flags |= libc::NFT_SET_INTERVAL;
+    }
+    if let Some(size) = set.dynamic {
+        flags |= libc::NFT_SET_EVAL | libc::NFT_SET_TIMEOUT;
+        object.number(nftnl::NFTNL_SET_DESC_SIZE, size);
+    }
+    object.number(nftnl::NFTNL_SET_FLAGS, flags as u32);
+    Some(object)
+}

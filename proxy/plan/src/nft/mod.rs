@@ -1,0 +1,8 @@
+//! The nftables backend: tables as values ([`table`]), the services' table ([`services`]), what makes one table out
+//! of another ([`transaction`]), tables as text for people ([`render`]).
+
+pub mod intervals;
+pub mod render;
+pub mod services;
+pub mod table;
+pub mod transaction;

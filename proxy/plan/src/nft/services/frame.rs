@@ -1,0 +1,255 @@
+//! What is in the table whatever the services are: base chains, shared sets, and who looks into which map in which order.
+
+use super::names::{CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS};
+use super::source;
+use crate::model::Family;
+use crate::nft::intervals::intervals;
+use crate::nft::table::{
+    Chain, Field, Holds, Hook, LOCAL, Load, Part, Place, Rule, Set, Table, Value, Verdict, state,
+    status,
+};
+use crate::options::{Options, loopback};
+
+/// Before destinations are translated.
+const GUARD: i32 = -110;
+/// Where destinations are translated (`NF_IP_PRI_NAT_DST`).
+const DSTNAT: i32 = -100;
+/// Where packets are filtered (`NF_IP_PRI_FILTER`).
+const FILTER: i32 = 0;
+/// Where sources are translated (`NF_IP_PRI_NAT_SRC`).
+const SRCNAT: i32 = 100;
+
+/// The table without any service.
+pub(super) fn frame(family: Family, options: &Options) -> Table {
+    let mut table = Table::new(family);
+    let address = [Field::Address];
+    let pair = [Field::Address, Field::Address];
+    table
+        .sets
+        .insert(CLUSTER_IPS.into(), Set::new(&address, Holds::Nothing));
+    table
+        .sets
+        .insert(HAIRPIN.into(), Set::new(&pair, Holds::Nothing));
+    for (name, nets) in [
+        (PODS, options.pod_nets(family)),
+        (NODE_PORT_NETS, options.node_port_nets(family)),
+    ] {
+        let mut set = Set::new(&address, Holds::Nothing);
+        set.intervals = true;
+        let found = intervals(nets.iter());
+        set.elements
+            .extend(found.into_iter().map(|i| (i, Value::None)));
+        table.sets.insert(name.into(), set);
+    }
+    for node_port in [false, true] {
+        table.sets.extend(Maps::of(node_port).sets());
+    }
+    let frame = Frame { family, options };
+    for (name, hook, rules) in frame.chains() {
+        table.chains.insert(name.into(), Chain { hook, rules });
+    }
+    table
+}
+
+struct Frame<'a> {
+    family: Family,
+    options: &'a Options,
+}
+
+impl Frame<'_> {
+    fn chains(&self) -> Vec<(&'static str, Option<Hook>, Vec<Rule>)> {
+        let at = |nat, place, priority| {
+            Some(Hook {
+                nat,
+                place,
+                priority,
+            })
+        };
+        let guard = |place| at(false, place, GUARD);
+        vec![
+            (
+                "guard-prerouting",
+                guard(Place::Prerouting),
+                vec![first(goto("guard"))],
+            ),
+            (
+                "guard-output",
+                guard(Place::Output),
+                vec![first(goto("guard"))],
+            ),
+            ("guard", None, self.guard()),
+            (
+                "nat-prerouting",
+                at(true, Place::Prerouting, DSTNAT),
+                self.prerouting(),
+            ),
+            ("nat-output", at(true, Place::Output, DSTNAT), self.output()),
+            (
+                "filter-input",
+                at(false, Place::Input, FILTER),
+                self.input(),
+            ),
+            (
+                "filter-forward",
+                at(false, Place::Forward, FILTER),
+                self.forward(),
+            ),
+            (
+                "filter-output",
+                at(false, Place::Output, FILTER),
+                vec![unserved()],
+            ),
+            (
+                "nat-postrouting",
+                at(true, Place::Postrouting, SRCNAT),
+                self.postrouting(),
+            ),
+        ]
+    }
+
+    fn guard(&self) -> Vec<Rule> {
+        let (addresses, nodes) = (Maps::of(false), Maps::of(true));
+        let mut node = self.to_node(false);
+        node.push(decide(&nodes, nodes.guards()));
+        vec![vec![decide(&addresses, addresses.guards())], node]
+    }
+
+    /// A service's address goes before the node's own.
+    fn prerouting(&self) -> Vec<Rule> {
+        let (addresses, nodes) = (Maps::of(false), Maps::of(true));
+        let from_outside = source::outsiders(self.options).unwrap_or_default();
+        let rule = |start: &[&Rule], part: Part| {
+            let start = start.iter().flat_map(|r| r.iter().cloned());
+            start.chain([part]).collect::<Rule>()
+        };
+        let node = self.to_node(true);
+        vec![
+            rule(&[&from_outside], decide(&addresses, addresses.outside())),
+            rule(&[], decide(&addresses, addresses.services())),
+            rule(&[&node, &from_outside], decide(&nodes, nodes.outside())),
+            rule(&[&node], decide(&nodes, nodes.services())),
+        ]
+    }
+
+    fn output(&self) -> Vec<Rule> {
+        let (addresses, nodes) = (Maps::of(false), Maps::of(true));
+        let mut node = self.to_node(!self.options.node_ports_on_loopback(self.family));
+        node.push(decide(&nodes, nodes.services()));
+        vec![vec![decide(&addresses, addresses.services())], node]
+    }
+
+    /// Matches what is sent to an address of this node on which node ports are reached.
+    fn to_node(&self, without_loopback: bool) -> Rule {
+        let mut rule = vec![Part::Is {
+            load: Load::DestinationType,
+            bytes: LOCAL.to_ne_bytes().into(),
+            not: false,
+        }];
+        if without_loopback {
+            rule.push(Part::Within {
+                load: Load::Destination,
+                net: loopback(self.family),
+                not: true,
+            });
+        }
+        if !self.options.node_port_nets.is_empty() {
+            rule.push(Part::In {
+                key: vec![Load::Destination],
+                set: NODE_PORT_NETS.into(),
+                not: false,
+            });
+        }
+        rule
+    }
+
+    /// Node ports on 127.0.0.1 need `route_localnet`, which lets neighbours send to this machine's loopback
+    /// addresses (CVE-2020-8558): nothing comes in from elsewhere for them.
+    fn input(&self) -> Vec<Rule> {
+        if !self.options.node_ports_on_loopback(self.family) {
+            return Vec::new();
+        }
+        let net = loopback(self.family);
+        let within = |load, not| Part::Within { load, net, not };
+        let bits = |load, mask| Part::Bits {
+            load,
+            mask,
+            not: true,
+        };
+        vec![vec![
+            within(Load::Destination, false),
+            within(Load::Source, true),
+            bits(Load::State, state::ESTABLISHED | state::RELATED),
+            bits(Load::Status, status::DNAT),
+            Part::Verdict(Verdict::Drop),
+        ]]
+    }
+
+    /// A packet that conntrack can't place is not translated back: its receiver would see a stranger and reset
+    /// the connection.
+    fn forward(&self) -> Vec<Rule> {
+        let invalid = Part::Bits {
+            load: Load::State,
+            mask: state::INVALID,
+            not: false,
+        };
+        let mut drop = vec![invalid];
+        drop.extend(source::insiders(self.options).unwrap_or_default());
+        drop.push(Part::Verdict(Verdict::Drop));
+        vec![drop, unserved()]
+    }
+
+    fn postrouting(&self) -> Vec<Rule> {
+        let mark = self.options.masquerade_mark;
+        let marked = Part::Bits {
+            load: Load::Mark,
+            mask: mark,
+            not: false,
+        };
+        let translated = Part::Bits {
+            load: Load::Status,
+            mask: status::DNAT,
+            not: false,
+        };
+        let itself = Part::In {
+            key: vec![Load::Source, Load::Destination],
+            set: HAIRPIN.into(),
+            not: false,
+        };
+        vec![
+            // Cleared, so that a packet that comes by again (a tunnel) is not masked twice.
+            vec![marked, Part::ClearMark(mark), Part::Masquerade],
+            vec![translated, itself, Part::Masquerade],
+        ]
+    }
+}
+
+/// For a connection's first packet.
+fn first(part: Part) -> Rule {
+    let new = Part::Bits {
+        load: Load::State,
+        mask: state::NEW,
+        not: false,
+    };
+    vec![new, part]
+}
+
+/// What is still for a cluster address here is for none of its services.
+fn unserved() -> Rule {
+    let stray = Part::In {
+        key: vec![Load::Destination],
+        set: CLUSTER_IPS.into(),
+        not: false,
+    };
+    [first(stray), vec![Part::Reject]].concat()
+}
+
+fn goto(chain: &str) -> Part {
+    Part::Verdict(Verdict::Goto(chain.into()))
+}
+
+fn decide(maps: &Maps, map: crate::nft::table::Name) -> Part {
+    Part::Decide {
+        key: maps.key(),
+        map,
+    }
+}

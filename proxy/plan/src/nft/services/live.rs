@@ -1,0 +1,154 @@
+//! The table as it changes: what a Service put in before is compared with what it puts in now, so that work is
+//! proportional to the change.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+
+use super::pieces::{Piece, pieces};
+use crate::model::{Change, Entry, Family};
+use crate::nft::table::{Chain, Value};
+use crate::nft::transaction::Transaction;
+use crate::options::Options;
+
+/// Who needs what several services share.
+#[derive(Clone, Debug)]
+pub struct Live {
+    family: Family,
+    options: Options,
+    users: HashMap<Piece, u32>,
+}
+
+impl Live {
+    /// Nothing is there yet.
+    pub fn new(family: Family, options: Options) -> Self {
+        Self {
+            family,
+            options,
+            users: HashMap::new(),
+        }
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Begins anew with all that is there.
+    pub fn reset<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
+        self.users.clear();
+        for entry in entries {
+            for piece in pieces(entry, self.family, &self.options) {
+                self.take(piece);
+            }
+        }
+    }
+
+    /// What the changes mean for the table.
+    pub fn update(&mut self, changes: &[Change]) -> Transaction {
+        let mut transaction = Transaction::new(self.family);
+        let all = |entries: fn(&Change) -> &[Entry]| {
+            let entries = changes.iter().flat_map(entries);
+            let mut all: Vec<Piece> = entries
+                .flat_map(|e| pieces(e, self.family, &self.options))
+                .collect();
+            all.sort_unstable();
+            all
+        };
+        let (before, after) = (all(|c| &c.before), all(|c| &c.after));
+        let (gone, new) = difference(before, after);
+        let new: Vec<Piece> = new.into_iter().filter_map(|p| self.take(p)).collect();
+        let gone: Vec<Piece> = gone.into_iter().filter_map(|p| self.give_back(p)).collect();
+        // Something shared may have lost its last user and found a new one in the same change.
+        let (gone, new) = difference(sorted(gone), sorted(new));
+        gone.into_iter().for_each(|p| remove(&mut transaction, p));
+        for piece in new {
+            self.add(&mut transaction, piece);
+        }
+        transaction
+    }
+
+    /// Counts a user; gives the piece if it is the first.
+    fn take(&mut self, piece: Piece) -> Option<Piece> {
+        if let Piece::Own(..) = piece {
+            return Some(piece);
+        }
+        match self.users.entry(piece) {
+            Slot::Occupied(mut users) => {
+                *users.get_mut() += 1;
+                None
+            }
+            Slot::Vacant(slot) => {
+                let piece = slot.key().clone();
+                slot.insert(1);
+                Some(piece)
+            }
+        }
+    }
+
+    /// Counts a user less; gives the piece if it was the last.
+    fn give_back(&mut self, piece: Piece) -> Option<Piece> {
+        if let Piece::Own(..) = piece {
+            return Some(piece);
+        }
+        let users = self.users.get_mut(&piece)?;
+        *users = users.saturating_sub(1);
+        if *users > 0 {
+            return None;
+        }
+        self.users.remove(&piece);
+        Some(piece)
+    }
+
+    fn add(&self, transaction: &mut Transaction, piece: Piece) {
+        match piece {
+            Piece::Shared(set, key) => transaction.add_element(set, key, Value::None),
+            Piece::Own(set, key, value) => transaction.add_element(set, key, value),
+            Piece::Path(path) => {
+                let rules = path.rules(&self.options);
+                transaction.add_chain(path.name(), Chain { hook: None, rules });
+            }
+            Piece::Guard(guard) => {
+                if let (Some(name), Some(set)) = (guard.set_name(), guard.set(self.family)) {
+                    transaction.add_set(name, set);
+                }
+                let rules = guard.rules(&self.options);
+                transaction.add_chain(guard.name(), Chain { hook: None, rules });
+            }
+        }
+    }
+}
+
+fn remove(transaction: &mut Transaction, piece: Piece) {
+    match piece {
+        Piece::Shared(set, key) => transaction.delete_element(set, key, Value::None),
+        Piece::Own(set, key, value) => transaction.delete_element(set, key, value),
+        Piece::Path(path) => transaction.delete_chain(path.name()),
+        Piece::Guard(guard) => {
+            transaction.delete_chain(guard.name());
+            transaction.delete_sets.extend(guard.set_name());
+        }
+    }
+}
+
+fn sorted(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    pieces.sort_unstable();
+    pieces
+}
+
+/// What is only in the one and only in the other of two ordered lists, in which things may stand several times.
+fn difference(before: Vec<Piece>, after: Vec<Piece>) -> (Vec<Piece>, Vec<Piece>) {
+    let (mut gone, mut new) = (Vec::new(), Vec::new());
+    let (mut before, mut after) = (before.into_iter().peekable(), after.into_iter().peekable());
+    loop {
+        match (before.peek(), after.peek()) {
+            (Some(b), Some(a)) if b == a => {
+                before.next();
+                after.next();
+            }
+            (Some(b), Some(a)) if b < a => gone.extend(before.next()),
+            (Some(_), None) => gone.extend(before.next()),
+            (_, Some(_)) => new.extend(after.next()),
+            (None, None) => return (gone, new),
+        }
+    }
+}

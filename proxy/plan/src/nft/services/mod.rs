@@ -1,0 +1,82 @@
+//! Services as a table. The cost of a packet and of a change does not grow with the number of services: a front is
+//! found in one map, an endpoint in another, and the chains between them are shared by all services of the same form.
+//!
+//! ```text
+//! guards      address . protocol . port                 : goto refuse, drop, ...
+//! outside     address . protocol . port                 : goto address-plain-2          those from outside, if they differ
+//! services    address . protocol . port                 : goto address-mask-outsiders-3
+//! endpoints   address . protocol . port . slot          : endpoint . port               slot = 0, 1, 2
+//! affinity    client . address . protocol . port        : endpoint . port               added by rules
+//! sticky      address . protocol . port . endpoint.port : endpoint . port               those that a client may stay with
+//!
+//! chain address-mask-outsiders-3 {
+//!     who does not come from a pod is marked, to be masqueraded
+//!     dnat to (address . protocol . port . random of 3) in endpoints
+//! }
+//! ```
+//!
+//! Node ports have the same maps without the address.
+
+mod frame;
+mod guard;
+mod live;
+mod names;
+mod path;
+mod pieces;
+pub(crate) mod source;
+
+pub use guard::{Guard, Then};
+pub use live::Live;
+pub use names::{CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS};
+pub use path::{Mask, Path, Slots, Sticky};
+pub use pieces::{Piece, pieces};
+
+use super::table::{Chain, Table, Value};
+use crate::model::{Entry, Family};
+use crate::options::Options;
+
+/// The whole table of a family.
+pub fn table<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    family: Family,
+    options: &Options,
+) -> Table {
+    let mut table = frame::frame(family, options);
+    for entry in entries {
+        for piece in pieces(entry, family, options) {
+            put(&mut table, piece, options);
+        }
+    }
+    table
+}
+
+fn put(table: &mut Table, piece: Piece, options: &Options) {
+    let (set, key, value) = match piece {
+        Piece::Shared(set, key) => (set, key, Value::None),
+        Piece::Own(set, key, value) => (set, key, value),
+        Piece::Path(path) => return chain(table, path.name(), || path.rules(options)),
+        Piece::Guard(guard) => {
+            if let (Some(name), Some(set)) = (guard.set_name(), guard.set(table.family)) {
+                table.sets.insert(name, set);
+            }
+            return chain(table, guard.name(), || guard.rules(options));
+        }
+    };
+    if let Some(set) = table.sets.get_mut(&set) {
+        set.elements.insert(key, value);
+    }
+}
+
+fn chain(
+    table: &mut Table,
+    name: super::table::Name,
+    rules: impl FnOnce() -> Vec<super::table::Rule>,
+) {
+    table.chains.entry(name).or_insert_with(|| Chain {
+        hook: None,
+        rules: rules(),
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! The chains that a packet for a service ends in. They are shared by all services of the same form: what differs
+//! between two services, their endpoints, stands in maps.
+
+use super::names::Maps;
+use super::source;
+use crate::nft::table::{LOCAL, Load, Name, Part, Remember, Rule};
+use crate::options::Options;
+
+/// Whose packets are masqueraded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mask {
+    /// Nobody's: the endpoint sees who asks.
+    Never,
+    /// Those of everybody but pods.
+    Outsiders,
+    /// Those of this node itself.
+    Node,
+    /// Everybody's.
+    Always,
+}
+
+/// Which of a front's slots may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slots {
+    /// How many.
+    pub count: u32,
+    /// The first.
+    pub first: u32,
+}
+
+/// How clients stay with an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sticky {
+    /// For so many seconds after their last connection began.
+    pub seconds: u32,
+    /// With endpoints of this node only.
+    pub local: bool,
+}
+
+/// How packets for a front go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path {
+    /// By a port of the node's addresses.
+    pub node_port: bool,
+    /// Whose source is masked.
+    pub mask: Mask,
+    /// How clients stay.
+    pub sticky: Option<Sticky>,
+    /// Where to.
+    pub slots: Slots,
+}
+
+impl Path {
+    /// The chain's name.
+    pub fn name(&self) -> Name {
+        let front = if self.node_port {
+            "node-port"
+        } else {
+            "address"
+        };
+        let mask = match self.mask {
+            Mask::Never => "plain",
+            Mask::Outsiders => "mask-outsiders",
+            Mask::Node => "mask-node",
+            Mask::Always => "mask",
+        };
+        let Slots { count, first } = self.slots;
+        let mut name = format!("{front}-{mask}-{count}");
+        if first > 0 {
+            name += &format!("-from-{first}");
+        }
+        if let Some(Sticky { seconds, local }) = self.sticky {
+            name += &format!("-sticky{}-{seconds}", if local { "-local" } else { "" });
+        }
+        name.into()
+    }
+
+    /// The chain's rules.
+    pub fn rules(&self, options: &Options) -> Vec<Rule> {
+        let mark = Part::SetMark(options.masquerade_mark);
+        let mut rules: Vec<Rule> = Vec::new();
+        match self.mask {
+            Mask::Never => {}
+            Mask::Outsiders => rules.extend(source::outsiders(options).map(|mut rule| {
+                rule.push(mark);
+                rule
+            })),
+            Mask::Node => rules.push(vec![own_source(), mark]),
+            Mask::Always => rules.push(vec![mark]),
+        }
+        let maps = Maps::of(self.node_port);
+        let key = maps.key();
+        let choose = |remember| Part::Translate {
+            key: [key.clone(), vec![self.random()]].concat(),
+            map: maps.endpoints(),
+            remember,
+        };
+        if let Some(sticky) = self.sticky {
+            let remember = self.remember(&maps, sticky);
+            let found = Load::Found {
+                key: remember.key.clone(),
+                map: remember.map.clone(),
+            };
+            rules.push(vec![Part::Translate {
+                key: [key.clone(), vec![found]].concat(),
+                map: maps.sticky(sticky.local),
+                remember: Some(remember.clone()),
+            }]);
+            rules.push(vec![choose(Some(remember))]);
+        }
+        // Also where there is no room to remember one more client.
+        rules.push(vec![choose(None)]);
+        rules
+    }
+
+    fn random(&self) -> Load {
+        let Slots { count, first } = self.slots;
+        Load::Random { count, first }
+    }
+
+    fn remember(&self, maps: &Maps, sticky: Sticky) -> Remember {
+        Remember {
+            key: [vec![Load::Source], maps.key()].concat(),
+            map: maps.affinity(),
+            seconds: sticky.seconds,
+        }
+    }
+}
+
+/// From one of this machine's addresses.
+pub(super) fn own_source() -> Part {
+    Part::Is {
+        load: Load::SourceType,
+        bytes: LOCAL.to_ne_bytes().into(),
+        not: false,
+    }
+}

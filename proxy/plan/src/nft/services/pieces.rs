@@ -1,0 +1,263 @@
+//! What one service port puts into the table.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::guard::{Guard, Then};
+use super::names::{CLUSTER_IPS, HAIRPIN, Maps};
+use super::path::{Mask, Path, Slots, Sticky};
+use crate::model::{Endpoint, Entry, Family, Front, Kind, Policy, ServicePort};
+use crate::nft::table::{Name, Value, Verdict, Words, Writer};
+use crate::options::Options;
+use crate::select::usable;
+
+/// Something in the table that is there for a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Piece {
+    /// An element that other services may want too: it is there once.
+    Shared(Name, Words),
+    /// An element of one service only.
+    Own(Name, Words, Value),
+    /// The chain of a path.
+    Path(Path),
+    /// The chain of a guard.
+    Guard(Guard),
+}
+
+/// Endpoints by who may be sent to them: slots of those for packets that stay on this node come first, then slots
+/// of those for both, then the others. So one list serves two policies, each with slots that follow one another.
+struct Choice {
+    endpoints: Vec<Endpoint>,
+    local: Slots,
+    cluster: Slots,
+}
+
+impl Choice {
+    fn new(endpoints: &[Endpoint], uses_local: bool, uses_cluster: bool) -> Self {
+        let of = |policy, used| {
+            if used {
+                usable(endpoints, policy)
+            } else {
+                Vec::new()
+            }
+        };
+        let local = of(Policy::Local, uses_local);
+        let cluster = of(Policy::Cluster, uses_cluster);
+        let (both, rest): (Vec<_>, Vec<_>) = cluster.iter().partition(|e| local.contains(e));
+        let only: Vec<_> = local
+            .iter()
+            .filter(|e| !cluster.contains(e))
+            .copied()
+            .collect();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Self {
+            local: Slots {
+                count: count(local.len()),
+                first: 0,
+            },
+            cluster: Slots {
+                count: count(cluster.len()),
+                first: count(only.len()),
+            },
+            endpoints: [only, both, rest].concat(),
+        }
+    }
+
+    fn slots(&self, policy: Policy) -> Slots {
+        match policy {
+            Policy::Local => self.local,
+            Policy::Cluster => self.cluster,
+        }
+    }
+
+    fn of(&self, policy: Policy) -> impl Iterator<Item = &Endpoint> {
+        let Slots { count, first } = self.slots(policy);
+        let (skip, take) = (first as usize, count as usize);
+        self.endpoints.iter().skip(skip).take(take)
+    }
+}
+
+/// All that a service port puts into the table of a family.
+pub fn pieces(entry: &Entry, family: Family, options: &Options) -> Vec<Piece> {
+    let port = &*entry.port;
+    let mine = |ip: &IpAddr| Family::of(ip) == family;
+    // A Service without a cluster address of the family is not of this family, whatever its node ports.
+    if !port.cluster_ips.iter().any(mine) {
+        return Vec::new();
+    }
+    let endpoints: Vec<Endpoint> = entry.of(family).copied().collect();
+    let external = entry.fronts.iter().any(|(_, kind)| *kind != Kind::Cluster);
+    let uses = |policy| {
+        let inside = port.internal_policy == policy;
+        // Who is inside may go to all endpoints by an external front too.
+        inside || external && (policy == Policy::Cluster || port.external_policy == policy)
+    };
+    let maker = Maker {
+        port,
+        options,
+        choice: Choice::new(&endpoints, uses(Policy::Local), uses(Policy::Cluster)),
+        any: endpoints
+            .iter()
+            .any(|e| e.ready || e.serving && e.terminating),
+        pieces: Vec::new(),
+    };
+    maker.make(entry, family)
+}
+
+struct Maker<'a> {
+    port: &'a ServicePort,
+    options: &'a Options,
+    choice: Choice,
+    /// There is an endpoint somewhere that takes connections.
+    any: bool,
+    pieces: Vec<Piece>,
+}
+
+impl Maker<'_> {
+    fn make(mut self, entry: &Entry, family: Family) -> Vec<Piece> {
+        for (front, kind) in &entry.fronts {
+            match front {
+                Front::Address(ip, ..) if Family::of(ip) != family => continue,
+                Front::Address(ip, ..) if *kind == Kind::Cluster => {
+                    let key = Writer::default().address(*ip).words();
+                    self.pieces.push(Piece::Shared(CLUSTER_IPS.into(), key));
+                }
+                _ => {}
+            }
+            match kind {
+                Kind::Cluster => self.cluster(front),
+                _ => self.external(front, *kind),
+            }
+            self.endpoints(front);
+        }
+        self.hairpin();
+        self.pieces
+    }
+
+    fn cluster(&mut self, front: &Front) {
+        let policy = self.port.internal_policy;
+        if self.choice.slots(policy).count == 0 {
+            // Endpoints elsewhere only: the client may be one that is sent on later.
+            let then = if self.any { Then::Drop } else { Then::Refuse };
+            return self.guard(front, Guard::new(then));
+        }
+        let mask = if self.options.masquerade_all {
+            Mask::Always
+        } else {
+            Mask::Outsiders
+        };
+        let path = self.path(front, mask, policy);
+        self.send(front, Maps::services, path);
+    }
+
+    fn external(&mut self, front: &Front, kind: Kind) {
+        let local = self.port.external_policy == Policy::Local;
+        let then = if self.choice.cluster.count == 0 {
+            Then::Refuse
+        } else if local && self.choice.local.count == 0 {
+            Then::DropOutsiders
+        } else {
+            Then::Pass
+        };
+        let guard = Guard {
+            ranges: (kind == Kind::LoadBalancer && !self.port.source_ranges.is_empty())
+                .then(|| sorted(&self.port.source_ranges)),
+            then,
+        };
+        let refused = then == Then::Refuse;
+        if guard != Guard::new(Then::Pass) {
+            self.guard(front, guard);
+        }
+        if refused {
+            return;
+        }
+        let mask = if local { Mask::Node } else { Mask::Always };
+        let path = self.path(front, mask, Policy::Cluster);
+        self.send(front, Maps::services, path);
+        if local && self.choice.local.count > 0 {
+            let path = self.path(front, Mask::Never, Policy::Local);
+            self.send(front, Maps::outside, path);
+        }
+    }
+
+    fn path(&self, front: &Front, mask: Mask, policy: Policy) -> Path {
+        Path {
+            node_port: matches!(front, Front::Node(..)),
+            mask,
+            sticky: self.port.affinity.map(|seconds| Sticky {
+                seconds,
+                local: policy == Policy::Local,
+            }),
+            slots: self.choice.slots(policy),
+        }
+    }
+
+    fn send(&mut self, front: &Front, map: fn(&Maps) -> Name, path: Path) {
+        let chain = Value::Verdict(Verdict::Goto(path.name()));
+        let map = map(&maps(front));
+        self.pieces.push(Piece::Own(map, key(front).words(), chain));
+        self.pieces.push(Piece::Path(path));
+    }
+
+    fn guard(&mut self, front: &Front, guard: Guard) {
+        let chain = Value::Verdict(Verdict::Goto(guard.name()));
+        let map = maps(front).guards();
+        self.pieces.push(Piece::Own(map, key(front).words(), chain));
+        self.pieces.push(Piece::Guard(guard));
+    }
+
+    /// A front's slots, and where clients may stay.
+    fn endpoints(&mut self, front: &Front) {
+        let maps = maps(front);
+        for (slot, e) in (0..).zip(&self.choice.endpoints) {
+            let key = key(front).number(slot).words();
+            self.pieces.push(Piece::Own(maps.endpoints(), key, at(e)));
+        }
+        if self.port.affinity.is_none() {
+            return;
+        }
+        for policy in [Policy::Cluster, Policy::Local] {
+            for e in self.choice.of(policy) {
+                let key = key(front).address(e.ip).port(e.port).words();
+                let map = maps.sticky(policy == Policy::Local);
+                self.pieces.push(Piece::Own(map, key, at(e)));
+            }
+        }
+    }
+
+    /// An endpoint on another node sends to itself by way of this one only where pods' packets for an external
+    /// address keep their source.
+    fn hairpin(&mut self) {
+        let kept = self.port.external_policy == Policy::Local;
+        for e in self.choice.endpoints.iter().filter(|e| kept || e.local) {
+            let pair = Writer::default().address(e.ip).address(e.ip).words();
+            self.pieces.push(Piece::Shared(HAIRPIN.into(), pair));
+        }
+    }
+}
+
+fn maps(front: &Front) -> Maps {
+    Maps::of(matches!(front, Front::Node(..)))
+}
+
+fn key(front: &Front) -> Writer {
+    match front {
+        Front::Address(ip, protocol, port) => Writer::default()
+            .address(*ip)
+            .protocol(*protocol)
+            .port(*port),
+        Front::Node(protocol, port) => Writer::default().protocol(*protocol).port(*port),
+    }
+}
+
+fn at(e: &Endpoint) -> Value {
+    Value::Fields(Writer::default().address(e.ip).port(e.port).words())
+}
+
+fn sorted(nets: &[IpNet]) -> Vec<IpNet> {
+    let mut nets: Vec<IpNet> = nets.iter().map(IpNet::trunc).collect();
+    nets.sort_unstable();
+    nets.dedup();
+    nets
+}
