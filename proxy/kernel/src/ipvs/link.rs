@@ -22,6 +22,8 @@ use crate::netlink::Line;
 
 /// The link's name.
 pub const LINK: &str = "keelson-ipvs0";
+/// Kube-proxy's link: what is on it are services' addresses too.
+const ALIKE: &str = "kube-ipvs0";
 
 /// No such link.
 const ENODEV: i32 = 19;
@@ -43,32 +45,38 @@ impl Link {
     }
 
     fn find(&mut self) -> io::Result<()> {
+        self.index = match self.look_up(LINK)? {
+            Some((_, false)) => {
+                return Err(io::Error::other(
+                    "the link of this name is none of ours (no dummy)",
+                ));
+            }
+            found => found.map(|(index, _)| index),
+        };
+        Ok(())
+    }
+
+    /// A link's index, and whether it is a dummy.
+    fn look_up(&mut self, name: &str) -> io::Result<Option<(u32, bool)>> {
         let mut ask = LinkMessage::default();
-        ask.attributes.push(LinkAttribute::IfName(LINK.to_owned()));
+        ask.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let mut found = None;
         let asked = self.line.get(RouteNetlinkMessage::GetLink(ask), |answer| {
             if let RouteNetlinkMessage::NewLink(link) = answer {
                 found = Some((link.header.index, is_dummy(&link)));
             }
         });
-        self.index = match (asked, found) {
-            (Err(e), _) if e.raw_os_error() == Some(ENODEV) => None,
-            (Err(e), _) => return Err(e),
-            (Ok(()), Some((_, false))) => {
-                return Err(io::Error::other(
-                    "the link of this name is none of ours (no dummy)",
-                ));
-            }
-            (Ok(()), found) => found.map(|(index, _)| index),
-        };
-        Ok(())
+        match asked {
+            Err(e) if e.raw_os_error() == Some(ENODEV) => Ok(None),
+            other => other.map(|()| found),
+        }
     }
 
-    /// Makes the link if it is not there.
-    pub(super) fn ensure(&mut self) -> io::Result<u32> {
+    /// Makes the link if it is not there; whether it was not.
+    pub(super) fn ensure(&mut self) -> io::Result<bool> {
         self.find()?;
-        if let Some(index) = self.index {
-            return Ok(index);
+        if self.index.is_some() {
+            return Ok(false);
         }
         let mut new = LinkMessage::default();
         new.attributes.push(LinkAttribute::IfName(LINK.to_owned()));
@@ -83,7 +91,7 @@ impl Link {
         // Where links begin without IPv6, this one has it all the same; where the kernel has none, there is no such file.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{LINK}/disable_ipv6"), "0");
         self.find()?;
-        self.index.ok_or_else(|| io::ErrorKind::NotFound.into())
+        Ok(true)
     }
 
     /// Removes the link with all its addresses.
@@ -97,22 +105,23 @@ impl Link {
         self.change(vec![(RouteNetlinkMessage::DelLink(old), 0)])
     }
 
-    /// Addresses on our link, and those on all others that can be reached from elsewhere.
+    /// Addresses on our link, and this node's own on others, as far as they can be reached from elsewhere.
     pub(super) fn addresses(&mut self) -> io::Result<(BTreeSet<IpAddr>, BTreeSet<IpAddr>)> {
         let (mut ours, mut others) = (BTreeSet::new(), BTreeSet::new());
         let index = self.index;
+        let alike = self.look_up(ALIKE)?.map(|(index, _)| index);
         let ask = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         self.line.dump(ask, |answer| {
             if let RouteNetlinkMessage::NewAddress(message) = answer
                 && let Some(address) = address_of(&message)
                 && is_reachable(&address)
             {
-                let list = if Some(message.header.index) == index {
-                    &mut ours
-                } else {
-                    &mut others
-                };
-                list.insert(address);
+                let on = Some(message.header.index);
+                if on == index {
+                    ours.insert(address);
+                } else if on != alike {
+                    others.insert(address);
+                }
             }
         })?;
         Ok((ours, others))

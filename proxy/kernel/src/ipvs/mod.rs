@@ -102,15 +102,18 @@ impl Ipvs {
     /// Makes virtual servers and addresses as they are wanted; the rules beside them are the caller's. After an error
     /// the rest is done all the same, and the kernel is read back at the next sync.
     pub fn sync(&mut self, wanted: &Wanted) -> Result<Synced, Error> {
+        let mut new_link = false;
         if !wanted.addresses.is_empty() {
-            self.link
-                .ensure()
-                .map_err(|source| fail("make link", LINK, source))?;
+            let ensured = self.link.ensure();
+            new_link = ensured.map_err(|source| fail("make link", LINK, source))?;
         }
         let mut live = match self.live.take() {
             Some(live) => live,
             None => self.read(wanted)?,
         };
+        if new_link {
+            live.addresses.clear();
+        }
         self.recount(&mut live)?;
         let mut synced = Synced::default();
         // Twice: what gets weight 0 in the first round may have no connections, and goes in the second.
@@ -265,6 +268,11 @@ pub fn cleanup() -> Vec<Error> {
         errors.extend(Ipvs::open().and_then(|mut ipvs| ipvs.remove()).err());
     }
     errors
+}
+
+/// Whether the kernel has IPv6 here.
+pub fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
 fn fail(action: &'static str, object: impl ToString, source: io::Error) -> Error {

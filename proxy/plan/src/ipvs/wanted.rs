@@ -22,6 +22,8 @@ pub struct Options {
     /// This node's addresses on links that are not ours, without those of loopback. A service's address among them is
     /// not bound again; node ports answer there.
     pub own_addresses: BTreeSet<IpAddr>,
+    /// The kernel has no IPv6: services' addresses of that family are left out.
+    pub no_ipv6: bool,
 }
 
 /// What is to be in the kernel.
@@ -55,6 +57,7 @@ pub fn wanted<'a>(entries: impl IntoIterator<Item = &'a Entry>, options: &Option
     for entry in entries {
         for (front, kind) in &entry.fronts {
             match *front {
+                Front::Address(IpAddr::V6(_), ..) if options.no_ipv6 => {}
                 Front::Address(address, protocol, port) => {
                     let key = ServerKey {
                         address,

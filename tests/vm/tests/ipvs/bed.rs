@@ -146,6 +146,13 @@ impl Bed {
                 .prepare(false, &Timeouts::default())
                 .expect("prepare")
         });
+        // Programs of the node's own: nobody gets to them by way of a service's address.
+        bed.in_node(|| {
+            for address in ["0.0.0.0:22", "0.0.0.0:80"] {
+                let own = TcpListener::bind(address).expect("listen");
+                std::thread::spawn(move || own.incoming().flatten().for_each(drop));
+            }
+        });
         bed.serve("a");
         bed.serve("b");
         bed

@@ -348,6 +348,16 @@ fn both_families_and_all_masked() {
         found.rules.keys[&key("[fd43::9]:80")].masquerade,
         Masquerade::Node
     );
+    let without = Options {
+        no_ipv6: true,
+        ..options()
+    };
+    assert!(
+        of(&state, &without)
+            .servers
+            .keys()
+            .all(|k| k.address.is_ipv4())
+    );
     let rules = ruleset(&found.rules, Family::V6, &options().common).render();
     assert!(
         rules.contains("-d fd43::9/128 -p tcp -m tcp --dport 80 -m addrtype --src-type LOCAL"),
