@@ -523,7 +523,7 @@ fn cleanup(bed: &mut Bed) {
 }
 
 fn scale(bed: &mut Bed) {
-    let count: u32 = std::env::var("KEELSON_SERVICES")
+    let count: u32 = std::env::var(crate::SERVICES)
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(300);

@@ -16,6 +16,8 @@ use cases::{BOTH_RULES, CASES};
 const INSIDE: &str = "KEELSON_TEST_INSIDE";
 /// Set by people: only cases with this in their name.
 const ONLY: &str = "KEELSON_STEP";
+/// Set by people: of how many services the case of many is.
+const SERVICES: &str = "KEELSON_SERVICES";
 
 #[test]
 fn services_by_ipvs() {
@@ -25,9 +27,13 @@ fn services_by_ipvs() {
     let program = std::env::current_exe().expect("own path");
     let name = program.file_name().expect("a name").to_string_lossy();
     let mut machine = Machine::bare(&program);
-    let only = std::env::var(ONLY).unwrap_or_default();
+    let people = [ONLY, SERVICES].map(|name| {
+        let value = std::env::var(name).unwrap_or_default();
+        format!("{name}='{value}'")
+    });
     let run = format!(
-        "{INSIDE}=1 {ONLY}='{only}' /opt/keelson/bin/{name} --exact services_by_ipvs --nocapture"
+        "{INSIDE}=1 {} /opt/keelson/bin/{name} --exact services_by_ipvs --nocapture",
+        people.join(" ")
     );
     println!("{}", machine.sh(&run));
 }
