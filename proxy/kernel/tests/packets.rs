@@ -192,11 +192,14 @@ impl Bed {
         let entries: Vec<Entry> = self.state.all().flatten().collect();
         let want = table(entries.iter(), Family::V4, &options);
         inside(&self.ns("node"), move || {
-            let have = nft::read(Family::V4).expect("read");
+            let kernel = nft::Nftables::open().expect("socket");
+            let have = kernel.read(Family::V4).expect("read");
             let transaction = Transaction::between(have.as_ref(), &want);
             assert!(!transaction.anew, "the table's form is read back");
-            nft::apply(&transaction, have.as_ref().unwrap_or(&want)).expect("apply");
-            let now = nft::read(Family::V4).expect("read").expect("table");
+            kernel
+                .apply(&transaction, have.as_ref().unwrap_or(&want))
+                .expect("apply");
+            let now = kernel.read(Family::V4).expect("read").expect("table");
             let left = Transaction::between(Some(&now), &want);
             assert!(
                 left.is_empty(),

@@ -8,27 +8,28 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use keelson_proxy_plan::model::Family;
 use keelson_proxy_plan::nft::table::{
-    Chain, Field, Holds, Hook, Load, Name, Part, Place, Remember, Rule, Set, Table, Value, Verdict,
-    Words,
+    Chain, Field, Holds, Hook, Load, Name, Part, Place, Rule, Set, Table, Value, Verdict, Words,
 };
 use nix::libc;
 
 use super::encode::{
-    CT_STATE, CT_STATUS, FIB_DESTINATION, FIB_SOURCE, FIB_TYPE, INVERTED, META_INTERFACE,
-    META_MARK, META_PROTOCOL, NETWORK, PORT_OFFSET, RANDOM, TRANSPORT, UNEQUAL, address_offset,
+    CT_DESTINATION, CT_DESTINATION6, CT_PORT, CT_STATE, CT_STATUS, FIB_DESTINATION, FIB_SOURCE,
+    FIB_TYPE, INVERTED, META_INTERFACE, META_MARK, META_PROTOCOL, NETWORK, PORT_OFFSET, RANDOM,
+    TRANSPORT, UNEQUAL, address_offset,
 };
+use super::socket::Connection;
 use super::wire::{self, attributes, find, text};
-use super::{TABLE, TYPE_BITS, VERDICTS, number, socket, type_number};
+use super::{TABLE, TYPE_BITS, VERDICTS, number, type_number};
 
-pub(super) fn read(family: Family) -> io::Result<Option<Table>> {
+pub(super) fn read(kernel: &Connection, family: Family) -> io::Result<Option<Table>> {
     let mut ours = Vec::new();
     wire::put_text(&mut ours, 1, TABLE);
-    match socket::get(libc::NFT_MSG_GETTABLE, number(family), &ours) {
+    match kernel.get(libc::NFT_MSG_GETTABLE, number(family), &ours) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
-    let list = |kind| socket::dump(kind, number(family), &ours);
+    let list = |kind| kernel.dump(kind, number(family), &ours);
     let mut table = Table::new(family);
     for body in list(libc::NFT_MSG_GETSET)? {
         if text(&body, 1) == Some(TABLE)
@@ -39,7 +40,7 @@ pub(super) fn read(family: Family) -> io::Result<Option<Table>> {
     }
     for (name, set) in &mut table.sets {
         if set.dynamic.is_none() {
-            read_elements(family, name, set)?;
+            read_elements(kernel, family, name, set)?;
         }
     }
     for body in list(libc::NFT_MSG_GETCHAIN)? {
@@ -98,23 +99,36 @@ fn fields(mut kind: u32, family: Family) -> Option<Vec<Field>> {
     Some(fields)
 }
 
-fn read_elements(family: Family, name: &str, set: &mut Set) -> io::Result<()> {
+fn read_elements(kernel: &Connection, family: Family, name: &str, set: &mut Set) -> io::Result<()> {
+    if set.intervals {
+        let bodies = bodies(kernel, family, name)?;
+        set.elements = intervals(bodies.iter().flat_map(|b| wire::listed(b)));
+    } else {
+        set.elements.extend(elements(kernel, family, name)?);
+    }
+    Ok(())
+}
+
+/// A map's elements as they are now.
+pub(super) fn elements(
+    kernel: &Connection,
+    family: Family,
+    name: &str,
+) -> io::Result<Vec<(Words, Value)>> {
+    let bodies = bodies(kernel, family, name)?;
+    let all = bodies.iter().flat_map(|b| wire::listed(b));
+    let found = all.filter_map(|element| {
+        let key = find(find(element, wire::ELEMENT_KEY)?, wire::DATA_VALUE)?;
+        Some((key.into(), value(element)))
+    });
+    Ok(found.collect())
+}
+
+fn bodies(kernel: &Connection, family: Family, name: &str) -> io::Result<Vec<Vec<u8>>> {
     let mut body = Vec::new();
     wire::put_text(&mut body, 1, TABLE);
     wire::put_text(&mut body, 2, name);
-    let bodies = socket::dump(libc::NFT_MSG_GETSETELEM, number(family), &body)?;
-    let all = bodies.iter().flat_map(|b| wire::listed(b));
-    if set.intervals {
-        set.elements = intervals(all);
-        return Ok(());
-    }
-    for element in all {
-        let key = find(element, wire::ELEMENT_KEY).and_then(|k| find(k, wire::DATA_VALUE));
-        if let Some(key) = key {
-            set.elements.insert(key.into(), value(element));
-        }
-    }
-    Ok(())
+    kernel.dump(libc::NFT_MSG_GETSETELEM, number(family), &body)
 }
 
 fn value(element: &[u8]) -> Value {
@@ -189,7 +203,6 @@ fn rule(body: &[u8], table: &Table) -> Option<Rule> {
         table,
         registers: BTreeMap::new(),
         parts: Vec::new(),
-        remember: None,
     };
     for (_, expr) in attributes(find(body, 4).unwrap_or_default()) {
         reader.expr(text(expr, 1)?, find(expr, 2).unwrap_or_default())?;
@@ -212,7 +225,6 @@ struct Reader<'a> {
     /// By word.
     registers: BTreeMap<u32, Held>,
     parts: Vec<Part>,
-    remember: Option<Remember>,
 }
 
 impl Reader<'_> {
@@ -224,6 +236,8 @@ impl Reader<'_> {
                 let load = match wire::number(body, 2)? {
                     CT_STATE => Load::State,
                     CT_STATUS => Load::Status,
+                    CT_DESTINATION | CT_DESTINATION6 => Load::OriginalDestination,
+                    CT_PORT => Load::OriginalPort,
                     _ => return None,
                 };
                 self.hold(body, 1, Held::Load(load))
@@ -371,21 +385,13 @@ impl Reader<'_> {
         let mut key = Vec::new();
         let mut left: u32 = fields.iter().map(|f| self.words(*f)).sum();
         while left > 0 {
-            let (load, words) = match self.registers.get(&word)? {
-                Held::Load(load) => (load.clone(), self.load_words(load)),
-                Held::Found(key, map) => {
-                    let load = Load::Found {
-                        key: key.clone(),
-                        map: map.clone(),
-                    };
-                    let words = self.load_words(&load);
-                    (load, words)
-                }
-                Held::Masked(..) => return None,
+            let Held::Load(load) = self.registers.get(&word)? else {
+                return None;
             };
+            let words = self.load_words(load);
             word += words;
             left = left.checked_sub(words)?;
-            key.push(load);
+            key.push(load.clone());
         }
         Some(key)
     }
@@ -396,8 +402,9 @@ impl Reader<'_> {
 
     fn load_words(&self, load: &Load) -> u32 {
         match load {
-            Load::Source | Load::Destination => self.words(Field::Address),
-            Load::Found { .. } => self.words(Field::Address) + 1,
+            Load::Source | Load::Destination | Load::OriginalDestination => {
+                self.words(Field::Address)
+            }
             Load::Interface => 4,
             _ => 1,
         }
@@ -429,15 +436,20 @@ impl Reader<'_> {
     fn dynset(&mut self, body: &[u8]) -> Option<()> {
         let map: Name = text(body, 1)?.into();
         let set = self.table.sets.get(&map)?;
+        let Holds::Fields(value) = &set.holds else {
+            return None;
+        };
         let key = self.key(word(body, 4)?, &set.key)?;
+        let value = self.key(word(body, 5)?, value)?;
         let timeout = find(body, 6)?;
         let milliseconds = u64::from_be_bytes(timeout.try_into().ok()?);
-        self.remember = Some(Remember {
+        let seconds = u32::try_from(milliseconds.div_ceil(1000)).ok()?;
+        self.part(Part::Remember {
             key,
+            value,
             map,
-            seconds: u32::try_from(milliseconds.div_ceil(1000)).ok()?,
-        });
-        Some(())
+            seconds,
+        })
     }
 
     fn nat(&mut self, body: &[u8]) -> Option<()> {
@@ -445,10 +457,8 @@ impl Reader<'_> {
             return None;
         };
         let port = word(body, 3)? + self.words(Field::Address);
-        let remember = self.remember.take();
         let whole = word(body, 5)? == port;
-        self.part(Part::Translate { key, map, remember })
-            .filter(|()| whole)
+        self.part(Part::Translate { key, map }).filter(|()| whole)
     }
 }
 

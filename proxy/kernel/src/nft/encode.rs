@@ -3,7 +3,7 @@
 use std::ffi::CString;
 
 use keelson_proxy_plan::model::Family;
-use keelson_proxy_plan::nft::table::{Field, Load, Name, Part, Remember, Rule, Verdict};
+use keelson_proxy_plan::nft::table::{Field, Load, Name, Part, Rule, Verdict};
 use nftnl_sys as nftnl;
 use nix::libc;
 
@@ -19,6 +19,11 @@ pub(super) const META_INTERFACE: u32 = libc::NFT_META_IIFNAME as u32;
 pub(super) const META_PROTOCOL: u32 = libc::NFT_META_L4PROTO as u32;
 pub(super) const CT_STATE: u32 = libc::NFT_CT_STATE as u32;
 pub(super) const CT_STATUS: u32 = libc::NFT_CT_STATUS as u32;
+pub(super) const CT_DESTINATION: u32 = libc::NFT_CT_DST_IP as u32;
+pub(super) const CT_DESTINATION6: u32 = libc::NFT_CT_DST_IP6 as u32;
+pub(super) const CT_PORT: u32 = libc::NFT_CT_PROTO_DST as u32;
+/// `IP_CT_DIR_ORIGINAL`: from who began.
+pub(super) const ORIGINAL: u8 = 0;
 pub(super) const NETWORK: u32 = libc::NFT_PAYLOAD_NETWORK_HEADER as u32;
 pub(super) const TRANSPORT: u32 = libc::NFT_PAYLOAD_TRANSPORT_HEADER as u32;
 /// `NFTA_FIB_F_SADDR`.
@@ -102,7 +107,13 @@ impl Encoder<'_> {
                 let lookup = lookup(0, map)?;
                 self.push(lookup.number(nftnl::NFTNL_EXPR_LOOKUP_DREG, VERDICT))
             }
-            Part::Translate { key, map, remember } => self.translate(key, map, remember.as_ref()),
+            Part::Translate { key, map } => self.translate(key, map),
+            Part::Remember {
+                key,
+                value,
+                map,
+                seconds,
+            } => self.remember(key, value, map, *seconds),
             Part::Masquerade => {
                 let masquerade = Expr::new(c"masq")?;
                 self.push(masquerade.number(nftnl::NFTNL_EXPR_MASQ_FLAGS, RANDOM_FULLY))
@@ -154,6 +165,7 @@ impl Encoder<'_> {
                 nftnl::NFTNL_EXPR_CT_DREG,
             )
         };
+        let original = |key| Some(ct(key)?.byte(nftnl::NFTNL_EXPR_CT_DIR, ORIGINAL));
         let fib = |flags| {
             let fib = simple(
                 c"fib",
@@ -174,6 +186,14 @@ impl Encoder<'_> {
             ),
             Load::Protocol => (meta(META_PROTOCOL)?, 1),
             Load::Port => (payload(TRANSPORT, PORT_OFFSET, 2)?, 1),
+            Load::OriginalDestination => {
+                let key = match self.family {
+                    Family::V4 => CT_DESTINATION,
+                    Family::V6 => CT_DESTINATION6,
+                };
+                (original(key)?, address / 4)
+            }
+            Load::OriginalPort => (original(CT_PORT)?, 1),
             Load::Interface => (meta(META_INTERFACE)?, 4),
             Load::State => (ct(CT_STATE)?, 1),
             Load::Status => (ct(CT_STATUS)?, 1),
@@ -187,12 +207,6 @@ impl Encoder<'_> {
                     .number(nftnl::NFTNL_EXPR_NG_MODULUS, *count)
                     .number(nftnl::NFTNL_EXPR_NG_OFFSET, *first);
                 (random, 1)
-            }
-            Load::Found { key, map } => {
-                self.loads(key, word)?;
-                let lookup = lookup(word, map)?;
-                let found = lookup.number(nftnl::NFTNL_EXPR_LOOKUP_DREG, register);
-                (found, address / 4 + 1)
             }
         };
         self.push(expr)?;
@@ -218,29 +232,26 @@ impl Encoder<'_> {
         self.push(compare)
     }
 
-    fn translate(&mut self, key: &[Load], map: &Name, remember: Option<&Remember>) -> Option<()> {
+    fn remember(&mut self, key: &[Load], value: &[Load], map: &Name, seconds: u32) -> Option<()> {
+        let behind = self.loads(key, 0)?;
+        self.loads(value, behind)?;
+        let update = Expr::new(c"dynset")?
+            .text(
+                nftnl::NFTNL_EXPR_DYNSET_SET_NAME,
+                &CString::new(&**map).ok()?,
+            )
+            .number(nftnl::NFTNL_EXPR_DYNSET_OP, UPDATE)
+            .number(nftnl::NFTNL_EXPR_DYNSET_SREG_KEY, WORDS)
+            .number(nftnl::NFTNL_EXPR_DYNSET_SREG_DATA, WORDS + behind)
+            .long(nftnl::NFTNL_EXPR_DYNSET_TIMEOUT, u64::from(seconds) * 1000);
+        self.push(update)
+    }
+
+    fn translate(&mut self, key: &[Load], map: &Name) -> Option<()> {
         self.loads(key, 0)?;
         let found = lookup(0, map)?;
         self.push(found.number(nftnl::NFTNL_EXPR_LOOKUP_DREG, WORDS))?;
         let address = Field::Address.width(self.family) as u32 / 4;
-        if let Some(remember) = remember {
-            // Behind the endpoint's address and port.
-            let word = address + 1;
-            self.loads(&remember.key, word)?;
-            let update = Expr::new(c"dynset")?
-                .text(
-                    nftnl::NFTNL_EXPR_DYNSET_SET_NAME,
-                    &CString::new(&*remember.map).ok()?,
-                )
-                .number(nftnl::NFTNL_EXPR_DYNSET_OP, UPDATE)
-                .number(nftnl::NFTNL_EXPR_DYNSET_SREG_KEY, WORDS + word)
-                .number(nftnl::NFTNL_EXPR_DYNSET_SREG_DATA, WORDS)
-                .long(
-                    nftnl::NFTNL_EXPR_DYNSET_TIMEOUT,
-                    u64::from(remember.seconds) * 1000,
-                );
-            self.push(update)?;
-        }
         let family = match self.family {
             Family::V4 => libc::NFPROTO_IPV4,
             Family::V6 => libc::NFPROTO_IPV6,

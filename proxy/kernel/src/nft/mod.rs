@@ -8,17 +8,20 @@ mod socket;
 mod sys;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::io;
 
 use keelson_proxy_plan::model::Family;
-use keelson_proxy_plan::nft::table::{Chain, Field, Holds, Place, Rule, Set, Table, Value, Words};
+use keelson_proxy_plan::nft::table::{
+    Chain, Field, Holds, Name, Place, Rule, Set, Table, Value, Words,
+};
 use keelson_proxy_plan::nft::transaction::Transaction;
 use nftnl_sys as nftnl;
 use nix::libc;
 
 use crate::Error;
-use socket::Batch;
+use socket::{Batch, Connection};
 
 /// The service tables' name, one in the family `ip` and one in `ip6`.
 pub const TABLE: &str = "keelson-proxy";
@@ -37,32 +40,94 @@ fn number(family: Family) -> u8 {
     }
 }
 
-/// Reads our table of a family; `None` where there is none. What is not understood is left out of the value, so that
-/// it differs from what is wanted.
-pub fn read(family: Family) -> Result<Option<Table>, Error> {
-    decode::read(family).map_err(|source| Error::Netlink {
-        action: "read nftables",
-        source,
-    })
-}
+/// Our tables, through a socket that stays open.
+pub struct Nftables(Connection);
 
-/// The ruleset's generation: it changes with every change that anybody makes.
-pub fn generation() -> Result<u32, Error> {
-    const ID: u16 = 1;
-    let answer = socket::get(libc::NFT_MSG_GETGEN, 0, &[]);
-    let fail = |source| Error::Netlink {
-        action: "ask for the generation of nftables",
-        source,
-    };
-    let answer = answer.map_err(fail)?;
-    wire::number(&answer, ID).ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))
-}
+impl Nftables {
+    /// Connects to the kernel, in the calling thread's network namespace.
+    pub fn open() -> Result<Self, Error> {
+        let open = Connection::open().map_err(|source| Error::Netlink {
+            action: "open a socket for nftables",
+            source,
+        });
+        open.map(Self)
+    }
 
-/// Removes our tables of both families if they are there.
-pub fn remove(family: Family) -> Result<(), Error> {
-    let mut batch = Batch::new(number(family));
-    remove_table(&mut batch);
-    batch.commit()
+    /// Reads our table of a family; `None` where there is none. What is not understood is left out of the value, so
+    /// that it differs from what is wanted.
+    pub fn read(&self, family: Family) -> Result<Option<Table>, Error> {
+        decode::read(&self.0, family).map_err(|source| Error::Netlink {
+            action: "read nftables",
+            source,
+        })
+    }
+
+    /// The ruleset's generation: it changes with every change that anybody makes.
+    pub fn generation(&self) -> Result<u32, Error> {
+        const ID: u16 = 1;
+        let answer = self.0.get(libc::NFT_MSG_GETGEN, 0, &[]);
+        let fail = |source| Error::Netlink {
+            action: "ask for the generation of nftables",
+            source,
+        };
+        let answer = answer.map_err(fail)?;
+        wire::number(&answer, ID).ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Removes our table of a family if it is there.
+    pub fn remove(&self, family: Family) -> Result<(), Error> {
+        let mut batch = Batch::new(number(family));
+        remove_table(&mut batch);
+        batch.commit(&self.0)
+    }
+
+    /// Carries out a transaction, all of it or nothing; `table` is the table that it leads to or comes from: the
+    /// forms of sets whose elements change are taken from it. Then what clients must not be remembered for any more
+    /// is forgotten.
+    pub fn apply(&self, transaction: &Transaction, table: &Table) -> Result<(), Error> {
+        batch(transaction, table)?.commit(&self.0)?;
+        // A client that connects meanwhile may be remembered once more.
+        for _ in 0..2 {
+            if transaction.forget.is_empty() || self.forget(transaction, table)? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, transaction: &Transaction, table: &Table) -> Result<usize, Error> {
+        let family = transaction.family;
+        let maps: BTreeSet<&Name> = transaction.forget.iter().map(|(map, ..)| map).collect();
+        let mut batch = Batch::new(number(family));
+        let mut count = 0;
+        for map in maps {
+            let Some(set) = table.sets.get(map) else {
+                continue;
+            };
+            let stale = |(key, value): &(Words, Value)| {
+                transaction.forget.iter().any(|(of, front, endpoint)| {
+                    let same = matches!(value, Value::Fields(v) if v == endpoint);
+                    of == map && same && key.ends_with(front)
+                })
+            };
+            let elements =
+                decode::elements(&self.0, family, map).map_err(|source| Error::Netlink {
+                    action: "read remembered clients",
+                    source,
+                })?;
+            let gone: Vec<_> = elements.into_iter().filter(stale).collect();
+            count += gone.len();
+            let verb = ("delete", libc::NFT_MSG_DELSETELEM, 0);
+            write_elements(&mut batch, verb, map, set, &gone);
+        }
+        match batch.commit(&self.0) {
+            // Its time was over meanwhile: the next round takes the others.
+            Err(Error::Nftables { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(count)
+            }
+            other => other.map(|()| count),
+        }
+    }
 }
 
 fn remove_table(batch: &mut Batch) {
@@ -77,9 +142,7 @@ fn remove_table(batch: &mut Batch) {
     batch.object(libc::NFT_MSG_DELTABLE, 0, "delete the table".into(), &table);
 }
 
-/// Carries out a transaction, all of it or nothing; `table` is the table that it leads to or comes from: the forms
-/// of sets whose elements change are taken from it.
-pub fn apply(transaction: &Transaction, table: &Table) -> Result<(), Error> {
+fn batch(transaction: &Transaction, table: &Table) -> Result<Batch, Error> {
     let unknown = |what: String| Error::Nftables {
         what,
         source: io::ErrorKind::Unsupported.into(),
@@ -146,7 +209,7 @@ pub fn apply(transaction: &Transaction, table: &Table) -> Result<(), Error> {
         let name = CString::new(&**name).map_err(|_| unknown(what.clone()))?;
         batch.object(libc::NFT_MSG_DELSET, 0, what, &sys::Set::new(NAME, &name));
     }
-    batch.commit()
+    Ok(batch)
 }
 
 fn write_elements(

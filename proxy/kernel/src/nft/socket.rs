@@ -21,6 +21,16 @@ const DUMP: u16 = libc::NLM_F_DUMP as u16;
 /// `NLM_F_DUMP_INTR`: the list changed while it was read.
 const INTERRUPTED: u16 = 0x10;
 
+/// A socket. When one is closed the kernel waits until nobody can see any more what was removed before, which takes
+/// some 10 ms and holds up everybody's changes: whoever makes many keeps it open.
+pub(super) struct Connection(Socket);
+
+impl Connection {
+    pub(super) fn open() -> io::Result<Self> {
+        open().map(Self)
+    }
+}
+
 /// Messages that are carried out together.
 pub(super) struct Batch {
     bytes: Vec<u8>,
@@ -76,13 +86,13 @@ impl Batch {
 
     /// Carries it out. The kernel works while it is called and answers only what it refuses, so that when it comes
     /// back without an answer everything is in place.
-    pub(super) fn commit(mut self) -> Result<(), Error> {
+    pub(super) fn commit(mut self, socket: &Connection) -> Result<(), Error> {
         let fail = |source| Error::Netlink {
             action: "write nftables",
             source,
         };
         self.mark(libc::NFNL_MSG_BATCH_END as u16, "commit");
-        let socket = open(false).map_err(fail)?;
+        let socket = &socket.0;
         // The limit that SO_SNDBUF has is for those who may not change rules anyway.
         setsockopt(
             &socket.as_fd(),
@@ -115,66 +125,72 @@ impl Batch {
     }
 }
 
-/// Asks for a list; gives each entry's attributes. A list that changed while it was read is read again.
-pub(super) fn dump(kind: i32, family: u8, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    const ATTEMPTS: usize = 10;
-    for _ in 0..ATTEMPTS {
-        if let Some(list) = converse(kind, family, DUMP, body)? {
-            return Ok(list);
+impl Connection {
+    /// Asks for a list; gives each entry's attributes. A list that changed while it was read is read again.
+    pub(super) fn dump(&self, kind: i32, family: u8, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        const ATTEMPTS: usize = 10;
+        for _ in 0..ATTEMPTS {
+            if let Some(list) = self.converse(kind, family, DUMP, body)? {
+                return Ok(list);
+            }
         }
+        Err(io::Error::new(
+            ErrorKind::Interrupted,
+            "rules changed while they were read, again and again",
+        ))
     }
-    Err(io::Error::new(
-        ErrorKind::Interrupted,
-        "rules changed while they were read, again and again",
-    ))
-}
 
-/// Asks for one thing.
-pub(super) fn get(kind: i32, family: u8, body: &[u8]) -> io::Result<Vec<u8>> {
-    let answer = converse(kind, family, libc::NLM_F_ACK as u16, body)?;
-    let first = answer.into_iter().flatten().next();
-    first.ok_or_else(|| ErrorKind::UnexpectedEof.into())
-}
+    /// Asks for one thing.
+    pub(super) fn get(&self, kind: i32, family: u8, body: &[u8]) -> io::Result<Vec<u8>> {
+        let answer = self.converse(kind, family, libc::NLM_F_ACK as u16, body)?;
+        let first = answer.into_iter().flatten().next();
+        first.ok_or_else(|| ErrorKind::UnexpectedEof.into())
+    }
 
-fn converse(kind: i32, family: u8, flags: u16, body: &[u8]) -> io::Result<Option<Vec<Vec<u8>>>> {
-    let socket = open(true)?;
-    let mut bytes = Vec::new();
-    let whole = [&wire::generic(family, 0), body].concat();
-    message(
-        &mut bytes,
-        SUBSYSTEM << 8 | kind as u16,
-        REQUEST | flags,
-        1,
-        &whole,
-    );
-    socket.send(&bytes, 0)?;
-    let (mut list, mut interrupted) = (Vec::new(), false);
-    let mut buffer = Vec::with_capacity(BUFFER);
-    loop {
-        buffer.clear();
-        socket.recv(&mut buffer, 0)?;
-        for answer in answers(&buffer) {
-            interrupted |= answer.flags & INTERRUPTED != 0;
-            match i32::from(answer.kind) {
-                libc::NLMSG_DONE => return Ok((!interrupted).then_some(list)),
-                libc::NLMSG_ERROR => {
-                    return answer.error().map_or(Ok(Some(list)), Err);
+    fn converse(
+        &self,
+        kind: i32,
+        family: u8,
+        flags: u16,
+        body: &[u8],
+    ) -> io::Result<Option<Vec<Vec<u8>>>> {
+        let socket = &self.0;
+        let mut bytes = Vec::new();
+        let whole = [&wire::generic(family, 0), body].concat();
+        message(
+            &mut bytes,
+            SUBSYSTEM << 8 | kind as u16,
+            REQUEST | flags,
+            1,
+            &whole,
+        );
+        socket.send(&bytes, 0)?;
+        let (mut list, mut interrupted) = (Vec::new(), false);
+        let mut buffer = Vec::with_capacity(BUFFER);
+        loop {
+            buffer.clear();
+            socket.recv(&mut buffer, 0)?;
+            for answer in answers(&buffer) {
+                interrupted |= answer.flags & INTERRUPTED != 0;
+                match i32::from(answer.kind) {
+                    libc::NLMSG_DONE => return Ok((!interrupted).then_some(list)),
+                    libc::NLMSG_ERROR => {
+                        return answer.error().map_or(Ok(Some(list)), Err);
+                    }
+                    _ => list.extend(answer.body.get(4..).map(<[u8]>::to_vec)),
                 }
-                _ => list.extend(answer.body.get(4..).map(<[u8]>::to_vec)),
             }
         }
     }
 }
 
-/// One that waits for answers does so for ten seconds at most: the kernel answers at once or is in trouble.
-fn open(waits: bool) -> io::Result<Socket> {
+/// It waits for an answer for ten seconds at most: the kernel answers at once or is in trouble.
+fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    if waits {
-        let time = nix::sys::time::TimeVal::new(10, 0);
-        setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &time)?;
-    }
+    let time = nix::sys::time::TimeVal::new(10, 0);
+    setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &time)?;
     Ok(socket)
 }
 

@@ -105,6 +105,12 @@ impl Expr {
         self
     }
 
+    pub(super) fn byte(self, attribute: u32, value: u8) -> Self {
+        // SAFETY: as above.
+        unsafe { nftnl::nftnl_expr_set_u8(self.0.as_ptr(), attribute as u16, value) }
+        self
+    }
+
     pub(super) fn long(self, attribute: u32, value: u64) -> Self {
         // SAFETY: as above.
         unsafe { nftnl::nftnl_expr_set_u64(self.0.as_ptr(), attribute as u16, value) }

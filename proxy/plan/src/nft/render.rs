@@ -4,8 +4,8 @@ use std::fmt::{self, Display, Formatter, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::table::{
-    Chain, Field, Holds, Hook, Load, Part, Place, Remember, Rule, Set, Table, Value, Verdict,
-    Words, state, status,
+    Chain, Field, Holds, Hook, Load, Part, Place, Rule, Set, Table, Value, Verdict, Words, state,
+    status,
 };
 use super::transaction::Transaction;
 use crate::model::Family;
@@ -226,6 +226,8 @@ fn load(of: Family, load: &Load) -> String {
         Load::Destination => format!("{ip} daddr"),
         Load::Protocol => "meta l4proto".into(),
         Load::Port => "th dport".into(),
+        Load::OriginalDestination => format!("ct original {ip} daddr"),
+        Load::OriginalPort => "ct original proto-dst".into(),
         Load::Interface => "iifname".into(),
         Load::State => "ct state".into(),
         Load::Status => "ct status".into(),
@@ -234,7 +236,6 @@ fn load(of: Family, load: &Load) -> String {
         Load::DestinationType => "fib daddr type".into(),
         Load::Random { count, first: 0 } => format!("numgen random mod {count}"),
         Load::Random { count, first } => format!("numgen random mod {count} offset {first}"),
-        Load::Found { key, map } => format!("({} map @{map})", loads(of, key)),
     }
 }
 
@@ -264,13 +265,15 @@ fn part(of: Family, part: &Part) -> String {
         } => format!("{} {first}-{last}", load(of, l)),
         Part::In { key, set, not } => format!("{} {}@{set}", loads(of, key), no(*not)),
         Part::Decide { key, map } => format!("{} vmap @{map}", loads(of, key)),
-        Part::Translate { key, map, remember } => {
-            let kept = remember.as_ref().map(|r| remembered(of, r));
-            format!(
-                "dnat to {} map @{map}{}",
-                loads(of, key),
-                kept.unwrap_or_default()
-            )
+        Part::Translate { key, map } => format!("dnat to {} map @{map}", loads(of, key)),
+        Part::Remember {
+            key,
+            value,
+            map,
+            seconds,
+        } => {
+            let (key, value) = (loads(of, key), loads(of, value));
+            format!("update @{map} {{ {key} timeout {seconds}s : {value} }}")
         }
         Part::Masquerade => "masquerade fully-random".into(),
         Part::SetMark(mark) => format!("meta mark set meta mark | {mark:#x}"),
@@ -278,14 +281,6 @@ fn part(of: Family, part: &Part) -> String {
         Part::Reject => "reject".into(),
         Part::Verdict(verdict) => verdict.to_string(),
     }
-}
-
-fn remembered(of: Family, r: &Remember) -> String {
-    let key = loads(of, &r.key);
-    format!(
-        " update @{} {{ {key} timeout {}s : endpoint }}",
-        r.map, r.seconds
-    )
 }
 
 fn constant(of: Family, load: &Load, bytes: &Words) -> String {

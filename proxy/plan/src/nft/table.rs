@@ -219,6 +219,10 @@ pub enum Load {
     Protocol,
     /// Destination port.
     Port,
+    /// Destination address of the connection's first packet, before anything was translated.
+    OriginalDestination,
+    /// Destination port of the connection's first packet.
+    OriginalPort,
     /// Name of the interface that it came by.
     Interface,
     /// State of its connection: bits of [`state`].
@@ -237,13 +241,6 @@ pub enum Load {
         count: u32,
         /// The smallest.
         first: u32,
-    },
-    /// What a map holds for a key. Without an element the rule ends.
-    Found {
-        /// Fields of the key.
-        key: Vec<Load>,
-        /// The map.
-        map: Name,
     },
 }
 
@@ -329,8 +326,17 @@ pub enum Part {
         key: Vec<Load>,
         /// The map.
         map: Name,
-        /// And this is remembered.
-        remember: Option<Remember>,
+    },
+    /// An element is added to a dynamic map, or its time begins anew.
+    Remember {
+        /// Fields of the key.
+        key: Vec<Load>,
+        /// Fields of the value.
+        value: Vec<Load>,
+        /// The map.
+        map: Name,
+        /// How long, in seconds.
+        seconds: u32,
     },
     /// The connection leaves with an address of the interface that it leaves by, and a random port.
     Masquerade,
@@ -342,17 +348,6 @@ pub enum Part {
     Reject,
     /// A verdict.
     Verdict(Verdict),
-}
-
-/// An element that a rule adds to a dynamic map, or whose time begins anew; its value is where the rule sends to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remember {
-    /// Fields of the key.
-    pub key: Vec<Load>,
-    /// The map.
-    pub map: Name,
-    /// How long, in seconds.
-    pub seconds: u32,
 }
 
 impl Table {

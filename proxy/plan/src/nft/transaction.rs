@@ -27,6 +27,8 @@ pub struct Transaction {
     pub delete_chains: Vec<Name>,
     /// Sets to remove.
     pub delete_sets: Vec<Name>,
+    /// Clients of these fronts (map, front, endpoint) stay with the endpoint no longer.
+    pub forget: Vec<(Name, Words, Words)>,
 }
 
 impl Transaction {
@@ -42,6 +44,7 @@ impl Transaction {
             add_elements: BTreeMap::new(),
             delete_chains: Vec::new(),
             delete_sets: Vec::new(),
+            forget: Vec::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is in the table whatever the services are: base chains, shared sets, and who looks into which map in which order.
 
-use super::names::{CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS};
+use super::names::{CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS, clients};
 use super::source;
 use crate::model::Family;
 use crate::nft::intervals::intervals;
@@ -14,6 +14,8 @@ use crate::options::{Options, loopback};
 const GUARD: i32 = -110;
 /// Where destinations are translated (`NF_IP_PRI_NAT_DST`).
 const DSTNAT: i32 = -100;
+/// After destinations are translated.
+const REMEMBER: i32 = -90;
 /// Where packets are filtered (`NF_IP_PRI_FILTER`).
 const FILTER: i32 = 0;
 /// Where sources are translated (`NF_IP_PRI_NAT_SRC`).
@@ -41,6 +43,7 @@ pub(super) fn frame(family: Family, options: &Options) -> Table {
             .extend(found.into_iter().map(|i| (i, Value::None)));
         table.sets.insert(name.into(), set);
     }
+    table.sets.extend(clients());
     for node_port in [false, true] {
         table.sets.extend(Maps::of(node_port).sets());
     }
@@ -84,6 +87,16 @@ impl Frame<'_> {
                 self.prerouting(),
             ),
             ("nat-output", at(true, Place::Output, DSTNAT), self.output()),
+            (
+                "remember-prerouting",
+                at(false, Place::Prerouting, REMEMBER),
+                self.remember(true),
+            ),
+            (
+                "remember-output",
+                at(false, Place::Output, REMEMBER),
+                self.remember(false),
+            ),
             (
                 "filter-input",
                 at(false, Place::Input, FILTER),
@@ -136,6 +149,31 @@ impl Frame<'_> {
         let mut node = self.to_node(!self.options.node_ports_on_loopback(self.family));
         node.push(decide(&nodes, nodes.services()));
         vec![vec![decide(&addresses, addresses.services())], node]
+    }
+
+    /// The same order as when the path was chosen: what was chosen for those from outside is remembered apart.
+    fn remember(&self, prerouting: bool) -> Vec<Rule> {
+        let translated = Part::Bits {
+            load: Load::Status,
+            mask: status::DNAT,
+            not: false,
+        };
+        let rule = |from: Rule, maps: Maps, outside| {
+            let decide = Part::Decide {
+                key: maps.original_key(),
+                map: maps.remember(outside),
+            };
+            [first(translated.clone()), from, vec![decide]].concat()
+        };
+        let from_outside = || source::outsiders(self.options).unwrap_or_default();
+        let mut rules = Vec::new();
+        for maps in [Maps::of(false), Maps::of(true)] {
+            if prerouting {
+                rules.push(rule(from_outside(), maps, true));
+            }
+            rules.push(rule(Rule::new(), maps, false));
+        }
+        rules
     }
 
     /// Matches what is sent to an address of this node on which node ports are reached.

@@ -69,7 +69,7 @@ impl Live {
 
     /// Counts a user; gives the piece if it is the first.
     fn take(&mut self, piece: Piece) -> Option<Piece> {
-        if let Piece::Own(..) = piece {
+        if let Piece::Own(..) | Piece::Stays(..) = piece {
             return Some(piece);
         }
         match self.users.entry(piece) {
@@ -87,7 +87,7 @@ impl Live {
 
     /// Counts a user less; gives the piece if it was the last.
     fn give_back(&mut self, piece: Piece) -> Option<Piece> {
-        if let Piece::Own(..) = piece {
+        if let Piece::Own(..) | Piece::Stays(..) = piece {
             return Some(piece);
         }
         let users = self.users.get_mut(&piece)?;
@@ -103,6 +103,11 @@ impl Live {
         match piece {
             Piece::Shared(set, key) => transaction.add_element(set, key, Value::None),
             Piece::Own(set, key, value) => transaction.add_element(set, key, value),
+            Piece::Stays(..) => {}
+            Piece::Memory(sticky) => {
+                let rules = sticky.rules();
+                transaction.add_chain(sticky.name(), Chain { hook: None, rules });
+            }
             Piece::Path(path) => {
                 let rules = path.rules(&self.options);
                 transaction.add_chain(path.name(), Chain { hook: None, rules });
@@ -123,6 +128,8 @@ fn remove(transaction: &mut Transaction, piece: Piece) {
         Piece::Shared(set, key) => transaction.delete_element(set, key, Value::None),
         Piece::Own(set, key, value) => transaction.delete_element(set, key, value),
         Piece::Path(path) => transaction.delete_chain(path.name()),
+        Piece::Memory(sticky) => transaction.delete_chain(sticky.name()),
+        Piece::Stays(map, front, endpoint) => transaction.forget.push((map, front, endpoint)),
         Piece::Guard(guard) => {
             transaction.delete_chain(guard.name());
             transaction.delete_sets.extend(guard.set_name());

@@ -7,7 +7,7 @@
 //! services    address . protocol . port                 : goto address-mask-outsiders-3
 //! endpoints   address . protocol . port . slot          : endpoint . port               slot = 0, 1, 2
 //! affinity    client . address . protocol . port        : endpoint . port               added by rules
-//! sticky      address . protocol . port . endpoint.port : endpoint . port               those that a client may stay with
+//! remember    address . protocol . port                 : goto remember-10800           looked at after translation
 //!
 //! chain address-mask-outsiders-3 {
 //!     who does not come from a pod is marked, to be masqueraded
@@ -27,7 +27,7 @@ pub(crate) mod source;
 
 pub use guard::{Guard, Then};
 pub use live::Live;
-pub use names::{CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS};
+pub use names::{AFFINITY, AFFINITY_LOCAL, CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS};
 pub use path::{Mask, Path, Slots, Sticky};
 pub use pieces::{Piece, pieces};
 
@@ -55,6 +55,8 @@ fn put(table: &mut Table, piece: Piece, options: &Options) {
         Piece::Shared(set, key) => (set, key, Value::None),
         Piece::Own(set, key, value) => (set, key, value),
         Piece::Path(path) => return chain(table, path.name(), || path.rules(options)),
+        Piece::Stays(..) => return,
+        Piece::Memory(sticky) => return chain(table, sticky.name(), || sticky.rules()),
         Piece::Guard(guard) => {
             if let (Some(name), Some(set)) = (guard.set_name(), guard.set(table.family)) {
                 table.sets.insert(name, set);

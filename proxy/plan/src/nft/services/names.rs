@@ -11,6 +11,11 @@ pub const PODS: &str = "pods";
 /// Networks on whose addresses node ports are reached.
 pub const NODE_PORT_NETS: &str = "node-port-nets";
 
+/// Client, and what it asked for, to the endpoint that it was given.
+pub const AFFINITY: &str = "affinity";
+/// The same for those who are sent to endpoints of this node only.
+pub const AFFINITY_LOCAL: &str = "affinity-local";
+
 /// Clients that are remembered at once, of all services with affinity.
 const CLIENTS: u32 = 65_536;
 
@@ -24,6 +29,16 @@ impl Maps {
     /// Those for node ports, or those for addresses.
     pub fn of(node_port: bool) -> Self {
         Self { node_port }
+    }
+
+    /// What a front is read from, once it is translated.
+    pub fn original_key(&self) -> Vec<Load> {
+        let node = vec![Load::Protocol, Load::OriginalPort];
+        if self.node_port {
+            node
+        } else {
+            [vec![Load::OriginalDestination], node].concat()
+        }
     }
 
     /// What a front is read from.
@@ -69,36 +84,35 @@ impl Maps {
         self.name("endpoints", "node-port-endpoints")
     }
 
-    /// Client and front to endpoint.
-    pub fn affinity(&self) -> Name {
-        self.name("affinity", "node-port-affinity")
-    }
-
-    /// Front and endpoint, where clients may stay with it; those of this node, or all.
-    pub fn sticky(&self, local: bool) -> Name {
-        if local {
-            self.name("sticky-local", "node-port-sticky-local")
+    /// Front, once it is translated, to the chain that remembers where to; for those from outside where they differ.
+    pub fn remember(&self, outside: bool) -> Name {
+        if outside {
+            self.name("outside-remember", "outside-node-port-remember")
         } else {
-            self.name("sticky", "node-port-sticky")
+            self.name("remember", "node-port-remember")
         }
     }
 
     /// All of them, empty.
     pub fn sets(&self) -> Vec<(Name, Set)> {
-        let endpoint = [Field::Address, Field::Port];
-        let holds = || Holds::Fields(endpoint.to_vec());
-        let with = |more: &[Field]| [&self.fields(), more].concat();
-        let mut affinity = Set::new(&[&[Field::Address], &*self.fields()].concat(), holds());
-        affinity.dynamic = Some(CLIENTS);
+        let endpoint = || Holds::Fields(vec![Field::Address, Field::Port]);
         let verdicts = || Set::new(&self.fields(), Holds::Verdicts);
+        let slots = [&*self.fields(), &[Field::Number]].concat();
         vec![
             (self.services(), verdicts()),
             (self.outside(), verdicts()),
             (self.guards(), verdicts()),
-            (self.endpoints(), Set::new(&with(&[Field::Number]), holds())),
-            (self.sticky(false), Set::new(&with(&endpoint), holds())),
-            (self.sticky(true), Set::new(&with(&endpoint), holds())),
-            (self.affinity(), affinity),
+            (self.remember(false), verdicts()),
+            (self.remember(true), verdicts()),
+            (self.endpoints(), Set::new(&slots, endpoint())),
         ]
     }
+}
+
+/// The maps of clients, empty.
+pub(super) fn clients() -> [(Name, Set); 2] {
+    let key = [Field::Address, Field::Address, Field::Protocol, Field::Port];
+    let mut set = Set::new(&key, Holds::Fields(vec![Field::Address, Field::Port]));
+    set.dynamic = Some(CLIENTS);
+    [(AFFINITY.into(), set.clone()), (AFFINITY_LOCAL.into(), set)]
 }

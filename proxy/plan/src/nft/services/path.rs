@@ -1,9 +1,9 @@
 //! The chains that a packet for a service ends in. They are shared by all services of the same form: what differs
 //! between two services, their endpoints, stands in maps.
 
-use super::names::Maps;
+use super::names::{AFFINITY, AFFINITY_LOCAL, Maps};
 use super::source;
-use crate::nft::table::{LOCAL, Load, Name, Part, Remember, Rule};
+use crate::nft::table::{LOCAL, Load, Name, Part, Rule};
 use crate::options::Options;
 
 /// Whose packets are masqueraded.
@@ -88,43 +88,53 @@ impl Path {
             Mask::Node => rules.push(vec![own_source(), mark]),
             Mask::Always => rules.push(vec![mark]),
         }
-        let maps = Maps::of(self.node_port);
-        let key = maps.key();
-        let choose = |remember| Part::Translate {
-            key: [key.clone(), vec![self.random()]].concat(),
-            map: maps.endpoints(),
-            remember,
-        };
         if let Some(sticky) = self.sticky {
-            let remember = self.remember(&maps, sticky);
-            let found = Load::Found {
-                key: remember.key.clone(),
-                map: remember.map.clone(),
-            };
             rules.push(vec![Part::Translate {
-                key: [key.clone(), vec![found]].concat(),
-                map: maps.sticky(sticky.local),
-                remember: Some(remember.clone()),
+                key: client(),
+                map: sticky.map(),
             }]);
-            rules.push(vec![choose(Some(remember))]);
         }
-        // Also where there is no room to remember one more client.
-        rules.push(vec![choose(None)]);
+        let maps = Maps::of(self.node_port);
+        let Slots { count, first } = self.slots;
+        rules.push(vec![Part::Translate {
+            key: [maps.key(), vec![Load::Random { count, first }]].concat(),
+            map: maps.endpoints(),
+        }]);
         rules
     }
+}
 
-    fn random(&self) -> Load {
-        let Slots { count, first } = self.slots;
-        Load::Random { count, first }
+impl Sticky {
+    /// Who went where.
+    pub(super) fn map(&self) -> Name {
+        if self.local { AFFINITY_LOCAL } else { AFFINITY }.into()
     }
 
-    fn remember(&self, maps: &Maps, sticky: Sticky) -> Remember {
-        Remember {
-            key: [vec![Load::Source], maps.key()].concat(),
-            map: maps.affinity(),
-            seconds: sticky.seconds,
-        }
+    /// The chain that remembers where a connection goes, once it is translated.
+    pub fn name(&self) -> Name {
+        let local = if self.local { "-local" } else { "" };
+        format!("remember{local}-{}", self.seconds).into()
     }
+
+    /// The chain's rules.
+    pub fn rules(&self) -> Vec<Rule> {
+        vec![vec![Part::Remember {
+            key: vec![
+                Load::Source,
+                Load::OriginalDestination,
+                Load::Protocol,
+                Load::OriginalPort,
+            ],
+            value: vec![Load::Destination, Load::Port],
+            map: self.map(),
+            seconds: self.seconds,
+        }]]
+    }
+}
+
+/// Who asks for what.
+fn client() -> Vec<Load> {
+    vec![Load::Source, Load::Destination, Load::Protocol, Load::Port]
 }
 
 /// From one of this machine's addresses.

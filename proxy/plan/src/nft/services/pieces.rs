@@ -23,6 +23,10 @@ pub enum Piece {
     Path(Path),
     /// The chain of a guard.
     Guard(Guard),
+    /// The chain that remembers clients.
+    Memory(Sticky),
+    /// In a map of clients, those of a front may stay with this endpoint. Nothing of it is in the table.
+    Stays(Name, Words, Words),
 }
 
 /// Endpoints by who may be sent to them: slots of those for packets that stay on this node come first, then slots
@@ -198,6 +202,27 @@ impl Maker<'_> {
         let map = map(&maps(front));
         self.pieces.push(Piece::Own(map, key(front).words(), chain));
         self.pieces.push(Piece::Path(path));
+        if let Some(sticky) = path.sticky {
+            let outside = path.mask == Mask::Never;
+            self.stays(front, sticky, outside);
+        }
+    }
+
+    fn stays(&mut self, front: &Front, sticky: Sticky, outside: bool) {
+        let chain = Value::Verdict(Verdict::Goto(sticky.name()));
+        let map = maps(front).remember(outside);
+        self.pieces.push(Piece::Own(map, key(front).words(), chain));
+        self.pieces.push(Piece::Memory(sticky));
+        let policy = if sticky.local {
+            Policy::Local
+        } else {
+            Policy::Cluster
+        };
+        let stays = self.choice.of(policy).map(|e| {
+            let front = key(front).words();
+            Piece::Stays(sticky.map(), front, at(e))
+        });
+        self.pieces.extend(stays.collect::<Vec<_>>());
     }
 
     fn guard(&mut self, front: &Front, guard: Guard) {
@@ -207,22 +232,11 @@ impl Maker<'_> {
         self.pieces.push(Piece::Guard(guard));
     }
 
-    /// A front's slots, and where clients may stay.
     fn endpoints(&mut self, front: &Front) {
-        let maps = maps(front);
+        let map = maps(front).endpoints();
         for (slot, e) in (0..).zip(&self.choice.endpoints) {
-            let key = key(front).number(slot).words();
-            self.pieces.push(Piece::Own(maps.endpoints(), key, at(e)));
-        }
-        if self.port.affinity.is_none() {
-            return;
-        }
-        for policy in [Policy::Cluster, Policy::Local] {
-            for e in self.choice.of(policy) {
-                let key = key(front).address(e.ip).port(e.port).words();
-                let map = maps.sticky(policy == Policy::Local);
-                self.pieces.push(Piece::Own(map, key, at(e)));
-            }
+            let (key, value) = (key(front).number(slot).words(), Value::Fields(at(e)));
+            self.pieces.push(Piece::Own(map.clone(), key, value));
         }
     }
 
@@ -251,8 +265,8 @@ fn key(front: &Front) -> Writer {
     }
 }
 
-fn at(e: &Endpoint) -> Value {
-    Value::Fields(Writer::default().address(e.ip).port(e.port).words())
+fn at(e: &Endpoint) -> Words {
+    Writer::default().address(e.ip).port(e.port).words()
 }
 
 fn sorted(nets: &[IpNet]) -> Vec<IpNet> {
