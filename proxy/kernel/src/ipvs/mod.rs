@@ -94,6 +94,16 @@ impl Ipvs {
         Ok(found?.1)
     }
 
+    /// Addresses on our link: some may be there only for connections that live on. Rules have to cover these too
+    /// (`Rules::bound`), or a new connection to one of them would reach the node's own programs.
+    pub fn bound(&mut self) -> Result<BTreeSet<IpAddr>, Error> {
+        if let Some(live) = &self.live {
+            return Ok(live.addresses.clone());
+        }
+        let found = self.link.addresses();
+        Ok(found.map_err(|source| fail("list", "addresses", source))?.0)
+    }
+
     /// The kernel is read back at the next sync.
     pub fn forget(&mut self) {
         self.live = None;

@@ -20,8 +20,9 @@ pub struct Rules {
     /// Endpoints of this node. What they send to themselves by way of a service (after the translation source and
     /// destination address are the same) is masqueraded, or they would answer themselves directly.
     pub hairpin: BTreeSet<(Protocol, SocketAddr)>,
-    /// Addresses on our link. They are the node's own to the kernel, so that a new connection to any port of them that
-    /// is no service's would reach the node's own programs: refused (kubernetes/kubernetes#72236).
+    /// Addresses on our link: those that are wanted, and those that stay for connections that live on, which the
+    /// caller adds. They are the node's own to the kernel, so that a new connection to any port of them that is no
+    /// service's would reach the node's own programs: refused (kubernetes/kubernetes#72236).
     pub bound: BTreeSet<IpAddr>,
 }
 

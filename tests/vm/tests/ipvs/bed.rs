@@ -8,8 +8,9 @@ use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
+use keelson_proxy_kernel::iptables;
 use keelson_proxy_kernel::ipvs::{Ipvs, Synced};
-use keelson_proxy_kernel::{iptables, nft};
+use keelson_proxy_kernel::nft::Nftables;
 use keelson_proxy_plan::iptables::{self as chains, Ruleset};
 use keelson_proxy_plan::ipvs::{self, Options, Timeouts, Wanted};
 use keelson_proxy_plan::model::{Entry, Family};
@@ -247,7 +248,9 @@ impl Bed {
 
     /// Makes rules and virtual servers so, from what is read back.
     pub(crate) fn sync(&self) -> Synced {
-        let wanted = self.wanted();
+        let mut wanted = self.wanted();
+        let bound = self.in_node(|| Ipvs::open().expect("open").bound().expect("addresses"));
+        wanted.rules.bound.extend(bound);
         let common = &self.options.common;
         for family in FAMILIES {
             match self.beside {
@@ -285,7 +288,7 @@ impl Bed {
     pub(crate) fn remove_rules(&self) {
         for family in FAMILIES {
             match self.beside {
-                Beside::Nftables => self.in_node(|| nft::remove(family).expect("remove")),
+                Beside::Nftables => self.in_node(|| nftables().remove(family).expect("remove")),
                 Beside::Iptables => self.restore(family, Ruleset::default()),
             }
         }
@@ -297,10 +300,13 @@ impl Bed {
 
     fn write(&self, want: Table) {
         self.in_node(|| {
-            let have = nft::read(want.family).expect("read");
+            let kernel = nftables();
+            let have = kernel.read(want.family).expect("read");
             let transaction = Transaction::between(have.as_ref(), &want);
-            nft::apply(&transaction, have.as_ref().unwrap_or(&want)).expect("apply");
-            let now = nft::read(want.family).expect("read");
+            kernel
+                .apply(&transaction, have.as_ref().unwrap_or(&want))
+                .expect("apply");
+            let now = kernel.read(want.family).expect("read");
             let left = Transaction::between(now.as_ref(), &want);
             assert!(
                 left.is_empty(),
@@ -429,6 +435,10 @@ fn answer(mut stream: TcpStream, pod: &str) {
             return;
         }
     }
+}
+
+fn nftables() -> Nftables {
+    Nftables::open().expect("nftables")
 }
 
 pub(crate) fn to(address: &str, port: u16) -> String {

@@ -36,7 +36,7 @@ pub(crate) const BOTH_RULES: &[Case] = &[
 /// The others.
 pub(crate) const CASES: &[Case] = &[
     (
-        "the kernel knows every scheduler and timeout",
+        "the kernel knows every scheduler, protocol and timeout",
         schedulers_and_timeouts,
     ),
     ("without endpoints refused at once", refused),
@@ -71,6 +71,18 @@ fn schedulers_and_timeouts(bed: &mut Bed) {
             let flags = scheduler.flags().with(Flags::OURS).with(Flags::PERSISTENT);
             let server = VirtualServer { key, scheduler, flags, timeout: 60 + i, netmask: u32::MAX };
             wanted.servers.insert(key, WantedServer { server, destinations: BTreeSet::new() });
+        }
+        for (address, protocol) in [
+            ("10.43.9.99", Protocol::Udp),
+            ("10.43.9.99", Protocol::Sctp),
+            ("fd43::99", Protocol::Sctp),
+        ] {
+            let mut server = wanted.servers.values().next().expect("one").clone();
+            let address = address.parse().expect("address");
+            let key = ServerKey { address, protocol, port: 65535 };
+            server.server.key = key;
+            server.server.netmask = VirtualServer::full_mask(&address);
+            wanted.servers.insert(key, server);
         }
         ipvs.sync(&wanted).expect("sync");
         let read: BTreeMap<_, _> = ipvs.servers().expect("list").into_iter().map(|s| (s.key, s)).collect();
@@ -372,6 +384,11 @@ fn service_removed(bed: &mut Bed) {
         bed.tcp("b", &to(CLUSTER_IP, 80)).err(),
         Some(ErrorKind::ConnectionRefused),
         "a new one doesn't"
+    );
+    assert_eq!(
+        bed.tcp("b", &to(CLUSTER_IP, 22)).err(),
+        Some(ErrorKind::ConnectionRefused),
+        "nor one to the node's own"
     );
     talk.reset();
     drain(bed, &bed.wanted());
