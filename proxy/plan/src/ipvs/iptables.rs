@@ -38,10 +38,17 @@ pub fn ruleset(rules: &Rules, family: Family, options: &Options) -> Ruleset {
             format!("-s {host} {to} -j MASQUERADE"),
         );
     }
-    frame(&mut set, family, options);
+    let pods = pods(family, options);
+    frame(&mut set, options, &pods);
     for (key, treatment) in rules.keys.iter().filter(|(f, _)| of_family(&f.address)) {
-        let bound = rules.bound.contains(&key.address);
-        write(&mut set, key, treatment, bound);
+        let to = to(key.protocol, SocketAddr::new(key.address, key.port));
+        write(&mut set, key, treatment, &to);
+        if let Some(cluster) = treatment.short_way {
+            write_short_way(&mut set, key, treatment, (&to, cluster), &pods);
+        }
+        if rules.bound.contains(&key.address) {
+            set.rule(Filter, ACCESS, format!("{to} -j RETURN"));
+        }
     }
     let unreachable = if family == Family::V4 {
         "icmp-port-unreachable"
@@ -62,7 +69,7 @@ pub fn ruleset(rules: &Rules, family: Family, options: &Options) -> Ruleset {
 }
 
 /// What is there whatever the services are.
-fn frame(set: &mut Ruleset, family: Family, options: &Options) {
+fn frame(set: &mut Ruleset, options: &Options, pods: &[String]) {
     const COMMENT: &str = "-m comment --comment";
     set.jump(
         Filter,
@@ -97,7 +104,7 @@ fn frame(set: &mut Ruleset, family: Family, options: &Options) {
     }
     set.rule(Filter, "KUBE-FORWARD",
         format!("{COMMENT} \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"));
-    for pods in pods(family, options) {
+    for pods in pods {
         for (table, chain) in [(Filter, OUTSIDE), (Nat, NOT_PODS)] {
             set.rule(table, chain, format!("{pods} -j RETURN"));
         }
@@ -139,8 +146,7 @@ fn pods(family: Family, options: &Options) -> Vec<String> {
     }
 }
 
-fn write(set: &mut Ruleset, key: &ServerKey, treatment: &Treatment, bound: bool) {
-    let to = to(key.protocol, SocketAddr::new(key.address, key.port));
+fn write(set: &mut Ruleset, key: &ServerKey, treatment: &Treatment, to: &str) {
     let mark = match treatment.masquerade {
         Masquerade::All => "-j KUBE-MARK-MASQ".to_owned(),
         Masquerade::NotPods => format!("-j {NOT_PODS}"),
@@ -153,27 +159,64 @@ fn write(set: &mut Ruleset, key: &ServerKey, treatment: &Treatment, bound: bool)
         Dropped::Everybody => set.rule(Filter, ACCESS, format!("{to} -j DROP")),
     }
     if let Some(sources) = &treatment.sources {
-        write_sources(set, key, &to, sources);
-    }
-    if bound {
-        set.rule(Filter, ACCESS, format!("{to} -j RETURN"));
+        write_sources(set, key, to, sources);
     }
 }
 
-fn write_sources(set: &mut Ruleset, key: &ServerKey, to: &str, sources: &[IpNet]) {
+/// Those from inside go to the cluster address. What is refused is so by the filter table, which sees only where a
+/// packet goes then: those who may not go to this address stay with it.
+fn write_short_way(
+    set: &mut Ruleset,
+    key: &ServerKey,
+    treatment: &Treatment,
+    (to, cluster): (&str, SocketAddr),
+    pods: &[String],
+) {
+    let proto = key.protocol.name();
+    let chain = chain("KUBE-EXT-", key);
+    let own = "-p {proto} -m addrtype --src-type LOCAL".replace("{proto}", proto);
+    let insiders = pods.iter().map(|p| format!("{p} -p {proto}")).chain([own]);
+    for insider in insiders {
+        set.rule(
+            Nat,
+            &chain,
+            format!("{insider} -j DNAT --to-destination {cluster}"),
+        );
+    }
+    match &treatment.sources {
+        None => set.rule(Nat, "KUBE-SERVICES", format!("{to} -j {chain}")),
+        Some(sources) => {
+            for source in sources {
+                let from = from(source);
+                set.rule(Nat, "KUBE-SERVICES", format!("{from}{to} -j {chain}"));
+            }
+        }
+    }
+}
+
+/// The name of a chain for one address and port.
+fn chain(prefix: &str, key: &ServerKey) -> String {
     let name = PortName {
         namespace: key.address.to_string().into(),
         service: key.port.to_string().into(),
         port: "".into(),
     };
-    let chain = service_chain("KUBE-FW-", &name, key.protocol);
+    service_chain(prefix, &name, key.protocol)
+}
+
+/// Matches a source network, as `iptables-save` prints it.
+fn from(source: &IpNet) -> String {
+    if source.prefix_len() == 0 {
+        String::new()
+    } else {
+        format!("-s {} ", source.trunc())
+    }
+}
+
+fn write_sources(set: &mut Ruleset, key: &ServerKey, to: &str, sources: &[IpNet]) {
+    let chain = chain("KUBE-FW-", key);
     for source in sources {
-        let from = if source.prefix_len() == 0 {
-            String::new()
-        } else {
-            format!("-s {} ", source.trunc())
-        };
-        set.rule(Filter, &chain, format!("{from}-j RETURN"));
+        set.rule(Filter, &chain, format!("{}-j RETURN", from(source)));
     }
     set.rule(Filter, &chain, "-j DROP");
     set.rule(Filter, ACCESS, format!("{to} -j {chain}"));

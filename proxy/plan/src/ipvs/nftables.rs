@@ -4,6 +4,7 @@
 //! ```text
 //! guards   address . protocol . port : goto drop, from-<ranges>-pass, ...      before anything is translated
 //! sources  address . protocol . port : goto mask-all, mask-outsiders, ...      the mark, before IPVS takes the packet
+//! short    address . protocol . port : address . port             another destination for those from inside
 //! bound    address                   what IPVS left of a packet to one of these is refused (input, behind IPVS)
 //! hairpin  address . address         an endpoint that was sent to itself
 //! ```
@@ -24,8 +25,10 @@ use crate::options::Options;
 
 /// Before destinations are translated.
 const GUARD: i32 = -110;
-/// Before IPVS looks at this node's own packets (`NF_IP_PRI_NAT_DST + 2`).
-const MARK: i32 = -100;
+/// Before destinations are translated too: marks go by what a packet was sent to.
+const MARK: i32 = -105;
+/// Where destinations are translated, and before IPVS looks at this node's own packets (`NF_IP_PRI_NAT_DST + 2`).
+const DSTNAT: i32 = -100;
 /// Behind IPVS (`NF_IP_PRI_NAT_SRC - 1`), and where sources are translated.
 const BEHIND: i32 = 100;
 
@@ -53,6 +56,8 @@ pub fn table(rules: &Rules, family: Family, options: &Options) -> Table {
 const GUARDS: &str = "guards";
 /// Fronts to whose sources are masked.
 const SOURCES: &str = "sources";
+/// Fronts to where those from inside go.
+const SHORT: &str = "short";
 /// Addresses on our link.
 const BOUND: &str = "bound";
 
@@ -65,6 +70,10 @@ fn element(table: &mut Table, set: &str, key: Words, value: Value) {
 fn put(table: &mut Table, key: &ServerKey, treatment: &Treatment, options: &Options) {
     let writer = Writer::default().address(key.address);
     let words = writer.protocol(key.protocol).port(key.port).words();
+    if let Some(to) = treatment.short_way {
+        let to = Writer::default().address(to.ip()).port(to.port());
+        element(table, SHORT, words.clone(), Value::Fields(to.words()));
+    }
     let goto = |chain: Name| Value::Verdict(Verdict::Goto(chain));
     let mask = match treatment.masquerade {
         Masquerade::All => "mask-all",
@@ -105,6 +114,10 @@ fn frame(family: Family, options: &Options) -> Table {
     for (name, set) in [
         (GUARDS, Set::new(&front, Holds::Verdicts)),
         (SOURCES, Set::new(&front, Holds::Verdicts)),
+        (
+            SHORT,
+            Set::new(&front, Holds::Fields(vec![Field::Address, Field::Port])),
+        ),
         (BOUND, Set::new(&[Field::Address], Holds::Nothing)),
         (HAIRPIN, Set::new(&pair, Holds::Nothing)),
         (PODS, pods),
@@ -125,11 +138,17 @@ fn chains(options: &Options) -> Vec<(&'static str, Option<Hook>, Vec<Rule>)> {
             priority,
         })
     };
+    let key = || vec![Load::Destination, Load::Protocol, Load::Port];
     let decide = |map: &str| {
-        let key = vec![Load::Destination, Load::Protocol, Load::Port];
-        let map = map.into();
+        let (key, map) = (key(), map.into());
         vec![vec![new(), Part::Decide { key, map }]]
     };
+    let short = || Part::Translate {
+        key: key(),
+        map: SHORT.into(),
+    };
+    let insiders = source::insiders(options);
+    let from_pods = insiders.map(|rule| [rule, vec![short()]].concat());
     let mark = Part::SetMark(options.masquerade_mark);
     let own = Part::Is {
         load: Load::SourceType,
@@ -153,6 +172,16 @@ fn chains(options: &Options) -> Vec<(&'static str, Option<Hook>, Vec<Rule>)> {
             "mask-output",
             at(false, Place::Output, MARK),
             decide(SOURCES),
+        ),
+        (
+            "nat-prerouting",
+            at(true, Place::Prerouting, DSTNAT),
+            from_pods.into_iter().collect(),
+        ),
+        (
+            "nat-output",
+            at(true, Place::Output, DSTNAT),
+            vec![vec![short()]],
         ),
         ("mask-all", None, vec![vec![mark.clone()]]),
         (

@@ -36,6 +36,9 @@ pub struct Treatment {
     /// Who else gets one: `None` is everybody (`loadBalancerSourceRanges`). Where this node may, the service's own
     /// address is among them: it is the source of a connection from here to an address of here.
     pub sources: Option<Vec<IpNet>>,
+    /// Where pods and this node go instead, if they pass: the service's cluster address, whose virtual server has all
+    /// endpoints. With policy Local an external address has this node's only, and only for those from outside.
+    pub short_way: Option<SocketAddr>,
 }
 
 /// Whose source is replaced: at least that of this node's own connections, whose source is the service's address,
@@ -127,10 +130,12 @@ pub(super) mod tests {
                 protocol,
                 port,
             };
+            let cluster = "10.43.0.9:80".parse().expect("socket");
             let treatment = Treatment {
                 masquerade,
                 dropped,
                 sources,
+                short_way: (dropped == Outside).then_some(cluster),
             };
             rules.keys.insert(key, treatment);
             // All but the node's own.

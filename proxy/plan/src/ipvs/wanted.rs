@@ -48,9 +48,9 @@ pub struct WantedServer {
 
 /// From all service ports, of both families.
 ///
-/// With policy Local a virtual server has this node's endpoints if there are any, else all of them, and clients from
-/// outside are dropped: unlike in other backends, a pod that goes to a service's external address stays on its node
-/// as long as an endpoint is there, since IPVS chooses by destination alone (as kube-proxy).
+/// Those from inside that go to an external address with policy Local are sent to the cluster address before IPVS sees
+/// them. Where that has policy Local too, or is not there, the virtual server has this node's endpoints if there are
+/// any, for everybody, else all of them, and clients from outside are dropped (as kube-proxy has it always).
 pub fn wanted<'a>(entries: impl IntoIterator<Item = &'a Entry>, options: &Options) -> Wanted {
     let mut wanted = Wanted::default();
     let mut node_ports = Vec::new();
@@ -116,6 +116,10 @@ impl Wanted {
             Kind::Cluster => port.internal_policy,
             _ => port.external_policy,
         };
+        let short_way = match kind {
+            Kind::Cluster => None,
+            _ => short_way(entry, family),
+        };
         let endpoints: Vec<Endpoint> = entry.of(family).copied().collect();
         let (destinations, dropped) = destinations(&endpoints, policy, kind);
         let masquerade = match (kind, policy) {
@@ -130,9 +134,11 @@ impl Wanted {
             masquerade,
             dropped,
             sources,
+            short_way,
         };
         self.rules.keys.insert(key, treatment);
-        if dropped == Dropped::Everybody {
+        // Nobody comes here: all are dropped, or those that are not go another way.
+        if dropped == Dropped::Everybody || (dropped == Dropped::Outside && short_way.is_some()) {
             return;
         }
         let here = destinations.iter().filter(|e| e.local);
@@ -149,6 +155,21 @@ impl Wanted {
             },
         );
     }
+}
+
+/// Where those from inside go that are sent to an external address with policy Local: IPVS chooses by destination alone,
+/// and so they need another one, which any endpoint may answer for.
+fn short_way(entry: &Entry, family: Family) -> Option<SocketAddr> {
+    let port = &entry.port;
+    if port.external_policy == Policy::Cluster || port.internal_policy == Policy::Local {
+        return None;
+    }
+    entry.fronts.iter().find_map(|(front, kind)| match front {
+        Front::Address(ip, _, number) if *kind == Kind::Cluster && Family::of(ip) == family => {
+            Some(SocketAddr::new(*ip, *number))
+        }
+        _ => None,
+    })
 }
 
 /// Endpoints that a policy lets traffic go to, and for whom they are not meant.

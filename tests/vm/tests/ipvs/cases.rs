@@ -228,6 +228,13 @@ fn policies(bed: &mut Bed) {
         [("a".to_owned(), 3)].into()
     );
     assert_eq!(bed.counts("a", &to(CLUSTER_IP, 80), 4), even(2));
+    for from in ["a", "node"] {
+        assert_eq!(
+            bed.counts(from, &to(NODE, 30080), 4),
+            even(2),
+            "{from}: from inside to all"
+        );
+    }
     bed.service(external, away);
     assert_eq!(
         bed.tcp("client", &to(NODE, 30080)),
@@ -268,6 +275,19 @@ fn source_ranges(bed: &mut Bed) {
     assert_eq!(try_all(bed), [true, false, true]);
     bed.service(with(&["192.168.9.2/32"]), BOTH);
     assert_eq!(try_all(bed), [false, true, false]);
+    // With policy Local those from inside go another way, and no further than they may.
+    let local = with(&["10.42.0.2/32"]);
+    let mixed = &[(POD_A, "me"), (POD_B, "other")];
+    bed.service(
+        |v| {
+            local(v);
+            v["spec"]["externalTrafficPolicy"] = json!("Local");
+        },
+        mixed,
+    );
+    assert_eq!(try_all(bed), [true, false, false]);
+    assert_eq!(bed.counts("a", &to(VIP, 80), 4), even(2));
+    assert_eq!(bed.tcp("b", &to(VIP, 80)), Err(ErrorKind::TimedOut));
     bed.service(with(&[]), BOTH);
     assert_eq!(try_all(bed), [true, true, true]);
 }

@@ -83,13 +83,24 @@ fn fate(wanted: &Wanted, at: &str, from: &str) -> String {
     if !treatment.admits(&origin) {
         return "dropped".to_owned();
     }
-    let server = &wanted.servers[&key(at)];
+    if let Some(to) = treatment.short_way
+        && (node || pod)
+    {
+        // Its source is decided on before it is sent there.
+        let server = &wanted.servers[&key(&to.to_string())];
+        return told(server, treatment.masquerades(&origin));
+    }
+    told(&wanted.servers[&key(at)], treatment.masquerades(&origin))
+}
+
+/// Where a server sends to.
+fn told(server: &WantedServer, masked: bool) -> String {
     let to: Vec<_> = server
         .destinations
         .iter()
         .map(|d| d.ip().to_string())
         .collect();
-    match (to.is_empty(), treatment.masquerades(&origin)) {
+    match (to.is_empty(), masked) {
         (true, _) => "refused".to_owned(),
         (false, masked) => format!("{}{}", to.join(" "), if masked { " masked" } else { "" }),
     }
@@ -172,6 +183,33 @@ fn packets_meet_their_fate() {
             CLUSTER,
             POD,
             "10.42.0.2 10.42.1.2",
+        ),
+        (
+            "local ones: a pod may go anywhere",
+            local,
+            both(),
+            NODE_PORT,
+            POD,
+            "10.42.0.2 10.42.1.2",
+        ),
+        (
+            "local ones: so may this node",
+            local,
+            both(),
+            BALANCER,
+            "192.0.2.7",
+            "10.42.0.2 10.42.1.2 masked",
+        ),
+        (
+            "all local: a pod stays near",
+            |v| {
+                v["spec"]["externalTrafficPolicy"] = json!("Local");
+                v["spec"]["internalTrafficPolicy"] = json!("Local");
+            },
+            both(),
+            NODE_PORT,
+            POD,
+            "10.42.0.2",
         ),
         (
             "none local: client",
