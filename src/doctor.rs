@@ -33,7 +33,7 @@ pub(crate) struct Args {
 /// # Errors
 /// When something is found and stays: a script can go by it.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let name = node::name(&args.node)?;
+    let name = node::name(args.node.node_name.as_deref())?;
     let client = client(&args, &name).await?;
     let mut config = node::places(&args.node, &name, Vec::new());
     // One that `scripts/up` started, where no other ran.

@@ -12,6 +12,7 @@ mod node;
 mod options;
 mod pinning;
 mod pressure;
+mod proxy;
 mod rotate;
 mod server;
 mod swap;
@@ -50,6 +51,8 @@ enum Command {
     Server(Box<ServerOptions>),
     /// Joins this machine to a cluster as a node.
     Agent(Box<AgentOptions>),
+    /// Runs the service proxy alone, against any Kubernetes API server.
+    Proxy(proxy::Args),
     /// Makes, lists and deletes the tokens that nodes join with.
     Token(token::Args),
     /// Ends all pods of this node and removes what keelson put into the kernel and under its directories of state.
@@ -88,7 +91,7 @@ fn main() -> ExitCode {
 /// A server answers many at once.
 fn workers(command: &Command) -> usize {
     match command {
-        Command::Agent(_) => 1,
+        Command::Agent(_) | Command::Proxy(_) => 1,
         _ => 2,
     }
 }
@@ -100,6 +103,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Server(options) => server::run(options.load()?, signals()?).await,
         Command::Agent(options) => node::run_agent(options.load()?, signals()?).await,
+        Command::Proxy(args) => proxy::run(args, signals()?).await,
         Command::Token(args) => token::run(args).await,
         Command::Cleanup(args) => cleanup::run(*args).await,
         Command::Doctor(args) => doctor::run(*args).await,

@@ -69,7 +69,7 @@ pub(crate) async fn run_agent(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let paths = Paths::of(&options.node);
-    let name = name(&options.node)?;
+    let name = name(options.node.node_name.as_deref())?;
     let server = options
         .server
         .clone()
@@ -166,7 +166,10 @@ pub(crate) fn spawn(
 ) -> anyhow::Result<()> {
     let proxy = keelson_proxy::Config {
         node_name: node.name.clone(),
-        cluster_cidrs: node.cluster.cluster_cidrs.clone(),
+        rules: keelson_proxy::Options {
+            pods: keelson_proxy::Pods::Within(node.cluster.cluster_cidrs.clone()),
+            ..keelson_proxy::Options::default()
+        },
         ..keelson_proxy::Config::default()
     };
     tasks.spawn(keelson_proxy::run(
@@ -314,10 +317,10 @@ fn install_plugin(dir: Option<&PathBuf>) -> anyhow::Result<()> {
 }
 
 /// This node's name: told, or the host's.
-pub(crate) fn name(options: &NodeOptions) -> anyhow::Result<String> {
+pub(crate) fn name(told: Option<&str>) -> anyhow::Result<String> {
     let host = || fs::read_to_string("/proc/sys/kernel/hostname").map(|n| n.trim().to_lowercase());
-    let name = match &options.node_name {
-        Some(name) => name.clone(),
+    let name = match told {
+        Some(name) => name.to_owned(),
         None => host().context("read the host's name")?,
     };
     let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
@@ -418,12 +421,7 @@ mod tests {
 
     #[test]
     fn names_of_nodes_are_checked() {
-        let with = |n: &str| {
-            name(&NodeOptions {
-                node_name: Some(n.into()),
-                ..NodeOptions::default()
-            })
-        };
+        let with = |n: &str| name(Some(n));
         assert!(with("node-1.example").is_ok());
         for wrong in ["", "Node", "-a", "a_b", "../x", &"x".repeat(300)] {
             assert!(with(wrong).is_err(), "{wrong}");

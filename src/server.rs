@@ -25,7 +25,7 @@ use crate::{join, memory, rotate};
 /// Runs until shutdown.
 pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> anyhow::Result<()> {
     let paths = Paths::of(&options.node);
-    let name = node::name(&options.node)?;
+    let name = node::name(options.node.node_name.as_deref())?;
     let ips = node::addresses(&options.node, None)?;
     if options.no_agent != Some(true) {
         node::check(&options.node, &name)?;

@@ -77,7 +77,33 @@ where
         + DeserializeOwned
         + 'static,
 {
-    watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+    watch_some(client, watcher::Config::default())
+}
+
+/// Watches the object of a name.
+pub(crate) fn watch_one<K>(client: &kube::Client, name: &str) -> BoxStream<'static, Watched<K>>
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + DeserializeOwned
+        + 'static,
+{
+    let one = format!("metadata.name={name}");
+    watch_some(client, watcher::Config::default().fields(&one))
+}
+
+fn watch_some<K>(client: &kube::Client, which: watcher::Config) -> BoxStream<'static, Watched<K>>
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + DeserializeOwned
+        + 'static,
+{
+    watcher(Api::<K>::all(client.clone()), which)
         .default_backoff()
         .boxed()
 }

@@ -1,7 +1,7 @@
 //! The service proxy: watches Services and EndpointSlices, lets the plan decide, writes what differs.
 //!
 //! ```text
-//! watch -> State -> (coalesce) -> wanted ruleset -> diff with what was applied -> iptables-restore -> conntrack
+//! watch -> State -> (coalesce) -> what changed -> transaction -> kernel (nftables or iptables) -> conntrack
 //! ```
 
 mod backend;
@@ -10,28 +10,41 @@ mod feed;
 use std::time::Duration;
 
 use futures::StreamExt;
-use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use keelson_proxy_plan::state::State;
+pub use keelson_proxy_plan::options::{Options, Pods};
+use keelson_proxy_plan::state::{Here, State};
+use kube::runtime::watcher;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use backend::Backend;
 use feed::{Feed, Watched};
 
+/// What carries services' traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// nftables where the kernel has it, else iptables.
+    #[default]
+    Auto,
+    /// Shared maps in tables of our own.
+    Nftables,
+    /// The shape that every operator knows from kube-proxy.
+    Iptables,
+}
+
 /// How the proxy runs.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Node it runs on: whose endpoints are local.
     pub node_name: String,
-    /// All pods' addresses.
-    pub cluster_cidrs: Vec<IpNet>,
-    /// Node ports answer on 127.0.0.1 too.
-    pub localhost_node_ports: bool,
-    /// How long changes are gathered before they are written.
+    /// What carries the traffic.
+    pub mode: Mode,
+    /// What rules depend on beside the services.
+    pub rules: Options,
+    /// Least time between two writes: a change is written at once, a burst of them together.
     pub coalesce: Duration,
-    /// How often the kernel is read back, to mend what others changed.
+    /// How often it is looked whether others changed our rules, to mend them.
     pub resync: Duration,
 }
 
@@ -39,13 +52,16 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             node_name: String::new(),
-            cluster_cidrs: Vec::new(),
-            localhost_node_ports: true,
+            mode: Mode::Auto,
+            rules: Options::default(),
             coalesce: Duration::from_millis(5),
-            resync: Duration::from_secs(30),
+            resync: Duration::from_secs(10),
         }
     }
 }
+
+/// The label of a Node that says in which zone it is.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Time to wait after a write failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -58,7 +74,8 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let mut services = feed::watch::<Service>(&client);
     let mut slices = feed::watch::<EndpointSlice>(&client);
-    let mut proxy = Proxy::new(config);
+    let mut node = feed::watch_one::<Node>(&client, &config.node_name);
+    let mut proxy = Proxy::new(config)?;
     let mut resync = tokio::time::interval(proxy.config.resync);
     loop {
         let due = proxy.due;
@@ -66,15 +83,19 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
             Some(event) = services.next() => proxy.service(event),
             Some(event) = slices.next() => proxy.slice(event),
+            Some(event) = node.next() => if proxy.node(event) {
+                // Hints are read as seen from a zone: they are all read again.
+                slices = feed::watch::<EndpointSlice>(&client);
+            },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => proxy.sync().await,
-            _ = resync.tick() => proxy.forget_applied(),
+            _ = resync.tick() => proxy.look_for_drift(),
         }
     }
 }
 
 /// Removes all chains and rules of ours. Goes on after errors and gives them all.
 pub async fn cleanup() -> Vec<keelson_proxy_kernel::Error> {
-    Backend::new(&Config::default()).cleanup().await
+    Backend::cleanup(&Config::default()).await
 }
 
 struct Proxy {
@@ -83,20 +104,29 @@ struct Proxy {
     services: Feed,
     slices: Feed,
     backend: Backend,
+    here: Here,
+    written: Option<Instant>,
     due: Option<Instant>,
 }
 
 impl Proxy {
-    fn new(config: Config) -> Self {
-        let backend = Backend::new(&config);
-        Self {
+    fn new(config: Config) -> anyhow::Result<Self> {
+        let backend = Backend::new(&config)?;
+        tracing::info!(
+            mode = backend.name(),
+            node = config.node_name,
+            "proxy starts"
+        );
+        Ok(Self {
+            here: Here::from(config.node_name.as_str()),
             config,
             state: State::default(),
             services: Feed::default(),
             slices: Feed::default(),
             backend,
+            written: None,
             due: None,
-        }
+        })
     }
 
     fn service(&mut self, event: Watched<Service>) {
@@ -109,10 +139,30 @@ impl Proxy {
         self.dirty(changed);
     }
 
+    /// Whether we are in another zone than we thought.
+    fn node(&mut self, event: Watched<Node>) -> bool {
+        let (watcher::Event::Apply(node) | watcher::Event::InitApply(node)) = (match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::debug!(%error, "watch of the node interrupted");
+                return false;
+            }
+        }) else {
+            return false;
+        };
+        let zone = node.metadata.labels.and_then(|mut l| l.remove(ZONE));
+        let moved = zone != self.here.zone;
+        if moved {
+            tracing::info!(zone, node = self.here.node, "zone of this node");
+            self.here.zone = zone;
+        }
+        moved
+    }
+
     fn slice(&mut self, event: Watched<EndpointSlice>) {
-        let (state, node) = (&mut self.state, &self.config.node_name);
+        let (state, here) = (&mut self.state, &self.here);
         let changed = self.slices.take(event, |change| match change {
-            feed::Change::Set(slice) => state.set_slice(&slice, node),
+            feed::Change::Set(slice) => state.set_slice(&slice, here),
             feed::Change::Removed(namespace, name) => state.remove_slice(&namespace, &name),
             feed::Change::Listed(all) => state.retain(None, Some(&all)),
         });
@@ -123,19 +173,23 @@ impl Proxy {
     fn dirty(&mut self, changed: bool) {
         let complete = self.services.complete && self.slices.complete;
         if complete && (changed || !self.backend.has_synced()) {
-            self.due
-                .get_or_insert_with(|| Instant::now() + self.config.coalesce);
+            let now = Instant::now();
+            let next = self.written.map_or(now, |w| w + self.config.coalesce);
+            self.due.get_or_insert(next.max(now));
         }
     }
 
-    fn forget_applied(&mut self) {
-        self.backend.forget_applied();
-        self.dirty(true);
+    fn look_for_drift(&mut self) {
+        if self.backend.has_synced() && self.backend.look_for_drift() {
+            self.dirty(true);
+        }
     }
 
     async fn sync(&mut self) {
         self.due = None;
-        if let Err(error) = self.backend.sync(&self.state).await {
+        let done = self.backend.sync(&mut self.state).await;
+        self.written = Some(Instant::now());
+        if let Err(error) = done {
             tracing::warn!(node = self.config.node_name, %error, "service rules not written, trying again");
             self.backend.forget_applied();
             self.due = Some(Instant::now() + RETRY);

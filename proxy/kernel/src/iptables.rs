@@ -20,6 +20,14 @@ fn programs(family: Family) -> (&'static str, &'static str) {
     }
 }
 
+/// Whether there is a program to ask: without one no rule of ours can be there.
+pub fn is_installed() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    dirs.into_iter()
+        .any(|dir| dir.join("iptables-save").exists())
+}
+
 /// Reads our chains and jumps back from the kernel.
 pub async fn read(family: Family) -> Result<Ruleset, Error> {
     Ok(Ruleset::parse(&save(family).await?))

@@ -1,12 +1,16 @@
-//! The service dataplane's decisions, pure: Services and EndpointSlices become services with their
-//! endpoints ([`state`]), those become each backend's rules as a value ([`iptables`], [`ipvs`]), and what differs
-//! from what is there becomes one transaction. [`conntrack`] says which flows outlived their endpoint.
+//! The service dataplane's decisions, pure: Services and EndpointSlices become services with their endpoints
+//! ([`state`]), those become each backend's rules as a value ([`nft`], [`iptables`], [`ipvs`]), and what differs from what is there
+//! becomes one transaction. [`conntrack`] says which flows outlived their endpoint, [`decide`] what the model says of a
+//! packet, whatever the backend. [`policy`] does the same for NetworkPolicies.
 
 pub mod conntrack;
+pub mod decide;
 pub mod iptables;
 pub mod ipvs;
 pub mod model;
 pub mod nft;
 pub mod options;
+pub mod packet;
+pub mod policy;
 pub mod select;
 pub mod state;

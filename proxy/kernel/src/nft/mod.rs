@@ -13,6 +13,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 
 use keelson_proxy_plan::model::Family;
+use keelson_proxy_plan::nft::services::{AFFINITY, AFFINITY_LOCAL};
 use keelson_proxy_plan::nft::table::{
     Chain, Field, Holds, Name, Place, Rule, Set, Table, Value, Words,
 };
@@ -72,6 +73,27 @@ impl Nftables {
         };
         let answer = answer.map_err(fail)?;
         wire::number(&answer, ID).ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// The clients that rules remember: map, client with what it asked for, endpoint.
+    pub fn clients(&self, family: Family) -> Result<Vec<(Name, Words, Words)>, Error> {
+        let mut all = Vec::new();
+        for map in [AFFINITY, AFFINITY_LOCAL] {
+            let elements = self.elements(family, map)?;
+            let clients = elements.into_iter().filter_map(|(key, value)| match value {
+                Value::Fields(endpoint) => Some((map.into(), key, endpoint)),
+                _ => None,
+            });
+            all.extend(clients);
+        }
+        Ok(all)
+    }
+
+    fn elements(&self, family: Family, map: &str) -> Result<Vec<(Words, Value)>, Error> {
+        decode::elements(&self.0, family, map).map_err(|source| Error::Netlink {
+            action: "read remembered clients",
+            source,
+        })
     }
 
     /// Removes our table of a family if it is there.

@@ -93,6 +93,13 @@ impl Writer {
         self
     }
 
+    /// A text that ends in zeros.
+    pub fn text(mut self, text: &str) -> Self {
+        self.0.extend(text.bytes().chain([0]));
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
     /// What was put together.
     pub fn words(self) -> Words {
         self.0.into()

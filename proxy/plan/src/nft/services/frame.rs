@@ -69,18 +69,18 @@ impl Frame<'_> {
             })
         };
         let guard = |place| at(false, place, GUARD);
+        let on_loopback = self.options.node_ports_on_loopback(self.family);
         vec![
             (
                 "guard-prerouting",
                 guard(Place::Prerouting),
-                vec![first(goto("guard"))],
+                self.guard(true),
             ),
             (
                 "guard-output",
                 guard(Place::Output),
-                vec![first(goto("guard"))],
+                self.guard(!on_loopback),
             ),
-            ("guard", None, self.guard()),
             (
                 "nat-prerouting",
                 at(true, Place::Prerouting, DSTNAT),
@@ -120,11 +120,14 @@ impl Frame<'_> {
         ]
     }
 
-    fn guard(&self) -> Vec<Rule> {
+    fn guard(&self, without_loopback: bool) -> Vec<Rule> {
         let (addresses, nodes) = (Maps::of(false), Maps::of(true));
-        let mut node = self.to_node(false);
-        node.push(decide(&nodes, nodes.guards()));
-        vec![vec![decide(&addresses, addresses.guards())], node]
+        let node = self.to_node(without_loopback);
+        let new = || vec![is_first()];
+        vec![
+            [new(), vec![decide(&addresses, addresses.guards())]].concat(),
+            [new(), node, vec![decide(&nodes, nodes.guards())]].concat(),
+        ]
     }
 
     /// A service's address goes before the node's own.
@@ -163,7 +166,7 @@ impl Frame<'_> {
                 key: maps.original_key(),
                 map: maps.remember(outside),
             };
-            [first(translated.clone()), from, vec![decide]].concat()
+            [vec![is_first(), translated.clone()], from, vec![decide]].concat()
         };
         let from_outside = || source::outsiders(self.options).unwrap_or_default();
         let mut rules = Vec::new();
@@ -261,14 +264,13 @@ impl Frame<'_> {
     }
 }
 
-/// For a connection's first packet.
-fn first(part: Part) -> Rule {
-    let new = Part::Bits {
+/// Matches a connection's first packet.
+fn is_first() -> Part {
+    Part::Bits {
         load: Load::State,
         mask: state::NEW,
         not: false,
-    };
-    vec![new, part]
+    }
 }
 
 /// What is still for a cluster address here is for none of its services.
@@ -278,11 +280,7 @@ fn unserved() -> Rule {
         set: CLUSTER_IPS.into(),
         not: false,
     };
-    [first(stray), vec![Part::Reject]].concat()
-}
-
-fn goto(chain: &str) -> Part {
-    Part::Verdict(Verdict::Goto(chain.into()))
+    vec![is_first(), stray, Part::Reject]
 }
 
 fn decide(maps: &Maps, map: crate::nft::table::Name) -> Part {

@@ -31,7 +31,9 @@ pub use names::{AFFINITY, AFFINITY_LOCAL, CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_
 pub use path::{Mask, Path, Slots, Sticky};
 pub use pieces::{Piece, pieces};
 
-use super::table::{Chain, Table, Value};
+use std::collections::HashSet;
+
+use super::table::{Chain, Field, Name, Rule, Table, Value, Words};
 use crate::model::{Entry, Family};
 use crate::options::Options;
 
@@ -48,6 +50,33 @@ pub fn table<'a>(
         }
     }
     table
+}
+
+/// Those of the remembered clients (map, client with what it asked for, endpoint) that may not stay where they are.
+pub fn stale(
+    clients: Vec<(Name, Words, Words)>,
+    entries: &[Entry],
+    family: Family,
+    options: &Options,
+) -> Vec<(Name, Words, Words)> {
+    if clients.is_empty() {
+        return clients;
+    }
+    let all = entries.iter().flat_map(|e| pieces(e, family, options));
+    let stays: HashSet<_> = all
+        .filter_map(|piece| match piece {
+            Piece::Stays(map, front, endpoint) => Some((map, front, endpoint)),
+            _ => None,
+        })
+        .collect();
+    let address = Field::Address.width(family);
+    let may_stay = |(map, key, endpoint): &(Name, Words, Words)| {
+        // The client's address, then the front with its address, or, for a node port, without it.
+        let fronts = [key.get(address..), key.get(2 * address..)];
+        let mut fronts = fronts.into_iter().flatten();
+        fronts.any(|f| stays.contains(&(map.clone(), f.into(), endpoint.clone())))
+    };
+    clients.into_iter().filter(|c| !may_stay(c)).collect()
 }
 
 fn put(table: &mut Table, piece: Piece, options: &Options) {
@@ -69,11 +98,7 @@ fn put(table: &mut Table, piece: Piece, options: &Options) {
     }
 }
 
-fn chain(
-    table: &mut Table,
-    name: super::table::Name,
-    rules: impl FnOnce() -> Vec<super::table::Rule>,
-) {
+fn chain(table: &mut Table, name: Name, rules: impl FnOnce() -> Vec<Rule>) {
     table.chains.entry(name).or_insert_with(|| Chain {
         hook: None,
         rules: rules(),

@@ -1,7 +1,6 @@
-//! The iptables backend: wanted rules against applied ones, then stale UDP flows.
+//! The iptables backend: wanted rules against applied ones.
 
-use keelson_proxy_kernel::{Error, conntrack, iptables, sysctl};
-use keelson_proxy_plan::conntrack::Wanted;
+use keelson_proxy_kernel::{Error, iptables, sysctl};
 use keelson_proxy_plan::iptables::{Options, Ruleset, ruleset};
 use keelson_proxy_plan::model::Family;
 use keelson_proxy_plan::state::State;
@@ -17,30 +16,24 @@ struct Side {
     absent: bool,
 }
 
-pub(crate) struct Backend {
+pub(crate) struct Iptables {
     sides: Vec<Side>,
-    flows: Option<Wanted>,
 }
 
-impl Backend {
+impl Iptables {
     pub(crate) fn new(config: &Config) -> Self {
         let side = |family| Side {
             options: Options {
                 family,
-                cluster_cidrs: config.cluster_cidrs.clone(),
-                localhost_node_ports: config.localhost_node_ports,
+                cluster_cidrs: config.rules.pod_nets(family),
+                localhost_node_ports: config.rules.localhost_node_ports,
             },
             applied: None,
             absent: false,
         };
         Self {
             sides: vec![side(Family::V4), side(Family::V6)],
-            flows: None,
         }
-    }
-
-    pub(crate) fn has_synced(&self) -> bool {
-        self.flows.is_some()
     }
 
     /// The kernel is read back at the next sync.
@@ -50,16 +43,9 @@ impl Backend {
 
     /// Writes what differs.
     pub(crate) async fn sync(&mut self, state: &State) -> Result<(), Error> {
-        let mut wanted = Vec::new();
         for side in self.sides.iter_mut().filter(|s| !s.absent) {
             let served = state.served(side.options.family);
             side.sync(ruleset(&served, &side.options)).await?;
-            wanted.push((side.options.family, served));
-        }
-        let flows = Wanted::new(&wanted);
-        if self.flows.as_ref() != Some(&flows) {
-            clean(flows.clone()).await?;
-            self.flows = Some(flows);
         }
         Ok(())
     }
@@ -111,17 +97,4 @@ impl Side {
         self.applied = Some(want);
         Ok(())
     }
-}
-
-async fn clean(flows: Wanted) -> Result<(), Error> {
-    let done = tokio::task::spawn_blocking(move || conntrack::clean(&flows)).await;
-    // A panic there would be a bug; the next sync tries again.
-    let removed = done.map_err(|e| Error::Netlink {
-        action: "clean conntrack",
-        source: e.into(),
-    })??;
-    if removed > 0 {
-        tracing::info!(removed, "stale UDP flows removed");
-    }
-    Ok(())
 }
