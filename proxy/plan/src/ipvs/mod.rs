@@ -8,6 +8,7 @@ mod nftables;
 mod rules;
 mod server;
 mod sysctl;
+mod walk;
 mod wanted;
 
 pub use diff::{Action, Live, Server, diff};
@@ -18,4 +19,5 @@ pub use server::{
     Destination, Flags, Forwarding, Scheduler, ServerKey, Timeouts, UnknownScheduler, VirtualServer,
 };
 pub use sysctl::{Kernel, Sysctl, sysctls};
+pub use walk::walk;
 pub use wanted::{Options, Wanted, WantedServer, wanted};

@@ -58,6 +58,7 @@ pub fn wanted<'a>(entries: impl IntoIterator<Item = &'a Entry>, options: &Option
         for (front, kind) in &entry.fronts {
             match *front {
                 Front::Address(IpAddr::V6(_), ..) if options.no_ipv6 => {}
+                Front::Address(address, ..) if !is_of(entry, Family::of(&address)) => {}
                 Front::Address(address, protocol, port) => {
                     let key = ServerKey {
                         address,
@@ -81,13 +82,20 @@ pub fn wanted<'a>(entries: impl IntoIterator<Item = &'a Entry>, options: &Option
                 protocol,
                 port,
             };
-            if !wanted.rules.keys.contains_key(&key) {
+            let taken = wanted.rules.keys.contains_key(&key);
+            if !taken && is_of(entry, Family::of(&address)) {
                 wanted.put(key, Kind::NodePort, entry, options);
             }
         }
     }
     wanted.rules.bound = wanted.addresses.clone();
     wanted
+}
+
+/// A Service is of the families that it has cluster addresses of.
+fn is_of(entry: &Entry, family: Family) -> bool {
+    let ips = &entry.port.cluster_ips;
+    ips.iter().any(|ip| Family::of(ip) == family)
 }
 
 impl Options {
