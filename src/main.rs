@@ -53,7 +53,7 @@ enum Command {
     /// Joins this machine to a cluster as a node.
     Agent(Box<AgentOptions>),
     /// Runs the service proxy alone, against any Kubernetes API server.
-    Proxy(proxy::Args),
+    Proxy(Box<proxy::Args>),
     /// Answers about what runs, from the live state of this node: where does a connection go, and why?
     Explain(explain::Args),
     /// Makes, lists and deletes the tokens that nodes join with.
@@ -106,7 +106,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Server(options) => server::run(options.load()?, signals()?).await,
         Command::Agent(options) => node::run_agent(options.load()?, signals()?).await,
-        Command::Proxy(args) => proxy::run(args, signals()?).await,
+        Command::Proxy(args) => proxy::run(*args, signals()?).await,
         Command::Explain(args) => explain::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Cleanup(args) => cleanup::run(*args).await,

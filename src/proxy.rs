@@ -1,11 +1,13 @@
 //! `keelson proxy`: the service proxy alone, against any Kubernetes API server, in kube-proxy's place.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::Subcommand;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use keelson_proxy::config::{DetectLocal, Flags, Loaded, NodePortAddress, Settings};
-use keelson_proxy::{Config, Options, Pods, Ports};
+use keelson_proxy::{Config, IpvsConfig, Options, Pods, Ports, Timeouts};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +52,7 @@ pub(crate) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     }
     adjust_oom_score(loaded.settings.oom_score_adj);
     keelson_proxy::kernel_settings(&loaded.settings.conntrack);
+    tokio::spawn(crate::memory::give_back());
     keelson_proxy::run(config, client, shutdown).await
 }
 
@@ -103,6 +106,7 @@ async fn config(loaded: &Loaded, client: &Client) -> anyhow::Result<Config> {
             udp_idle: settings.udp_idle,
             ..keelson_proxy::userspace::Config::default()
         },
+        ipvs: ipvs(&settings.ipvs)?,
         health_timeout: settings.health_timeout(mode),
         ports: Ports {
             healthz: settings.healthz,
@@ -112,6 +116,25 @@ async fn config(loaded: &Loaded, client: &Client) -> anyhow::Result<Config> {
         },
         node_name,
         ..Config::default()
+    })
+}
+
+fn ipvs(settings: &keelson_proxy::config::Ipvs) -> anyhow::Result<IpvsConfig> {
+    let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
+    let scheduler = match settings.scheduler.as_str() {
+        "" => "rr",
+        name => name,
+    };
+    Ok(IpvsConfig {
+        scheduler: scheduler
+            .parse()
+            .map_err(|e| anyhow::anyhow!("ipvs.scheduler: {e}"))?,
+        strict_arp: settings.strict_arp,
+        timeouts: Timeouts {
+            tcp: seconds(settings.tcp_timeout),
+            tcp_fin: seconds(settings.tcp_fin_timeout),
+            udp: seconds(settings.udp_timeout),
+        },
     })
 }
 

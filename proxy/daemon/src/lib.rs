@@ -30,10 +30,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use backend::Backend;
+pub use backend::IpvsConfig;
 pub use config::Mode;
 use feed::{Feed, Watched};
 use health::{Health, ServiceHealth};
 pub use keelson_dns::Config as Dns;
+pub use keelson_proxy_plan::ipvs::Timeouts;
 use metrics::{Metrics, trigger_time};
 
 /// How the proxy runs.
@@ -51,6 +53,8 @@ pub struct Config {
     pub resync: Duration,
     /// What only the userspace mode needs.
     pub userspace: userspace::Config,
+    /// What only the IPVS mode needs.
+    pub ipvs: IpvsConfig,
     /// Addresses of the node on which load balancers ask after a Service's endpoints; none: all.
     pub health_check_addresses: Vec<IpAddr>,
     /// Without news for so long after a change the proxy is not healthy.
@@ -83,6 +87,7 @@ impl Default for Config {
             coalesce: Duration::from_millis(5),
             resync: Duration::from_secs(10),
             userspace: userspace::Config::default(),
+            ipvs: IpvsConfig::default(),
             health_check_addresses: Vec::new(),
             health_timeout: Duration::from_secs(60),
             ports: Ports::default(),
@@ -120,7 +125,7 @@ pub async fn run(
                 slices = feed::watch::<EndpointSlice>(&client);
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => proxy.sync().await,
-            _ = resync.tick() => proxy.look_for_drift(),
+            _ = resync.tick() => proxy.look_for_drift().await,
             Some(ended) = tasks.join_next() => ended??,
         }
     }
@@ -337,8 +342,8 @@ impl Proxy {
         }
     }
 
-    fn look_for_drift(&mut self) {
-        if self.backend.has_synced() && self.backend.look_for_drift() {
+    async fn look_for_drift(&mut self) {
+        if self.backend.has_synced() && self.backend.look_for_drift().await {
             self.dirty(true);
         }
     }

@@ -1,8 +1,11 @@
-//! Carries out what the plan decided: nftables and conntrack by netlink, iptables by `iptables-restore`, sysctls by file.
+//! Carries out what the plan decided: nftables, IPVS and conntrack by netlink, iptables by `iptables-restore`, sysctls by
+//! file.
 
 pub mod conntrack;
 pub mod iptables;
+pub mod ipvs;
 pub mod loopback;
+mod netlink;
 pub mod nft;
 pub mod node;
 pub mod sysctl;
@@ -31,6 +34,22 @@ pub enum Error {
     Netlink {
         /// What was done.
         action: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kernel has no IPVS, or this process may not use it.
+    #[error("no IPVS (module ip_vs) in this kernel: {source}")]
+    NoIpvs {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A change to virtual servers, or to the link with their addresses, failed.
+    #[error("{action} {object}: {source}")]
+    Ipvs {
+        /// What was done.
+        action: &'static str,
+        /// To what.
+        object: String,
         /// Why.
         source: std::io::Error,
     },

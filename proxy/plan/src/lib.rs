@@ -1,5 +1,5 @@
 //! The service dataplane's decisions, pure: Services and EndpointSlices become services with their endpoints
-//! ([`state`]), those become each backend's rules as a value ([`nft`], [`iptables`]), and what differs from what is there
+//! ([`state`]), those become each backend's rules as a value ([`nft`], [`iptables`], [`ipvs`]), and what differs from what is there
 //! becomes one transaction. [`conntrack`] says which flows outlived their endpoint, [`decide`] what the model says of a
 //! packet, whatever the backend. [`policy`] does the same for NetworkPolicies.
 
@@ -8,6 +8,7 @@ pub mod decide;
 pub mod explain;
 pub mod health;
 pub mod iptables;
+pub mod ipvs;
 pub mod model;
 pub mod nft;
 pub mod options;

@@ -9,7 +9,8 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::model::{
-    Change, Endpoint, Entry, Family, Front, Hint, Policy, PortName, Protocol, Served, ServicePort,
+    Change, Endpoint, Entry, Family, Front, Hint, Kind, Policy, PortName, Protocol, Served,
+    ServicePort,
 };
 
 /// Label that says who else proxies a Service.
@@ -67,8 +68,9 @@ pub struct State {
     services: BTreeMap<ObjectName, Proxied>,
     slices: BTreeMap<ObjectName, BTreeMap<Arc<str>, Slice>>,
     owners: BTreeMap<ObjectName, Arc<str>>,
-    /// Who wants a front; the first in order has it.
-    claims: HashMap<Front, BTreeSet<PortName>>,
+    /// Who wants a front; the first in order has it: a cluster address is its Service's, whoever names it as an external
+    /// one (CVE-2020-8554).
+    claims: HashMap<Front, BTreeSet<(bool, PortName)>>,
     /// Addresses that this node answers itself: no service's rules are for them.
     answered: BTreeSet<IpAddr>,
     /// What was there before the changes that nobody asked for yet.
@@ -101,10 +103,10 @@ impl State {
         self.touch(&name);
         self.unclaim(&name);
         for port in &proxied.ports {
-            for (front, _) in port.fronts() {
+            for (front, kind) in port.fronts() {
                 self.touch_rivals(&front, &name);
                 let claims = self.claims.entry(front).or_default();
-                claims.insert(port.name.clone());
+                claims.insert(claim(kind, port));
             }
         }
         self.services.insert(name, proxied);
@@ -140,7 +142,7 @@ impl State {
         };
         let owners = claims
             .iter()
-            .map(|c| (c.namespace.clone(), c.service.clone()));
+            .map(|(_, c)| (c.namespace.clone(), c.service.clone()));
         let rivals: Vec<ObjectName> = owners.filter(|o| o != name).collect();
         rivals.iter().for_each(|r| self.touch(r));
     }
@@ -148,10 +150,10 @@ impl State {
     fn unclaim(&mut self, name: &ObjectName) {
         let ports = self.services.get(name).map(|s| s.ports.clone());
         for port in ports.iter().flatten() {
-            for (front, _) in port.fronts() {
+            for (front, kind) in port.fronts() {
                 self.touch_rivals(&front, name);
                 if let Some(claims) = self.claims.get_mut(&front) {
-                    claims.remove(&port.name);
+                    claims.remove(&claim(kind, port));
                     if claims.is_empty() {
                         self.claims.remove(&front);
                     }
@@ -304,7 +306,8 @@ impl State {
     }
 
     fn owner(&self, front: &Front) -> Option<&PortName> {
-        self.claims.get(front)?.first()
+        let (_, first) = self.claims.get(front)?.first()?;
+        Some(first)
     }
 
     fn endpoints(&self, name: &ObjectName, port: &ServicePort) -> impl Iterator<Item = &Endpoint> {
@@ -312,6 +315,11 @@ impl State {
         let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
         slices.filter_map(move |s| s.get(&key)).flatten()
     }
+}
+
+/// Cluster addresses come first.
+fn claim(kind: Kind, port: &ServicePort) -> (bool, PortName) {
+    (kind != Kind::Cluster, port.name.clone())
 }
 
 /// In order, each address and port once.
@@ -676,6 +684,20 @@ mod tests {
             .map(|c| (fronts(&c.before), fronts(&c.after)))
             .collect();
         assert_eq!(counts, [(2, 0), (1, 2)], "a goes and b has it again");
+    }
+
+    #[test]
+    fn nobody_takes_anothers_cluster_address() {
+        let mut state = State::default();
+        state.set_service(&service(|_| ()));
+        let thief = service(|v| {
+            v["metadata"]["name"] = json!("a");
+            v["spec"]["clusterIPs"] = json!(["10.43.0.7"]);
+            v["spec"]["externalIPs"] = json!(["10.43.0.9"]);
+        });
+        state.set_service(&thief);
+        let fronts: Vec<usize> = state.all().flatten().map(|e| e.fronts.len()).collect();
+        assert_eq!(fronts, [1, 2], "the thief has its own address only");
     }
 
     #[test]

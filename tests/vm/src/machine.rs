@@ -42,19 +42,32 @@ impl Machine {
     /// # Panics
     /// When it does not boot, with the end of its console.
     pub fn boot() -> Self {
+        Self::start(|vm, folder| {
+            vm.arg("start").arg(folder).env("KEELSON_BIN", programs());
+        })
+    }
+
+    /// Boots one that has no systemd, no network and none of our programs, but one, in `/opt/keelson/bin`: for what
+    /// needs a kernel only. It doesn't reboot.
+    ///
+    /// # Panics
+    /// When it does not boot, with the end of its console.
+    pub fn bare(program: &Path) -> Self {
+        Self::start(|vm, folder| {
+            vm.arg("bare").arg(folder).arg(program);
+        })
+    }
+
+    fn start(arguments: impl FnOnce(&mut Command, &Path)) -> Self {
         let made = Command::new(harness()).arg("image").status();
         assert!(
             made.expect("run scripts/vm").success(),
             "scripts/vm image failed"
         );
         let folder = tempfile::tempdir().expect("make a folder");
-        let mut qemu = Command::new(harness())
-            .arg("start")
-            .arg(folder.path())
-            .env("KEELSON_BIN", programs())
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("run scripts/vm");
+        let mut vm = Command::new(harness());
+        arguments(&mut vm, folder.path());
+        let mut qemu = vm.stdin(Stdio::null()).spawn().expect("run scripts/vm");
         let line = connect(&mut qemu, &folder.path().join("channel"));
         let mut machine = Self {
             qemu,

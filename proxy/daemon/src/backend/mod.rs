@@ -2,6 +2,7 @@
 
 mod conntrack;
 mod iptables;
+mod ipvs;
 mod nftables;
 
 use keelson_proxy_kernel::Error;
@@ -11,12 +12,15 @@ use crate::userspace::{self, Userspace};
 use crate::{Config, Mode};
 use iptables::Iptables;
 pub(crate) use iptables::options as iptables_options;
+pub use ipvs::Config as IpvsConfig;
+use ipvs::Ipvs;
 use nftables::Nftables;
 
 enum Kind {
     Nftables(Nftables),
     Iptables(Iptables),
     Userspace(Box<Userspace>),
+    Ipvs(Ipvs),
 }
 
 pub(crate) struct Backend {
@@ -25,6 +29,8 @@ pub(crate) struct Backend {
     synced: bool,
     /// Flows could not be looked at; they must be.
     flows_due: bool,
+    /// No virtual server of another mode is left.
+    ipvs_left: bool,
 }
 
 impl Backend {
@@ -34,6 +40,7 @@ impl Backend {
         let kind = match config.mode {
             Mode::Iptables => iptables(),
             Mode::Nftables => Kind::Nftables(Nftables::new(&config.rules)?),
+            Mode::Ipvs => Kind::Ipvs(Ipvs::new(&config.rules, &config.ipvs)),
             Mode::Userspace => {
                 let of_all = userspace::Config::from(&config.rules);
                 let own = config.userspace.clone();
@@ -43,9 +50,6 @@ impl Backend {
                     connections: own.connections,
                     ..of_all
                 })))
-            }
-            Mode::Ipvs => {
-                anyhow::bail!("mode ipvs is not there yet: use nftables, iptables or userspace")
             }
             Mode::Auto => match Nftables::new(&config.rules) {
                 Ok(nftables) => Kind::Nftables(nftables),
@@ -60,6 +64,7 @@ impl Backend {
             config: config.clone(),
             synced: false,
             flows_due: true,
+            ipvs_left: false,
         })
     }
 
@@ -69,6 +74,7 @@ impl Backend {
             Kind::Nftables(_) => Mode::Nftables,
             Kind::Iptables(_) => Mode::Iptables,
             Kind::Userspace(_) => Mode::Userspace,
+            Kind::Ipvs(_) => Mode::Ipvs,
         }
     }
 
@@ -82,15 +88,17 @@ impl Backend {
             Kind::Nftables(b) => b.forget_applied(),
             Kind::Iptables(b) => b.forget_applied(),
             Kind::Userspace(b) => b.forget_applied(),
+            Kind::Ipvs(b) => b.forget_applied(),
         }
     }
 
     /// Whether others may have changed our rules: then they are read back at the next sync.
-    pub(crate) fn look_for_drift(&mut self) -> bool {
+    pub(crate) async fn look_for_drift(&mut self) -> bool {
+        self.leave_ipvs().await;
         let drifted = match &mut self.kind {
             Kind::Nftables(b) => b.drifted(),
             // Nothing tells: reading is the only way to know.
-            Kind::Iptables(_) | Kind::Userspace(_) => true,
+            _ => true,
         };
         if drifted {
             self.forget_applied();
@@ -105,6 +113,7 @@ impl Backend {
             Kind::Nftables(b) => b.sync(state, &changes).await?,
             Kind::Iptables(b) => b.sync(state).await?,
             Kind::Userspace(b) => b.sync(state).await?,
+            Kind::Ipvs(b) => b.sync(state).await?,
         }
         if !self.synced {
             // Another mode's rules go when ours are in place: no connection is refused between.
@@ -112,6 +121,7 @@ impl Backend {
                 tracing::warn!(%error, "rules of another mode not removed");
             }
             self.synced = true;
+            self.leave_ipvs().await;
         }
         if let Kind::Userspace(_) = self.kind {
             // Flows go to ports of its own: it ends those that are stale itself.
@@ -125,16 +135,29 @@ impl Backend {
         Ok(())
     }
 
-    async fn cleanup_others(&mut self) -> Vec<Error> {
-        match self.kind {
-            Kind::Nftables(_) if !keelson_proxy_kernel::iptables::is_installed() => Vec::new(),
-            Kind::Nftables(_) => Iptables::new(&self.config).cleanup().await,
-            // Both have the same chains: the first sync made one mode's rules out of the other's.
-            Kind::Iptables(_) | Kind::Userspace(_) => match Nftables::new(&self.config.rules) {
-                Ok(nftables) => nftables.cleanup(),
-                Err(_) => Vec::new(),
-            },
+    /// What IPVS still carries when another mode has taken over ends by itself: it is looked at again and again.
+    async fn leave_ipvs(&mut self) {
+        if self.ipvs_left || !self.synced || matches!(self.kind, Kind::Ipvs(_)) {
+            return;
         }
+        match Ipvs::leave().await {
+            Ok(draining) => self.ipvs_left = draining == 0,
+            Err(error) => tracing::warn!(%error, "virtual servers of another mode not removed"),
+        }
+    }
+
+    async fn cleanup_others(&mut self) -> Vec<Error> {
+        let mut errors = Vec::new();
+        let has_nftables_table = matches!(self.kind, Kind::Nftables(_) | Kind::Ipvs(_));
+        let has_chains = matches!(self.kind, Kind::Iptables(_) | Kind::Userspace(_));
+        // Modes that have the same table, or the same chains, made their own rules out of the other's.
+        if !has_nftables_table && let Ok(nftables) = Nftables::new(&self.config.rules) {
+            errors.extend(nftables.cleanup());
+        }
+        if !has_chains && keelson_proxy_kernel::iptables::is_installed() {
+            errors.extend(Iptables::new(&self.config).cleanup().await);
+        }
+        errors
     }
 
     /// Removes all that any mode puts into the kernel.
@@ -146,6 +169,7 @@ impl Backend {
         if keelson_proxy_kernel::iptables::is_installed() {
             errors.extend(Iptables::new(config).cleanup().await);
         }
+        errors.extend(Ipvs::cleanup());
         errors
     }
 }

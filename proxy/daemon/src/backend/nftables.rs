@@ -143,7 +143,7 @@ async fn write(
 }
 
 /// Where the kernel may take its time: a table of ten thousands of elements, clients to be looked through.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(f).await;

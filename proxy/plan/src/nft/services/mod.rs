@@ -23,7 +23,7 @@ mod live;
 mod names;
 mod path;
 mod pieces;
-mod source;
+pub(crate) mod source;
 
 pub use guard::{Guard, Then};
 pub use live::Live;

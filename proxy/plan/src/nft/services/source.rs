@@ -22,12 +22,12 @@ fn pods(options: &Options, not: bool) -> Option<Rule> {
 }
 
 /// Matches what comes from pods.
-pub(super) fn insiders(options: &Options) -> Option<Rule> {
+pub(crate) fn insiders(options: &Options) -> Option<Rule> {
     pods(options, false)
 }
 
 /// Matches what comes from elsewhere.
-pub(super) fn outsiders(options: &Options) -> Option<Rule> {
+pub(crate) fn outsiders(options: &Options) -> Option<Rule> {
     pods(options, true)
 }
 

@@ -1,0 +1,62 @@
+//! IPVS with real packets, in a machine whose kernel has it. The machine runs this very program, which finds itself
+//! inside and goes through the cases, with a node, pods and a client in network namespaces.
+
+mod bed;
+mod cases;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use keelson_tests_vm::Machine;
+
+use bed::{Bed, Beside};
+use cases::{BOTH_RULES, CASES};
+
+/// Set inside of the machine.
+const INSIDE: &str = "KEELSON_TEST_INSIDE";
+/// Set by people: only cases with this in their name.
+const ONLY: &str = "KEELSON_STEP";
+/// Set by people: of how many services the case of many is.
+const SERVICES: &str = "KEELSON_SERVICES";
+
+#[test]
+fn services_by_ipvs() {
+    if std::env::var_os(INSIDE).is_some() {
+        return inside();
+    }
+    let program = std::env::current_exe().expect("own path");
+    let name = program.file_name().expect("a name").to_string_lossy();
+    let mut machine = Machine::bare(&program);
+    let people = [ONLY, SERVICES].map(|name| {
+        let value = std::env::var(name).unwrap_or_default();
+        format!("{name}='{value}'")
+    });
+    let run = format!(
+        "{INSIDE}=1 {} /opt/keelson/bin/{name} --exact services_by_ipvs --nocapture",
+        people.join(" ")
+    );
+    println!("{}", machine.sh(&run));
+}
+
+/// All cases, one after the other; those that failed are told at the end.
+fn inside() {
+    let only = std::env::var(ONLY).unwrap_or_default();
+    let mut failed = Vec::new();
+    let mut bed = Bed::new();
+    for (beside, cases) in [
+        (Beside::Nftables, [CASES, BOTH_RULES].concat()),
+        (Beside::Iptables, BOTH_RULES.to_vec()),
+    ] {
+        bed.beside = beside;
+        for (name, case) in cases.iter().filter(|(name, _)| name.contains(&only)) {
+            let begin = Instant::now();
+            let done = catch_unwind(AssertUnwindSafe(|| case(&mut bed)));
+            bed.clear();
+            let word = if done.is_ok() { "ok" } else { "FAILED" };
+            let seconds = begin.elapsed().as_secs_f32();
+            println!("{word} {seconds:.1} s: {name} ({beside:?})");
+            failed.extend(done.is_err().then_some((*name, beside)));
+        }
+    }
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}
