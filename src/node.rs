@@ -166,6 +166,7 @@ pub(crate) fn spawn(
 ) -> anyhow::Result<()> {
     let proxy = keelson_proxy::Config {
         node_name: node.name.clone(),
+        mode: proxy_mode(node.options.proxy_mode.as_deref())?,
         rules: keelson_proxy::Options {
             pods: keelson_proxy::Pods::Within(node.cluster.cluster_cidrs.clone()),
             ..keelson_proxy::Options::default()
@@ -183,6 +184,16 @@ pub(crate) fn spawn(
     install_plugin(config.cni_bin_dirs.first())?;
     tasks.spawn(keelson_agent::run(config, node.client, shutdown.clone()));
     Ok(())
+}
+
+fn proxy_mode(told: Option<&str>) -> anyhow::Result<keelson_proxy::Mode> {
+    let all = keelson_proxy::Mode::ALL;
+    let name = told.unwrap_or("auto");
+    let found = all.iter().find(|(n, _)| *n == name);
+    found.map(|(_, mode)| *mode).with_context(|| {
+        let names = all.map(|(name, _)| name).join(", ");
+        format!("--proxy-mode {name}: not one of {names}")
+    })
 }
 
 /// The cluster's names, where nodes answer them themselves.

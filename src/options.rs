@@ -67,6 +67,10 @@ pub(crate) struct NodeOptions {
     /// Taints for this node at registration, as key=value:Effect.
     #[arg(long, value_delimiter = ',')]
     pub(crate) node_taint: Option<Vec<String>>,
+    /// What carries services' traffic on this node: auto, nftables, iptables, ipvs or userspace [default: auto, which is
+    /// nftables where the kernel has it, else iptables].
+    #[arg(long)]
+    pub(crate) proxy_mode: Option<String>,
     /// Most pods on this node [default: 110].
     #[arg(long)]
     pub(crate) max_pods: Option<u32>,

@@ -180,6 +180,15 @@ impl Node {
         keelson.process = Some(process.expect("keelson"));
     }
 
+    /// With what `keelson` is started the next time: an option with this value, and not another.
+    pub fn set_option(&self, option: &str, value: &str) {
+        let mut keelson = self.keelson.lock().expect("unpoisoned");
+        if let Some(place) = keelson.args.iter().position(|a| a == option) {
+            keelson.args.drain(place..place + 2);
+        }
+        keelson.args.extend([option.to_owned(), value.to_owned()]);
+    }
+
     /// An error when keelson has ended by itself.
     pub fn alive(&self) -> anyhow::Result<()> {
         let mut keelson = self.keelson.lock().expect("unpoisoned");

@@ -22,8 +22,9 @@ const AFFINITY_SECONDS: i32 = 10_800;
 
 type ObjectName = (Arc<str>, Arc<str>);
 
-/// Endpoints of one slice for one port, by port name and protocol.
-type Slice = BTreeMap<(Arc<str>, Protocol), Vec<Endpoint>>;
+/// Endpoints of one slice by port name and protocol. Lists, as nearly all slices have one port and nearly all services
+/// one slice: a tree has room for eleven of each.
+type Slice = Vec<((Arc<str>, Protocol), Box<[Endpoint]>)>;
 
 /// Where the state is seen from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,11 +67,11 @@ pub struct HealthCheck {
 #[derive(Clone, Debug, Default)]
 pub struct State {
     services: BTreeMap<ObjectName, Proxied>,
-    slices: BTreeMap<ObjectName, BTreeMap<Arc<str>, Slice>>,
+    slices: BTreeMap<ObjectName, Vec<(Arc<str>, Slice)>>,
     owners: BTreeMap<ObjectName, Arc<str>>,
     /// Who wants a front; the first in order has it: a cluster address is its Service's, whoever names it as an external
     /// one (CVE-2020-8554).
-    claims: HashMap<Front, BTreeSet<(bool, PortName)>>,
+    claims: HashMap<Front, Vec<(bool, PortName)>>,
     /// Addresses that this node answers itself: no service's rules are for them.
     answered: BTreeSet<IpAddr>,
     /// What was there before the changes that nobody asked for yet.
@@ -106,7 +107,12 @@ impl State {
             for (front, kind) in port.fronts() {
                 self.touch_rivals(&front, &name);
                 let claims = self.claims.entry(front).or_default();
-                claims.insert(claim(kind, port));
+                let claim = claim(kind, port);
+                if let Err(place) = claims.binary_search(&claim) {
+                    // Nearly always there is one.
+                    claims.reserve_exact(1);
+                    claims.insert(place, claim);
+                }
             }
         }
         self.services.insert(name, proxied);
@@ -153,7 +159,8 @@ impl State {
             for (front, kind) in port.fronts() {
                 self.touch_rivals(&front, name);
                 if let Some(claims) = self.claims.get_mut(&front) {
-                    claims.remove(&claim(kind, port));
+                    let claim = claim(kind, port);
+                    claims.retain(|c| *c != claim);
                     if claims.is_empty() {
                         self.claims.remove(&front);
                     }
@@ -181,14 +188,25 @@ impl State {
         }
         let parsed = parse_slice(slice, here);
         let owner = (namespace, service.clone());
-        let have = self.slices.get(&owner).and_then(|s| s.get(&id.1));
-        if have == Some(&parsed) {
+        let have = self
+            .slices
+            .get(&owner)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let there = have.iter().position(|(name, _)| *name == id.1);
+        if there.is_some_and(|i| have.get(i).is_some_and(|(_, s)| *s == parsed)) {
             return changed;
         }
         self.touch(&owner);
         self.owners.insert(id.clone(), service);
         let slices = self.slices.entry(owner).or_default();
-        slices.insert(id.1, parsed);
+        match there.and_then(|i| slices.get_mut(i)) {
+            Some((_, slice)) => *slice = parsed,
+            None => {
+                slices.reserve_exact(1);
+                slices.push((id.1, parsed));
+            }
+        }
         true
     }
 
@@ -203,7 +221,9 @@ impl State {
         let Some(slices) = self.slices.get_mut(&owner) else {
             return false;
         };
-        let removed = slices.remove(&id.1).is_some();
+        let before = slices.len();
+        slices.retain(|(name, _)| *name != id.1);
+        let removed = slices.len() < before;
         if slices.is_empty() {
             self.slices.remove(&owner);
         }
@@ -312,8 +332,9 @@ impl State {
 
     fn endpoints(&self, name: &ObjectName, port: &ServicePort) -> impl Iterator<Item = &Endpoint> {
         let key = (port.name.port.clone(), port.protocol);
-        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
-        slices.filter_map(move |s| s.get(&key)).flatten()
+        let slices = self.slices.get(name).into_iter().flatten();
+        let ports = slices.flat_map(|(_, slice)| slice);
+        ports.filter(move |(k, _)| *k == key).flat_map(|(_, e)| e)
     }
 }
 
@@ -491,10 +512,7 @@ fn parse_slice(slice: &EndpointSlice, here: &Here) -> Slice {
             };
             proxied(ip).then_some(endpoint)
         });
-        parsed
-            .entry((text(&port.name), protocol))
-            .or_default()
-            .extend(endpoints);
+        parsed.push(((text(&port.name), protocol), endpoints.collect()));
     }
     parsed
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod away;
+mod dataplane;
 mod reboot;
 mod soak;
 mod stuck;
