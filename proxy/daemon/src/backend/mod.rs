@@ -109,6 +109,8 @@ impl Backend {
     /// Writes what differs.
     pub(crate) async fn sync(&mut self, state: &mut State) -> anyhow::Result<()> {
         let changes = state.take_changes();
+        // Before anything can fail: what changed is told only once.
+        self.flows_due |= changes.iter().any(conntrack::concerns);
         match &mut self.kind {
             Kind::Nftables(b) => b.sync(state, &changes).await?,
             Kind::Iptables(b) => b.sync(state).await?,
@@ -127,7 +129,6 @@ impl Backend {
             // Flows go to ports of its own: it ends those that are stale itself.
             return Ok(());
         }
-        self.flows_due |= changes.iter().any(conntrack::concerns);
         if self.flows_due {
             conntrack::clean(state).await?;
             self.flows_due = false;
