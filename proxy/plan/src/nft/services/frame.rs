@@ -217,6 +217,11 @@ impl Frame<'_> {
             not: true,
         };
         vec![vec![
+            Part::Is {
+                load: Load::Interface,
+                bytes: (*b"lo\0").into(),
+                not: true,
+            },
             within(Load::Destination, false),
             within(Load::Source, true),
             bits(Load::State, state::ESTABLISHED | state::RELATED),
