@@ -261,7 +261,10 @@ fn what_the_kernel_refuses_is_named_and_nothing_of_it_is_done() {
             [10, 43, 7, 7].into(),
             keelson_proxy_plan::nft::table::Value::None,
         );
+        // Several things that it refuses, and it says so of each.
         transaction.delete_chain("refuse".into());
+        transaction.delete_chain("drop".into());
+        transaction.delete_sets.push("services".into());
         let error = kernel
             .apply(&transaction, &want)
             .expect_err("others refer to it");
