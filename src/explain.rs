@@ -1,30 +1,17 @@
 //! `keelson explain`: answers about what runs, without changing it.
 
-use std::path::PathBuf;
-
 use clap::{Subcommand, ValueEnum};
-use keelson_proxy::Config;
 use keelson_proxy::explain::{self, Question};
-use kube::Client;
 
-use crate::{cluster, node};
+use crate::proxy::Of;
 
 /// Arguments.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
-    /// kubeconfig of somebody who may list Services, EndpointSlices and Pods.
-    #[arg(
-        long,
-        global = true,
-        env = "KUBECONFIG",
-        default_value = "/etc/keelson/admin.kubeconfig"
-    )]
-    kubeconfig: PathBuf,
-    /// This node's name [default: the host's name].
-    #[arg(long, global = true)]
-    node_name: Option<String>,
+    #[command(flatten)]
+    of: Of,
 }
 
 #[derive(Subcommand)]
@@ -52,11 +39,7 @@ enum Protocol {
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let client = Client::try_from(cluster::access(&args.kubeconfig).await?)?;
-    let config = Config {
-        node_name: node::name(args.node_name.as_deref())?,
-        ..Config::default()
-    };
+    let (config, client) = args.of.config().await?;
     let Command::Connection { from, to, protocol } = args.command;
     let (to, port) = split(&to)?;
     let question = Question {

@@ -165,15 +165,9 @@ pub(crate) fn spawn(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let proxy = keelson_proxy::Config {
-        node_name: node.name.clone(),
         mode: proxy_mode(node.options.proxy_mode.as_deref())?,
-        rules: keelson_proxy::Options {
-            pods: keelson_proxy::Pods::Within(node.cluster.cluster_cidrs.clone()),
-            ..keelson_proxy::Options::default()
-        },
         health_check_addresses: node.ips.borrow().clone(),
-        dns: dns(&node.cluster),
-        ..keelson_proxy::Config::default()
+        ..proxy_config(&node.name, &node.cluster)
     };
     tasks.spawn(keelson_proxy::run(
         proxy,
@@ -184,6 +178,19 @@ pub(crate) fn spawn(
     install_plugin(config.cni_bin_dirs.first())?;
     tasks.spawn(keelson_agent::run(config, node.client, shutdown.clone()));
     Ok(())
+}
+
+/// What a node's proxy does in this cluster.
+pub(crate) fn proxy_config(name: &str, cluster: &Cluster) -> keelson_proxy::Config {
+    keelson_proxy::Config {
+        node_name: name.to_owned(),
+        rules: keelson_proxy::Options {
+            pods: keelson_proxy::Pods::Within(cluster.cluster_cidrs.clone()),
+            ..keelson_proxy::Options::default()
+        },
+        dns: dns(cluster),
+        ..keelson_proxy::Config::default()
+    }
 }
 
 fn proxy_mode(told: Option<&str>) -> anyhow::Result<keelson_proxy::Mode> {

@@ -1,5 +1,6 @@
 //! `keelson proxy`: the service proxy alone, against any Kubernetes API server, in kube-proxy's place.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,13 +25,44 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Says what must change for the kernel's rules to be what is wanted, and changes nothing. Prints nothing where
-    /// they are.
-    Diff,
+    /// Says what must change for the rules of a keelson node to be what is wanted, and changes nothing. Prints nothing
+    /// where they are.
+    Diff(Of),
+}
+
+/// Of which node, and how the cluster is asked.
+#[derive(clap::Args)]
+pub(crate) struct Of {
+    /// kubeconfig of somebody who may list Services, EndpointSlices and Pods.
+    #[arg(
+        long,
+        global = true,
+        env = "KUBECONFIG",
+        default_value = "/etc/keelson/admin.kubeconfig"
+    )]
+    kubeconfig: PathBuf,
+    /// This node's name [default: the host's name].
+    #[arg(long, global = true)]
+    node_name: Option<String>,
+}
+
+impl Of {
+    /// The configuration that the node's own proxy has.
+    pub(crate) async fn config(&self) -> anyhow::Result<(Config, Client)> {
+        let client = Client::try_from(cluster::access(&self.kubeconfig).await?)?;
+        let facts = cluster::read(&client).await?;
+        let name = crate::node::name(self.node_name.as_deref())?;
+        Ok((crate::node::proxy_config(&name, &facts), client))
+    }
 }
 
 /// Runs until shutdown. Rules stay when it ends: traffic goes on.
 pub(crate) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
+    if let Some(Command::Diff(of)) = args.command {
+        let (config, client) = of.config().await?;
+        print!("{}", keelson_proxy::explain::diff(&config, &client).await?);
+        return Ok(());
+    }
     let loaded = Loaded::read(&args.flags)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -46,10 +78,6 @@ pub(crate) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     }
     let client = client(&loaded.settings).await?;
     let config = config(&loaded, &client).await?;
-    if let Some(Command::Diff) = args.command {
-        print!("{}", keelson_proxy::explain::diff(&config, &client).await?);
-        return Ok(());
-    }
     adjust_oom_score(loaded.settings.oom_score_adj);
     keelson_proxy::kernel_settings(&loaded.settings.conntrack);
     tokio::spawn(crate::memory::give_back());

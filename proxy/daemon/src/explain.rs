@@ -128,6 +128,8 @@ async fn known(config: &Config, client: &Client) -> anyhow::Result<State> {
         zone: labels.and_then(|mut l| l.remove(ZONE)),
     };
     let mut state = State::default();
+    let answered = config.dns.iter().flat_map(|d| &d.listen).map(|a| a.ip());
+    state.answer_here(answered.collect());
     let services = Api::<Service>::all(client.clone()).list(&all).await;
     for service in services.context("list services")? {
         state.set_service(&service);

@@ -43,19 +43,26 @@ fn names(bed: &Bed) {
     assert!(resolv.contains("nameserver 10.43.0.10"), "{resolv}");
     for name in ["web", "web.default", "web.default.svc.cluster.local"] {
         // By the C library's search path, as programs do it.
-        let answer = in_pod(bed, &format!("wget -qO- http://{name}/"));
+        let answer = in_pod(bed, &format!("/bin/busybox wget -qO- http://{name}/"));
         assert!(answer.contains("pod=web-"), "{name}: {answer}");
     }
-    let found = in_pod(bed, "nslookup -type=a web.default.svc.cluster.local");
+    let found = in_pod(
+        bed,
+        "/bin/busybox nslookup -type=a web.default.svc.cluster.local",
+    );
     assert!(found.contains(&ip), "{found}");
     eventually("a headless service has its pods", secs(10), || {
-        let found = in_pod(bed, "nslookup -type=a each.default.svc.cluster.local");
+        let found = in_pod(
+            bed,
+            "/bin/busybox nslookup -type=a each.default.svc.cluster.local",
+        );
         let pods = bed.kubectl("get pods -l app=web -o jsonpath='{.items[*].status.podIP}'");
         let all = pods.split_whitespace().all(|ip| found.contains(ip));
         anyhow::ensure!(all, "{found}");
         Ok(())
     });
-    let none = bed.try_kubectl("exec ask -- nslookup -type=a nobody.default.svc.cluster.local");
+    let none = bed
+        .try_kubectl("exec ask -- /bin/busybox nslookup -type=a nobody.default.svc.cluster.local");
     assert!(
         !none.ok && none.out.contains("NXDOMAIN"),
         "{} {}",
@@ -71,7 +78,10 @@ fn keelson(bed: &Bed, line: &str) -> String {
 
 fn explained(bed: &Bed) {
     let ip = bed.kubectl("get service web -o jsonpath={.spec.clusterIP}");
-    let told = keelson(bed, "explain connection default/ask default/web");
+    let told = keelson(
+        bed,
+        "explain --node-name n1 connection default/ask default/web",
+    );
     let pods = bed.kubectl("get pods -l app=web -o jsonpath='{.items[*].status.podIP}'");
     for word in [
         "service default/web, cluster address, 2 endpoints",
@@ -84,23 +94,24 @@ fn explained(bed: &Bed) {
     for pod in pods.split_whitespace() {
         assert!(told.contains(&format!("to {pod}:8080")), "{pod} in {told}");
     }
-    let told = keelson(bed, &format!("explain connection 10.88.0.1 {NODE_PORT}"));
+    let told = keelson(
+        bed,
+        &format!("explain --node-name n1 connection 10.88.0.1 {NODE_PORT}"),
+    );
     assert!(
         told.contains("node port") && told.contains("which sees this node"),
         "{told}"
     );
-    let told = keelson(bed, &format!("explain connection default/ask {ip}:81"));
+    let told = keelson(
+        bed,
+        &format!("explain --node-name n1 connection default/ask {ip}:81"),
+    );
     assert!(told.contains("refused"), "{told}");
 }
 
 fn mended(bed: &Bed) {
     let table = "ip keelson-proxy";
-    let diff = || {
-        keelson(
-            bed,
-            "proxy diff --kubeconfig /etc/keelson/admin.kubeconfig --cluster-cidr 10.42.0.0/16",
-        )
-    };
+    let diff = || keelson(bed, "proxy diff --node-name n1");
     eventually("nothing differs", secs(10), || {
         let diff = diff();
         anyhow::ensure!(diff.is_empty(), "{diff}");

@@ -48,7 +48,7 @@ pub(crate) fn registry(bed: &Bed) {
     )
     .expect("docker-registry (Debian: docker-registry)");
     let push = format!(
-        "ctr -n k8s.io image tag {ECHO} 127.0.0.1:5000/echo:1 && ctr -n k8s.io image push --plain-http 127.0.0.1:5000/echo:1 && ctr -n k8s.io image rm 127.0.0.1:5000/echo:1"
+        "ctr -n k8s.io image tag --force {ECHO} 127.0.0.1:5000/echo:1 && ctr -n k8s.io image push --plain-http 127.0.0.1:5000/echo:1 && ctr -n k8s.io image rm 127.0.0.1:5000/echo:1"
     );
     eventually("pushed", secs(30), || node.space.sh(&push));
     pod(bed, "pulled", "127.0.0.1:5000/echo:1", "Always");
