@@ -36,13 +36,12 @@ pub(crate) struct Of {
     /// kubeconfig of somebody who may list Services, EndpointSlices and Pods.
     #[arg(
         long,
-        global = true,
         env = "KUBECONFIG",
         default_value = "/etc/keelson/admin.kubeconfig"
     )]
     kubeconfig: PathBuf,
     /// This node's name [default: the host's name].
-    #[arg(long, global = true)]
+    #[arg(long)]
     node_name: Option<String>,
 }
 
