@@ -102,11 +102,7 @@ async fn config(loaded: &Loaded, client: &Client) -> anyhow::Result<Config> {
     let settings = &loaded.settings;
     let node_name = crate::node::name(settings.node_name.as_deref())?;
     // What is only known of the Node object.
-    let node = async || {
-        let node = Api::<Node>::all(client.clone()).get_opt(&node_name).await;
-        node.with_context(|| format!("read node {node_name}"))?
-            .with_context(|| format!("there is no node {node_name}"))
-    };
+    let node = async || node(client, &node_name).await;
     let mode = settings.mode;
     let masquerade = settings.masquerade(mode);
     let periods = settings.periods(mode);
@@ -146,6 +142,19 @@ async fn config(loaded: &Loaded, client: &Client) -> anyhow::Result<Config> {
     })
 }
 
+/// The Node object. Its agent may be about to make it: it is waited for, for half a minute.
+async fn node(client: &Client, name: &str) -> anyhow::Result<Node> {
+    let nodes = Api::<Node>::all(client.clone());
+    for seconds in [1, 2, 4, 8, 16] {
+        let node = nodes.get_opt(name).await;
+        if let Some(node) = node.with_context(|| format!("read node {name}"))? {
+            return Ok(node);
+        }
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+    anyhow::bail!("there is no node {name}")
+}
+
 fn ipvs(settings: &keelson_proxy::config::Ipvs) -> anyhow::Result<IpvsConfig> {
     let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
     let scheduler = match settings.scheduler.as_str() {
@@ -176,16 +185,27 @@ async fn node_port_nets(
             NodePortAddress::All => return Ok(None),
             NodePortAddress::Range(net) => nets.push(*net),
             NodePortAddress::Localhost => {
-                nets.extend(
-                    ["127.0.0.0/8", "::1/128"]
-                        .iter()
-                        .filter_map(|n| n.parse::<IpNet>().ok()),
-                );
+                nets.extend(loopback());
             }
-            NodePortAddress::Primary => nets.extend(primary(&node().await?)),
+            NodePortAddress::Primary => nets.extend(match node().await {
+                Ok(node) => primary(&node),
+                // As kube-proxy does.
+                Err(error) => {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "node ports answer on the loopback addresses only: nodePortAddresses is primary"
+                    );
+                    loopback()
+                }
+            }),
         }
     }
     Ok((!nets.is_empty()).then_some(nets))
+}
+
+fn loopback() -> Vec<IpNet> {
+    let nets = ["127.0.0.0/8", "::1/128"];
+    nets.iter().filter_map(|n| n.parse().ok()).collect()
 }
 
 /// The first internal address of each family.

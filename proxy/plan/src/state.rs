@@ -293,12 +293,14 @@ impl State {
     /// The ports on which load balancers ask after endpoints on this node.
     pub fn health_checks(&self) -> Vec<HealthCheck> {
         let checks = self.services.iter().filter_map(|(name, service)| {
+            // First, as few have one and this is asked at each sync.
+            let port = service.health_check?;
             let endpoints = service.ports.iter().flat_map(|p| self.endpoints(name, p));
             // Not those that still serve while they go: a balancer is to look elsewhere by then.
             let local = endpoints.filter(|e| e.local && e.ready).map(|e| e.ip);
             let local: BTreeSet<IpAddr> = local.collect();
             Some(HealthCheck {
-                port: service.health_check?,
+                port,
                 namespace: name.0.clone(),
                 service: name.1.clone(),
                 local_endpoints: local.len(),

@@ -84,8 +84,11 @@ impl<'a> Own<'a> {
             &config,
             "--mode",
             mode,
-            "--node-name",
+            "--hostname-override",
             &lane.device,
+            // There are no nodes: none has a first address.
+            "--nodeport-addresses",
+            "0.0.0.0/0",
         ];
         let args = args
             .into_iter()

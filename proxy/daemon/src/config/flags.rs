@@ -21,7 +21,7 @@ pub struct Flags {
     #[arg(long)]
     pub master: Option<String>,
     /// This node's name [default: the host's name].
-    #[arg(long)]
+    #[arg(long, alias = "node-name")]
     pub hostname_override: Option<String>,
     /// Who does the work: nftables, iptables, ipvs, userspace or auto [default: auto, the best the kernel has].
     #[arg(long = "mode", alias = "proxy-mode")]
