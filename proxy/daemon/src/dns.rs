@@ -14,12 +14,19 @@ pub(crate) async fn start(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Handle> {
     let ips: Vec<IpAddr> = config.listen.iter().map(SocketAddr::ip).collect();
-    loopback::hold(&ips).await?;
+    if let Err(error) = loopback::hold(&ips).await {
+        tracing::warn!(%error, "the cluster's DNS addresses are not this node's");
+    }
     let dns = Dns::new(config)?;
     let handle = dns.handle();
-    let bound = dns.bind()?;
-    tracing::info!(addresses = ?bound.addresses(), "cluster names are answered");
     let shutdown = shutdown.clone();
-    tasks.spawn(async move { Ok(bound.run(shutdown).await?) });
+    tasks.spawn(async move {
+        let bound = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            bound = dns.bind_when_free() => bound,
+        };
+        tracing::info!(addresses = ?bound.addresses(), "the cluster's names are answered");
+        Ok(bound.run(shutdown).await?)
+    });
     Ok(handle)
 }

@@ -48,6 +48,8 @@ use zone::Zone;
 
 /// How often files with name servers are read again, and memory is tidied.
 const TIDY: Duration = Duration::from_secs(10);
+/// How often it is tried to have an address that somebody else has.
+const RETRY: Duration = Duration::from_secs(1);
 /// How it runs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -169,16 +171,31 @@ impl Dns {
 
     /// Opens the sockets.
     pub fn bind(self) -> Result<Bound, Error> {
+        let pairs = self.open()?;
+        Ok(Bound { dns: self, pairs })
+    }
+
+    /// Opens the sockets as soon as they can be had: somebody else may listen on all addresses. Tells of it once.
+    pub async fn bind_when_free(self) -> Bound {
+        let mut told = false;
+        loop {
+            match self.open() {
+                Ok(pairs) => return Bound { dns: self, pairs },
+                Err(error) if told => tracing::debug!(%error, "still no names"),
+                Err(error) => {
+                    tracing::warn!(%error, "the cluster's names are not answered on this node, trying again and again");
+                    told = true;
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    fn open(&self) -> Result<Vec<Pair>, Error> {
         let sockets = self.config.sockets;
         let bind =
             |a: &SocketAddr| server::bind(*a, sockets).map_err(|error| Error::Bind(*a, error));
-        let pairs = self
-            .config
-            .listen
-            .iter()
-            .map(bind)
-            .collect::<Result<_, _>>()?;
-        Ok(Bound { dns: self, pairs })
+        self.config.listen.iter().map(bind).collect()
     }
 
     /// Opens the sockets and answers until shutdown.

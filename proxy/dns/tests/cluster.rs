@@ -364,3 +364,23 @@ async fn figures_are_counted() {
     assert!(server.figure(&count).is_some());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn an_address_that_somebody_else_has_is_taken_when_it_is_free() {
+    let other = tokio::net::UdpSocket::bind("127.0.0.1:0").await;
+    let other = other.expect("a socket");
+    let address = other.local_addr().expect("an address");
+    let dns = || {
+        keelson_dns::Dns::new(keelson_dns::Config {
+            listen: vec![address],
+            ..keelson_dns::Config::default()
+        })
+    };
+    let refused = dns().expect("a configuration").bind();
+    assert!(refused.is_err(), "it has an owner");
+    let waiting = tokio::spawn(dns().expect("a configuration").bind_when_free());
+    tokio::task::yield_now().await;
+    drop(other);
+    let bound = waiting.await.expect("bound");
+    assert_eq!(bound.addresses(), [address]);
+}
