@@ -123,7 +123,7 @@ async fn config(loaded: &Loaded, client: &Client) -> anyhow::Result<Config> {
             localhost_node_ports: settings.localhost_node_ports,
         },
         coalesce: periods.min,
-        resync: periods.resync,
+        resync: Some(periods.resync),
         userspace: keelson_proxy::userspace::Config {
             ports: settings.ports.clone(),
             udp_idle: settings.udp_idle,

@@ -2,6 +2,7 @@
 //! bring can be forgotten.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -67,42 +68,35 @@ impl Feed {
     }
 }
 
-/// Watches all objects of a kind, for ever, with back-off.
-pub(crate) fn watch<K>(client: &kube::Client) -> BoxStream<'static, Watched<K>>
-where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + Send
-        + DeserializeOwned
-        + 'static,
+/// What can be watched.
+pub(crate) trait Kind:
+    kube::Resource<DynamicType = ()> + Clone + Debug + Send + DeserializeOwned + 'static
 {
+}
+
+impl<K> Kind for K where
+    K: kube::Resource<DynamicType = ()> + Clone + Debug + Send + DeserializeOwned + 'static
+{
+}
+
+/// Watches all objects of a kind, for ever, with back-off.
+pub(crate) fn watch<K: Kind>(client: &kube::Client) -> BoxStream<'static, Watched<K>> {
     watch_some(client, watcher::Config::default())
 }
 
 /// Watches the object of a name.
-pub(crate) fn watch_one<K>(client: &kube::Client, name: &str) -> BoxStream<'static, Watched<K>>
-where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + Send
-        + DeserializeOwned
-        + 'static,
-{
+pub(crate) fn watch_one<K: Kind>(
+    client: &kube::Client,
+    name: &str,
+) -> BoxStream<'static, Watched<K>> {
     let one = format!("metadata.name={name}");
     watch_some(client, watcher::Config::default().fields(&one))
 }
 
-fn watch_some<K>(client: &kube::Client, which: watcher::Config) -> BoxStream<'static, Watched<K>>
-where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + Send
-        + DeserializeOwned
-        + 'static,
-{
+fn watch_some<K: Kind>(
+    client: &kube::Client,
+    which: watcher::Config,
+) -> BoxStream<'static, Watched<K>> {
     watcher(Api::<K>::all(client.clone()), which)
         .default_backoff()
         .boxed()

@@ -9,6 +9,7 @@ pub mod config;
 mod dns;
 pub mod explain;
 mod feed;
+mod flows;
 pub mod health;
 mod http;
 pub mod metrics;
@@ -49,8 +50,8 @@ pub struct Config {
     pub rules: Options,
     /// Least time between two writes: a change is written at once, a burst of them together.
     pub coalesce: Duration,
-    /// How often it is looked whether others changed our rules, to mend them.
-    pub resync: Duration,
+    /// How often it is looked whether others changed our rules, to mend them; `None`: as suits the mode.
+    pub resync: Option<Duration>,
     /// What only the userspace mode needs.
     pub userspace: userspace::Config,
     /// What only the IPVS mode needs.
@@ -85,7 +86,7 @@ impl Default for Config {
             mode: Mode::Auto,
             rules: Options::default(),
             coalesce: Duration::from_millis(5),
-            resync: Duration::from_secs(10),
+            resync: None,
             userspace: userspace::Config::default(),
             ipvs: IpvsConfig::default(),
             health_check_addresses: Vec::new(),
@@ -113,7 +114,8 @@ pub async fn run(
     let mut node = feed::watch_one::<Node>(&client, &config.node_name);
     let mut tasks = JoinSet::new();
     let mut proxy = Proxy::new(config, &mut tasks, &shutdown).await?;
-    let mut resync = tokio::time::interval(proxy.config.resync);
+    let every = proxy.config.resync.unwrap_or(proxy.backend.resync());
+    let mut resync = tokio::time::interval(every);
     loop {
         let due = proxy.due;
         tokio::select! {
@@ -147,35 +149,9 @@ pub async fn cleanup() -> Vec<keelson_proxy_kernel::Error> {
 pub fn kernel_settings(conntrack: &config::Conntrack) {
     let cores =
         std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-    let seconds = |d: Duration| Some(d.as_secs()).filter(|s| *s > 0);
-    let wanted = [
-        (
-            "net.netfilter.nf_conntrack_max",
-            conntrack.max(cores).map(u64::from),
-        ),
-        (
-            "net.netfilter.nf_conntrack_tcp_timeout_established",
-            seconds(conntrack.tcp_established_timeout),
-        ),
-        (
-            "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
-            seconds(conntrack.tcp_close_wait_timeout),
-        ),
-        (
-            "net.netfilter.nf_conntrack_tcp_be_liberal",
-            conntrack.tcp_be_liberal.then_some(1),
-        ),
-        (
-            "net.netfilter.nf_conntrack_udp_timeout",
-            seconds(conntrack.udp_timeout),
-        ),
-        (
-            "net.netfilter.nf_conntrack_udp_timeout_stream",
-            seconds(conntrack.udp_stream_timeout),
-        ),
-    ];
-    for (name, value) in wanted {
-        if let Some(Err(error)) = value.map(|v| keelson_proxy_kernel::sysctl::set(name, v)) {
+    for (name, value) in conntrack.sysctls(cores) {
+        let set = keelson_proxy_kernel::sysctl::set(&format!("net.netfilter.{name}"), value);
+        if let Err(error) = set {
             tracing::warn!(%error, "conntrack is left as it is");
         }
     }

@@ -2,45 +2,28 @@
 
 use std::net::IpAddr;
 
-use keelson_proxy_plan::conntrack::{Flow, Wanted};
+use keelson_proxy_plan::conntrack::Flow;
 use keelson_proxy_plan::explain::Connection;
 use keelson_proxy_plan::model::Protocol::{Sctp, Tcp, Udp};
 use keelson_proxy_plan::model::{self, Family};
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::Error;
-
-/// A dump's messages come in pieces of at most this many bytes (`NLMSG_GOODSIZE` and some).
-const BUFFER: usize = 64 * 1024;
-
-/// Removes all stale UDP flows; gives their number. Blocks: call it where that is allowed.
-pub fn clean(wanted: &Wanted) -> Result<usize, Error> {
-    if wanted.is_empty() {
-        return Ok(0);
-    }
-    clean_if(|flow| wanted.is_stale(flow))
-}
+use crate::netlink::Line;
 
 /// Removes all UDP flows that `stale` says; gives their number. Blocks: call it where that is allowed.
-pub fn clean_if(stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
+pub fn clean(stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
     let mut removed = 0;
     for family in [Family::V4, Family::V6] {
-        for (_, original) in udp_flows(family)?
-            .into_iter()
-            .filter(|(flow, _)| stale(flow))
-        {
-            delete(family, original)?;
-            removed += 1;
-        }
+        let flows = udp_flows(family)?.into_iter();
+        let gone = flows.filter(|(flow, _)| stale(flow)).map(|(_, t)| t);
+        removed += delete(family, gone.collect())?;
     }
     Ok(removed)
 }
@@ -72,40 +55,53 @@ pub fn connections(family: Family) -> Result<Vec<Connection>, Error> {
 }
 
 fn each_entry(family: Family, mut each: impl FnMut(Vec<Tuple>, Vec<Tuple>)) -> Result<(), Error> {
-    converse(
-        family,
-        ConntrackMessage::Get(vec![]),
-        NLM_F_DUMP,
-        "dump conntrack",
-        |message| {
-            let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner
-            else {
-                return;
-            };
-            let (mut original, mut reply) = (None, None);
-            for attribute in attributes {
-                match attribute {
-                    ConntrackAttribute::CtaTupleOrig(t) => original = Some(t),
-                    ConntrackAttribute::CtaTupleReply(t) => reply = Some(t),
-                    _ => {}
-                }
+    let all = message(family, ConntrackMessage::Get(vec![]));
+    let listed = line()?.dump(all, |entry| {
+        let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = entry.inner
+        else {
+            return;
+        };
+        let (mut original, mut reply) = (None, None);
+        for attribute in attributes {
+            match attribute {
+                ConntrackAttribute::CtaTupleOrig(t) => original = Some(t),
+                ConntrackAttribute::CtaTupleReply(t) => reply = Some(t),
+                _ => {}
             }
-            if let (Some(original), Some(reply)) = (original, reply) {
-                each(original, reply);
-            }
-        },
-    )
+        }
+        if let (Some(original), Some(reply)) = (original, reply) {
+            each(original, reply);
+        }
+    });
+    listed.map_err(|source| Error::Netlink {
+        action: "dump conntrack",
+        source,
+    })
 }
 
-fn delete(family: Family, original: Vec<Tuple>) -> Result<(), Error> {
-    let message = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(original)]);
-    match converse(family, message, NLM_F_ACK, "delete conntrack entry", |_| ()) {
-        // It ended by itself meanwhile.
-        Err(Error::Netlink { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(())
+/// Goes on after errors, and gives the first.
+fn delete(family: Family, originals: Vec<Vec<Tuple>>) -> Result<usize, Error> {
+    let messages = originals.into_iter().map(|original| {
+        let gone = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(original)]);
+        (message(family, gone), 0)
+    });
+    let results = line()?.change(messages.collect());
+    let mut removed = 0;
+    let mut failed = Ok(());
+    for result in results {
+        match result {
+            Ok(()) => removed += 1,
+            // It ended by itself meanwhile.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => {
+                failed = failed.and(Err(Error::Netlink {
+                    action: "delete conntrack entry",
+                    source,
+                }));
+            }
         }
-        other => other,
     }
+    failed.map(|()| removed)
 }
 
 fn connection(original: &[Tuple], reply: &[Tuple]) -> Option<Connection> {
@@ -150,51 +146,17 @@ fn known(protocol: &Protocol) -> Option<model::Protocol> {
     all.into_iter().find(|p| p.number() == number)
 }
 
-/// Sends a message and hands every answer on until the kernel says that it was the last.
-fn converse(
-    family: Family,
-    message: ConntrackMessage,
-    flags: u16,
-    action: &'static str,
-    mut each: impl FnMut(NetfilterMessage),
-) -> Result<(), Error> {
-    let fail = |source| Error::Netlink { action, source };
-    let invalid = |e: &dyn std::fmt::Display| {
-        fail(std::io::Error::new(
-            std::io::ErrorKind::InvalidData,
-            e.to_string(),
-        ))
-    };
-    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(fail)?;
-    socket.bind_auto().map_err(fail)?;
-    socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
+fn line() -> Result<Line, Error> {
+    Line::open(NETLINK_NETFILTER).map_err(|source| Error::Netlink {
+        action: "ask for the connection table",
+        source,
+    })
+}
+
+fn message(family: Family, inner: ConntrackMessage) -> NetfilterMessage {
     let family = match family {
         Family::V4 => NetfilterProtoFamily::IPv4,
         Family::V6 => NetfilterProtoFamily::IPv6,
     };
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    let inner = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
-    let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(inner));
-    packet.finalize();
-    let mut bytes = vec![0; packet.buffer_len()];
-    packet.serialize(&mut bytes);
-    socket.send(&bytes, 0).map_err(fail)?;
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let size = socket.recv(&mut buffer.as_mut_slice(), 0).map_err(fail)?;
-        let mut rest = buffer.get(..size).unwrap_or_default();
-        while !rest.is_empty() {
-            let answer =
-                NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(|e| invalid(&e))?;
-            let length = (answer.header.length as usize).next_multiple_of(4).max(16);
-            match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(e) => return e.code.map_or(Ok(()), |_| Err(fail(e.to_io()))),
-                NetlinkPayload::InnerMessage(inner) => each(inner),
-                _ => {}
-            }
-            rest = rest.get(length..).unwrap_or_default();
-        }
-    }
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner)
 }

@@ -9,6 +9,11 @@ use rtnetlink::RouteMessageBuilder;
 
 use crate::Error;
 
+/// Whether the kernel has IPv6 here.
+pub fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
+
 /// All addresses of this node.
 pub fn addresses() -> Result<Vec<IpAddr>, Error> {
     let fail = |e: nix::Error| Error::Netlink {

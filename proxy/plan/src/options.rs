@@ -28,7 +28,8 @@ pub struct Options {
     pub masquerade_mark: u32,
     /// Node ports are reached on the node's addresses within these; empty: on all of them.
     pub node_port_nets: Vec<IpNet>,
-    /// Node ports answer on 127.0.0.1 too (IPv4; needs `route_localnet`), if they are reached on all addresses.
+    /// Node ports answer on 127.0.0.1 too, if it is one of the addresses that they are reached on (IPv4; needs
+    /// `route_localnet`).
     pub localhost_node_ports: bool,
 }
 
@@ -58,9 +59,12 @@ impl Options {
         of(&self.node_port_nets, family)
     }
 
-    /// Whether node ports answer on the loopback address of a family. The kernel sends no packet from `::1` anywhere.
+    /// Whether node ports answer on the loopback address of a family: where they are reached on all addresses, or on
+    /// this one among others. The kernel sends no packet from `::1` anywhere.
     pub fn node_ports_on_loopback(&self, family: Family) -> bool {
-        family == Family::V4 && self.localhost_node_ports && self.node_port_nets.is_empty()
+        let nets = &self.node_port_nets;
+        let reached = nets.is_empty() || nets.iter().any(|n| n.contains(&loopback(family)));
+        family == Family::V4 && self.localhost_node_ports && reached
     }
 }
 

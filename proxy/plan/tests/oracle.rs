@@ -145,7 +145,11 @@ impl World {
                 Pods::Unknown,
             ]),
             masquerade_all: self.chance(20),
-            node_port_nets: self.pick(&[vec![], nets(&["192.168.1.0/24", "fd01::/64"])]),
+            node_port_nets: self.pick(&[
+                vec![],
+                nets(&["192.168.1.0/24", "fd01::/64"]),
+                nets(&["127.0.0.0/8", "::1/128", "192.168.1.0/24"]),
+            ]),
             localhost_node_ports: self.chance(50),
             ..Options::default()
         }

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keelson_proxy_kernel::Error;
-use keelson_proxy_kernel::ipvs::{Ipvs as Servers, cleanup, has_ipv6};
+use keelson_proxy_kernel::ipvs::Ipvs as Servers;
 use keelson_proxy_kernel::nft::Nftables as Rules;
+use keelson_proxy_kernel::node::has_ipv6;
 use keelson_proxy_plan::ipvs::{Options, Scheduler, Timeouts, Wanted, table, wanted};
 use keelson_proxy_plan::model::{Entry, Family};
 use keelson_proxy_plan::nft::transaction::Transaction;
@@ -74,15 +75,6 @@ impl Ipvs {
         .await?;
         tracing::debug!(draining, "virtual servers written");
         Ok(())
-    }
-
-    /// Removes all that is ours, with the connections that it carries.
-    pub(crate) fn cleanup() -> Vec<Error> {
-        if Path::new(THERE).exists() {
-            cleanup()
-        } else {
-            Vec::new()
-        }
     }
 
     /// Another mode carries new connections: servers go when their last connection has ended. Gives how many wait.

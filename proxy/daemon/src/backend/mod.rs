@@ -5,9 +5,13 @@ mod iptables;
 mod ipvs;
 mod nftables;
 
+use std::time::Duration;
+
 use keelson_proxy_kernel::Error;
+use keelson_proxy_plan::iptables::beyond as beyond_iptables;
 use keelson_proxy_plan::state::State;
 
+use crate::flows;
 use crate::userspace::{self, Userspace};
 use crate::{Config, Mode};
 use iptables::Iptables;
@@ -36,9 +40,15 @@ pub(crate) struct Backend {
 impl Backend {
     /// As configured; where nothing is said, nftables if this kernel has it.
     pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
-        let iptables = || Kind::Iptables(Iptables::new(config));
+        let iptables = || match beyond_iptables(&config.rules).as_slice() {
+            [] => Ok(Kind::Iptables(Iptables::new(config))),
+            all => anyhow::bail!(
+                "mode iptables does not know {} yet: use mode nftables",
+                all.join(", ")
+            ),
+        };
         let kind = match config.mode {
-            Mode::Iptables => iptables(),
+            Mode::Iptables => iptables()?,
             Mode::Nftables => Kind::Nftables(Nftables::new(&config.rules)?),
             Mode::Ipvs => Kind::Ipvs(Ipvs::new(&config.rules, &config.ipvs)),
             Mode::Userspace => {
@@ -55,7 +65,7 @@ impl Backend {
                 Ok(nftables) => Kind::Nftables(nftables),
                 Err(error) => {
                     tracing::warn!(%error, "no nftables in this kernel: services go by iptables");
-                    iptables()
+                    iptables()?
                 }
             },
         };
@@ -76,6 +86,14 @@ impl Backend {
             Kind::Userspace(_) => Mode::Userspace,
             Kind::Ipvs(_) => Mode::Ipvs,
         }
+    }
+
+    /// How often it is looked whether others changed our rules: often where that costs nothing.
+    pub(crate) fn resync(&self) -> Duration {
+        Duration::from_secs(match self.kind {
+            Kind::Nftables(_) => 10,
+            _ => 30,
+        })
     }
 
     pub(crate) fn has_synced(&self) -> bool {
@@ -130,7 +148,10 @@ impl Backend {
             return Ok(());
         }
         if self.flows_due {
-            conntrack::clean(state).await?;
+            let wanted = conntrack::wanted(state);
+            if !wanted.is_empty() {
+                flows::end(move |flow| wanted.is_stale(flow)).await?;
+            }
             self.flows_due = false;
         }
         Ok(())
@@ -170,7 +191,7 @@ impl Backend {
         if keelson_proxy_kernel::iptables::is_installed() {
             errors.extend(Iptables::new(config).cleanup().await);
         }
-        errors.extend(Ipvs::cleanup());
+        errors.extend(keelson_proxy_kernel::ipvs::cleanup());
         errors
     }
 }

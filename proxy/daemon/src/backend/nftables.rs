@@ -1,10 +1,10 @@
 //! The nftables backend: a Service's change is a handful of elements; the whole table is compared with the kernel's
 //! only at the start, after an error, and when somebody else changed rules.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use keelson_proxy_kernel::nft::Nftables as Kernel;
+use keelson_proxy_kernel::node::has_ipv6;
 use keelson_proxy_kernel::{Error, sysctl};
 use keelson_proxy_plan::model::{Change, Entry, Family};
 use keelson_proxy_plan::nft::services::{Live, stale, table};
@@ -12,9 +12,6 @@ use keelson_proxy_plan::nft::table::Table;
 use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::options::Options;
 use keelson_proxy_plan::state::State;
-
-/// Is there where the kernel knows IPv6.
-const IPV6: &str = "/proc/net/if_inet6";
 
 /// One family's table.
 struct Side {
@@ -37,7 +34,7 @@ impl Nftables {
     /// Connects to the kernel.
     pub(crate) fn new(options: &Options) -> Result<Self, Error> {
         let families = [Family::V4, Family::V6];
-        let here = |f: &Family| *f == Family::V4 || Path::new(IPV6).exists();
+        let here = |f: &Family| *f == Family::V4 || has_ipv6();
         let side = |family| Side {
             live: Live::new(family, options.clone()),
             frame: Arc::new(table(std::iter::empty(), family, options)),

@@ -129,6 +129,34 @@ impl Conntrack {
         let max = self.max_per_core.saturating_mul(cores).max(self.min);
         (self.max_per_core > 0).then_some(max)
     }
+
+    /// The sysctls to set on such a machine.
+    pub fn sysctls(&self, cores: u32) -> Vec<(&'static str, u64)> {
+        let seconds = |d: Duration| Some(d.as_secs()).filter(|s| *s > 0);
+        let all = [
+            ("nf_conntrack_max", self.max(cores).map(u64::from)),
+            (
+                "nf_conntrack_tcp_timeout_established",
+                seconds(self.tcp_established_timeout),
+            ),
+            (
+                "nf_conntrack_tcp_timeout_close_wait",
+                seconds(self.tcp_close_wait_timeout),
+            ),
+            (
+                "nf_conntrack_tcp_be_liberal",
+                self.tcp_be_liberal.then_some(1),
+            ),
+            ("nf_conntrack_udp_timeout", seconds(self.udp_timeout)),
+            (
+                "nf_conntrack_udp_timeout_stream",
+                seconds(self.udp_stream_timeout),
+            ),
+        ];
+        let set = all.into_iter();
+        set.filter_map(|(name, value)| Some((name, value?)))
+            .collect()
+    }
 }
 
 /// What is logged.

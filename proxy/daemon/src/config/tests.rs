@@ -331,6 +331,22 @@ fn modes_have_their_own_fields() {
     let conntrack = settings.conntrack;
     assert_eq!(conntrack.max(8), Some(262_144), "by cores");
     assert_eq!(conntrack.max(2), Some(131_072), "but at least");
+    let usual = [
+        ("nf_conntrack_max", 262_144),
+        ("nf_conntrack_tcp_timeout_established", 86_400),
+        ("nf_conntrack_tcp_timeout_close_wait", 3_600),
+    ];
+    assert_eq!(conntrack.sysctls(8), usual, "what is zero is left");
+    let liberal = Conntrack {
+        tcp_be_liberal: true,
+        udp_timeout: Duration::from_secs(30),
+        ..conntrack
+    };
+    let more = [
+        ("nf_conntrack_tcp_be_liberal", 1),
+        ("nf_conntrack_udp_timeout", 30),
+    ];
+    assert_eq!(liberal.sysctls(8), [&usual[..], &more].concat());
     assert_eq!(
         Conntrack {
             max_per_core: 0,

@@ -29,7 +29,8 @@ use keelson_proxy_plan::userspace::{
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use rules::{Side, clean};
+use crate::flows;
+use rules::Side;
 
 /// What could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -220,7 +221,10 @@ impl Userspace {
             }
         }
         if self.flows.as_ref() != Some(&flows) {
-            clean(flows.clone()).await?;
+            if !flows.is_empty() {
+                let wanted = flows.clone();
+                flows::end(move |flow| wanted.is_stale(flow)).await?;
+            }
             self.flows = Some(flows);
         }
         let over = self.open.extract_if(.., |l, _| !wanted.contains_key(l));

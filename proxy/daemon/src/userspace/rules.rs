@@ -1,9 +1,9 @@
 //! The rules of one family, in the kernel as they are wanted; and the flows that they had made.
 
-use keelson_proxy_kernel::{Error, conntrack, iptables};
+use keelson_proxy_kernel::{Error, iptables};
 use keelson_proxy_plan::iptables::Ruleset;
 use keelson_proxy_plan::model::Family;
-use keelson_proxy_plan::userspace::{Options, Redirected};
+use keelson_proxy_plan::userspace::Options;
 
 /// Rules of one family.
 pub(super) struct Side {
@@ -50,22 +50,4 @@ impl Side {
         self.applied = Some(want);
         Ok(())
     }
-}
-
-/// Removes flows to ports that are not there any more.
-pub(super) async fn clean(flows: Redirected) -> Result<(), Error> {
-    if flows.is_empty() {
-        return Ok(());
-    }
-    let clean = move || conntrack::clean_if(|flow| flows.is_stale(flow));
-    let done = tokio::task::spawn_blocking(clean).await;
-    // A panic there would be a bug; the next sync tries again.
-    let removed = done.map_err(|e| Error::Netlink {
-        action: "clean conntrack",
-        source: e.into(),
-    })??;
-    if removed > 0 {
-        tracing::info!(removed, "stale UDP flows removed");
-    }
-    Ok(())
 }

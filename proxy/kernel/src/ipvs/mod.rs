@@ -280,11 +280,6 @@ pub fn cleanup() -> Vec<Error> {
     errors
 }
 
-/// Whether the kernel has IPv6 here.
-pub fn has_ipv6() -> bool {
-    std::path::Path::new("/proc/sys/net/ipv6").exists()
-}
-
 fn fail(action: &'static str, object: impl ToString, source: io::Error) -> Error {
     Error::Ipvs {
         action,

@@ -15,22 +15,20 @@
 use super::rules::{Dropped, Masquerade, Rules, Treatment};
 use super::server::ServerKey;
 use crate::model::Family;
-use crate::nft::intervals::intervals;
+use crate::nft::parts::{
+    self, DSTNAT, GUARD, SRCNAT, first, itself, masquerade_marked, own_source, unserved,
+};
 use crate::nft::services::{Guard, HAIRPIN, PODS, Then, source};
 use crate::nft::table::{
-    Chain, Field, Holds, Hook, LOCAL, Load, Name, Part, Place, Rule, Set, Table, Value, Verdict,
-    Words, Writer, state,
+    Chain, Field, Holds, Hook, Load, Name, Part, Place, Rule, Set, Table, Value, Verdict, Words,
+    Writer,
 };
 use crate::options::Options;
 
-/// Before destinations are translated.
-const GUARD: i32 = -110;
 /// Before destinations are translated too: marks go by what a packet was sent to.
 const MARK: i32 = -105;
-/// Where destinations are translated, and before IPVS looks at this node's own packets (`NF_IP_PRI_NAT_DST + 2`).
-const DSTNAT: i32 = -100;
-/// Behind IPVS (`NF_IP_PRI_NAT_SRC - 1`), and where sources are translated.
-const BEHIND: i32 = 100;
+/// Behind IPVS (`NF_IP_PRI_NAT_SRC - 1`).
+const BEHIND: i32 = SRCNAT;
 
 /// The whole table of a family.
 pub fn table(rules: &Rules, family: Family, options: &Options) -> Table {
@@ -106,11 +104,6 @@ fn frame(family: Family, options: &Options) -> Table {
     let mut table = Table::new(family);
     let front = [Field::Address, Field::Protocol, Field::Port];
     let pair = [Field::Address, Field::Address];
-    let mut pods = Set::new(&[Field::Address], Holds::Nothing);
-    pods.intervals = true;
-    let nets = options.pod_nets(family);
-    let nets = intervals(nets.iter()).into_iter();
-    pods.elements.extend(nets.map(|i| (i, Value::None)));
     for (name, set) in [
         (GUARDS, Set::new(&front, Holds::Verdicts)),
         (SOURCES, Set::new(&front, Holds::Verdicts)),
@@ -120,7 +113,7 @@ fn frame(family: Family, options: &Options) -> Table {
         ),
         (BOUND, Set::new(&[Field::Address], Holds::Nothing)),
         (HAIRPIN, Set::new(&pair, Holds::Nothing)),
-        (PODS, pods),
+        (PODS, parts::nets(options.pod_nets(family).iter())),
     ] {
         table.sets.insert(name.into(), set);
     }
@@ -141,7 +134,7 @@ fn chains(options: &Options) -> Vec<(&'static str, Option<Hook>, Vec<Rule>)> {
     let key = || vec![Load::Destination, Load::Protocol, Load::Port];
     let decide = |map: &str| {
         let (key, map) = (key(), map.into());
-        vec![vec![new(), Part::Decide { key, map }]]
+        vec![vec![first(), Part::Decide { key, map }]]
     };
     let short = || Part::Translate {
         key: key(),
@@ -150,11 +143,6 @@ fn chains(options: &Options) -> Vec<(&'static str, Option<Hook>, Vec<Rule>)> {
     let insiders = source::insiders(options);
     let from_pods = insiders.map(|rule| [rule, vec![short()]].concat());
     let mark = Part::SetMark(options.masquerade_mark);
-    let own = Part::Is {
-        load: Load::SourceType,
-        bytes: LOCAL.to_ne_bytes().into(),
-        not: false,
-    };
     let outsiders = source::outsiders(options).unwrap_or_default();
     let (before, after) = (
         at(false, Place::Prerouting, GUARD),
@@ -189,11 +177,11 @@ fn chains(options: &Options) -> Vec<(&'static str, Option<Hook>, Vec<Rule>)> {
             None,
             vec![[outsiders, vec![mark.clone()]].concat()],
         ),
-        ("mask-own", None, vec![vec![own, mark]]),
+        ("mask-own", None, vec![vec![own_source(), mark]]),
         (
             "filter-input",
             at(false, Place::Input, BEHIND),
-            vec![unserved()],
+            vec![unserved(BOUND)],
         ),
         (
             "nat-postrouting",
@@ -203,41 +191,10 @@ fn chains(options: &Options) -> Vec<(&'static str, Option<Hook>, Vec<Rule>)> {
     ]
 }
 
-/// For a connection's first packet.
-fn new() -> Part {
-    Part::Bits {
-        load: Load::State,
-        mask: state::NEW,
-        not: false,
-    }
-}
-
-/// What IPVS left is for no service.
-fn unserved() -> Rule {
-    let bound = Part::In {
-        key: vec![Load::Destination],
-        set: BOUND.into(),
-        not: false,
-    };
-    vec![new(), bound, Part::Reject]
-}
-
 fn postrouting(options: &Options) -> Vec<Rule> {
-    let mark = options.masquerade_mark;
-    let marked = Part::Bits {
-        load: Load::Mark,
-        mask: mark,
-        not: false,
-    };
-    let itself = Part::In {
-        key: vec![Load::Source, Load::Destination],
-        set: HAIRPIN.into(),
-        not: false,
-    };
     vec![
-        // Cleared, so that a packet that comes by again (a tunnel) is not masked twice.
-        vec![marked, Part::ClearMark(mark), Part::Masquerade],
-        vec![itself, Part::Masquerade],
+        masquerade_marked(options.masquerade_mark),
+        vec![itself(), Part::Masquerade],
     ]
 }
 

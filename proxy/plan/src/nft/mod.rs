@@ -2,6 +2,7 @@
 //! of another ([`transaction`]), tables as text for people ([`render`]), and what a packet does in one ([`walk`]).
 
 pub mod intervals;
+pub mod parts;
 pub mod render;
 pub mod services;
 pub mod table;

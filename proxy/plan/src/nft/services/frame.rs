@@ -3,24 +3,18 @@
 use super::names::{CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS, clients};
 use super::source;
 use crate::model::Family;
-use crate::nft::intervals::intervals;
+use crate::nft::parts::{
+    self, DSTNAT, GUARD, SRCNAT, bits, first, itself, masquerade_marked, translated, unserved,
+};
 use crate::nft::table::{
-    Chain, Field, Holds, Hook, LOCAL, Load, Part, Place, Rule, Set, Table, Value, Verdict, state,
-    status,
+    Chain, Field, Holds, Hook, LOCAL, Load, Part, Place, Rule, Set, Table, Verdict, state, status,
 };
 use crate::options::{Options, loopback};
 
-/// Before destinations are translated.
-const GUARD: i32 = -110;
-/// Where destinations are translated (`NF_IP_PRI_NAT_DST`).
-const DSTNAT: i32 = -100;
 /// After destinations are translated.
 const REMEMBER: i32 = -90;
 /// Where packets are filtered (`NF_IP_PRI_FILTER`).
 const FILTER: i32 = 0;
-/// Where sources are translated (`NF_IP_PRI_NAT_SRC`).
-const SRCNAT: i32 = 100;
-
 /// The table without any service.
 pub(super) fn frame(family: Family, options: &Options) -> Table {
     let mut table = Table::new(family);
@@ -36,12 +30,7 @@ pub(super) fn frame(family: Family, options: &Options) -> Table {
         (PODS, options.pod_nets(family)),
         (NODE_PORT_NETS, options.node_port_nets(family)),
     ] {
-        let mut set = Set::new(&address, Holds::Nothing);
-        set.intervals = true;
-        let found = intervals(nets.iter());
-        set.elements
-            .extend(found.into_iter().map(|i| (i, Value::None)));
-        table.sets.insert(name.into(), set);
+        table.sets.insert(name.into(), parts::nets(nets.iter()));
     }
     table.sets.extend(clients());
     for node_port in [false, true] {
@@ -110,7 +99,7 @@ impl Frame<'_> {
             (
                 "filter-output",
                 at(false, Place::Output, FILTER),
-                vec![unserved()],
+                vec![unserved(CLUSTER_IPS)],
             ),
             (
                 "nat-postrouting",
@@ -123,7 +112,7 @@ impl Frame<'_> {
     fn guard(&self, without_loopback: bool) -> Vec<Rule> {
         let (addresses, nodes) = (Maps::of(false), Maps::of(true));
         let node = self.to_node(without_loopback);
-        let new = || vec![is_first()];
+        let new = || vec![first()];
         vec![
             [new(), vec![decide(&addresses, addresses.guards())]].concat(),
             [new(), node, vec![decide(&nodes, nodes.guards())]].concat(),
@@ -156,17 +145,12 @@ impl Frame<'_> {
 
     /// The same order as when the path was chosen: what was chosen for those from outside is remembered apart.
     fn remember(&self, prerouting: bool) -> Vec<Rule> {
-        let translated = Part::Bits {
-            load: Load::Status,
-            mask: status::DNAT,
-            not: false,
-        };
         let rule = |from: Rule, maps: Maps, outside| {
             let decide = Part::Decide {
                 key: maps.original_key(),
                 map: maps.remember(outside),
             };
-            [vec![is_first(), translated.clone()], from, vec![decide]].concat()
+            [vec![first(), translated()], from, vec![decide]].concat()
         };
         let from_outside = || source::outsiders(self.options).unwrap_or_default();
         let mut rules = Vec::new();
@@ -211,7 +195,7 @@ impl Frame<'_> {
         }
         let net = loopback(self.family);
         let within = |load, not| Part::Within { load, net, not };
-        let bits = |load, mask| Part::Bits {
+        let none_of = |load, mask| Part::Bits {
             load,
             mask,
             not: true,
@@ -224,8 +208,8 @@ impl Frame<'_> {
             },
             within(Load::Destination, false),
             within(Load::Source, true),
-            bits(Load::State, state::ESTABLISHED | state::RELATED),
-            bits(Load::Status, status::DNAT),
+            none_of(Load::State, state::ESTABLISHED | state::RELATED),
+            none_of(Load::Status, status::DNAT),
             Part::Verdict(Verdict::Drop),
         ]]
     }
@@ -233,59 +217,19 @@ impl Frame<'_> {
     /// A packet that conntrack can't place is not translated back: its receiver would see a stranger and reset
     /// the connection.
     fn forward(&self) -> Vec<Rule> {
-        let invalid = Part::Bits {
-            load: Load::State,
-            mask: state::INVALID,
-            not: false,
-        };
+        let invalid = bits(Load::State, state::INVALID);
         let mut drop = vec![invalid];
         drop.extend(source::insiders(self.options).unwrap_or_default());
         drop.push(Part::Verdict(Verdict::Drop));
-        vec![drop, unserved()]
+        vec![drop, unserved(CLUSTER_IPS)]
     }
 
     fn postrouting(&self) -> Vec<Rule> {
-        let mark = self.options.masquerade_mark;
-        let marked = Part::Bits {
-            load: Load::Mark,
-            mask: mark,
-            not: false,
-        };
-        let translated = Part::Bits {
-            load: Load::Status,
-            mask: status::DNAT,
-            not: false,
-        };
-        let itself = Part::In {
-            key: vec![Load::Source, Load::Destination],
-            set: HAIRPIN.into(),
-            not: false,
-        };
         vec![
-            // Cleared, so that a packet that comes by again (a tunnel) is not masked twice.
-            vec![marked, Part::ClearMark(mark), Part::Masquerade],
-            vec![translated, itself, Part::Masquerade],
+            masquerade_marked(self.options.masquerade_mark),
+            vec![translated(), itself(), Part::Masquerade],
         ]
     }
-}
-
-/// Matches a connection's first packet.
-fn is_first() -> Part {
-    Part::Bits {
-        load: Load::State,
-        mask: state::NEW,
-        not: false,
-    }
-}
-
-/// What is still for a cluster address here is for none of its services.
-fn unserved() -> Rule {
-    let stray = Part::In {
-        key: vec![Load::Destination],
-        set: CLUSTER_IPS.into(),
-        not: false,
-    };
-    vec![is_first(), stray, Part::Reject]
 }
 
 fn decide(maps: &Maps, map: crate::nft::table::Name) -> Part {

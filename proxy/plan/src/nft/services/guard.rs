@@ -3,11 +3,10 @@
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use super::path::own_source;
 use super::source;
 use crate::model::Family;
-use crate::nft::intervals::intervals;
-use crate::nft::table::{Field, Holds, Load, Name, Part, Rule, Set, Value, Verdict};
+use crate::nft::parts::{self, own_source};
+use crate::nft::table::{Load, Name, Part, Rule, Set, Verdict};
 use crate::options::Options;
 
 /// What becomes of packets for a front.
@@ -63,12 +62,8 @@ impl Guard {
     /// That set, as far as it is of a family.
     pub fn set(&self, family: Family) -> Option<Set> {
         let ranges = self.ranges.as_ref()?;
-        let mut set = Set::new(&[Field::Address], Holds::Nothing);
-        set.intervals = true;
-        let found = intervals(ranges.iter().filter(|n| Family::of(&n.addr()) == family));
-        set.elements
-            .extend(found.into_iter().map(|i| (i, Value::None)));
-        Some(set)
+        let mine = |n: &&IpNet| Family::of(&n.addr()) == family;
+        Some(parts::nets(ranges.iter().filter(mine)))
     }
 
     /// The chain's rules.

@@ -3,7 +3,8 @@
 
 use super::names::{AFFINITY, AFFINITY_LOCAL, Maps};
 use super::source;
-use crate::nft::table::{LOCAL, Load, Name, Part, Rule};
+use crate::nft::parts::own_source;
+use crate::nft::table::{Load, Name, Part, Rule};
 use crate::options::Options;
 
 /// Whose packets are masqueraded.
@@ -135,13 +136,4 @@ impl Sticky {
 /// Who asks for what.
 fn client() -> Vec<Load> {
     vec![Load::Source, Load::Destination, Load::Protocol, Load::Port]
-}
-
-/// From one of this machine's addresses.
-pub(super) fn own_source() -> Part {
-    Part::Is {
-        load: Load::SourceType,
-        bytes: LOCAL.to_ne_bytes().into(),
-        not: false,
-    }
 }
