@@ -7,7 +7,7 @@ use std::sync::Arc;
 use keelson_proxy_kernel::nft::Nftables as Kernel;
 use keelson_proxy_kernel::{Error, sysctl};
 use keelson_proxy_plan::model::{Change, Entry, Family};
-use keelson_proxy_plan::nft::services::{Live, stale, table};
+use keelson_proxy_plan::nft::services::{Live, TABLE, stale, table};
 use keelson_proxy_plan::nft::table::Table;
 use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::options::Options;
@@ -98,7 +98,7 @@ impl Nftables {
             let (kernel, entries) = (self.kernel.clone(), entries.clone());
             let (family, options) = (side.live.family(), self.options.clone());
             let transaction = blocking(move || {
-                let have = kernel.read(family)?;
+                let have = kernel.read(TABLE, family)?;
                 let want = table(entries.iter(), family, &options);
                 let mut transaction = Transaction::between(have.as_ref(), &want);
                 if have.is_some() && !transaction.anew {
@@ -125,7 +125,7 @@ impl Nftables {
         let removed = self
             .sides
             .iter()
-            .map(|s| self.kernel.remove(s.live.family()));
+            .map(|s| self.kernel.remove(TABLE, s.live.family()));
         removed.filter_map(Result::err).collect()
     }
 }
