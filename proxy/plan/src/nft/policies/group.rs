@@ -9,15 +9,18 @@ use crate::policy::model::{Direction, PortRange};
 
 /// A set of pods, as far as it is of a family.
 pub(super) fn set(of: &AddressSet, family: Family) -> Set {
-    let with_port = [Field::Address, Field::Protocol, Field::Port];
-    let key = match of.key.port {
-        None => &[Field::Address][..],
-        Some(_) => &with_port,
-    };
-    let mut set = Set::new(key, Holds::Nothing);
+    let mut set = Set::new(key(of.key.port.is_some()), Holds::Nothing);
     let ours = of.elements.iter().filter(|e| is_of(e, family));
     set.elements.extend(ours.map(|e| (element(e), Value::None)));
     set
+}
+
+/// The fields of a set of pods, or of their ports of a name.
+pub(super) fn key(with_port: bool) -> &'static [Field] {
+    match with_port {
+        false => &[Field::Address],
+        true => &[Field::Address, Field::Protocol, Field::Port],
+    }
 }
 
 /// Whether an element is of a family.

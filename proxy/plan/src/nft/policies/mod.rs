@@ -33,9 +33,10 @@ pub use names::{EGRESS, INGRESS, ITSELF};
 
 use std::net::IpAddr;
 
-use super::table::{Chain, Name, Table, Value, Words, Writer};
+use super::table::{Chain, Holds, Name, Set, Table, Value, Words, Writer};
 use crate::model::Family;
 use crate::policy::compiled::{Compiled, Membership};
+use crate::policy::diff::Delta;
 use crate::policy::model::Direction;
 
 /// The table's name, in the family `ip` and in `ip6`.
@@ -66,9 +67,15 @@ pub fn table(compiled: &Compiled, family: Family) -> Table {
     table
 }
 
-/// The table without any policy: the forms of its sets.
-pub fn empty(family: Family) -> Table {
-    frame::frame(family)
+/// The forms of all sets whose elements a change may touch: a table without elements and rules of policies.
+pub fn forms(delta: &Delta, family: Family) -> Table {
+    let mut table = frame::frame(family);
+    for (id, elements) in delta.elements_added.iter().chain(&delta.elements_removed) {
+        let with_port = elements.iter().any(|e| e.port.is_some());
+        let form = Set::new(group::key(with_port), Holds::Nothing);
+        table.sets.insert(names::set(id), form);
+    }
+    table
 }
 
 fn of_family<'a, V: 'a>(

@@ -21,7 +21,7 @@ pub(crate) struct Rendered {
 
 impl Rendered {
     pub(crate) fn new() -> Self {
-        let side = |family| (Live::new(family), empty(family));
+        let side = |family| (Live::new(family), table(&Compiled::default(), family));
         Self {
             sides: [Family::V4, Family::V6].map(side),
         }
@@ -40,6 +40,15 @@ impl Rendered {
             let whole = Transaction::between(Some(have), &want);
             assert!(!whole.anew);
             assert_eq!(whole.apply(Some(have.clone())).as_ref(), Ok(&want));
+            let forms = forms(delta, family);
+            let form = |set| forms.sets.get(set).or(transaction.add_sets.get(set));
+            let touched = transaction.add_elements.keys();
+            for set in touched.chain(transaction.delete_elements.keys()) {
+                assert!(
+                    form(set).is_some_and(|f| f.same_form(&want.sets[set])),
+                    "{set}"
+                );
+            }
             let now = transaction.apply(Some(have.clone())).expect("applies");
             assert!(now == want, "{now}\n{want}");
             assert!(Transaction::between(Some(&now), &want).is_empty());
