@@ -1,4 +1,5 @@
-//! The service proxy: watches Services and EndpointSlices, lets the plan decide, writes what differs.
+//! The service proxy: watches Services and EndpointSlices, lets the plan decide, writes what differs. Beside it
+//! [`policy`] does the same for NetworkPolicies.
 //!
 //! ```text
 //! watch -> State -> (coalesce) -> what changed -> transaction -> kernel (nftables or iptables) -> conntrack
@@ -6,6 +7,8 @@
 
 mod backend;
 mod feed;
+pub mod policy;
+mod tables;
 
 use std::time::Duration;
 
@@ -16,6 +19,8 @@ pub use keelson_proxy_plan::options::{Options, Pods};
 use keelson_proxy_plan::state::{Here, State};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+pub use tables::Ruleset;
 
 use backend::Backend;
 use feed::{Feed, Watched};
@@ -45,6 +50,8 @@ pub struct Config {
     pub coalesce: Duration,
     /// How often it is looked whether others changed our rules, to mend them.
     pub resync: Duration,
+    /// Who changed rules, ours or others: shared by all that write nftables in this process.
+    pub ruleset: Ruleset,
 }
 
 impl Default for Config {
@@ -55,6 +62,7 @@ impl Default for Config {
             rules: Options::default(),
             coalesce: Duration::from_millis(5),
             resync: Duration::from_secs(10),
+            ruleset: Ruleset::default(),
         }
     }
 }
@@ -86,7 +94,9 @@ pub async fn run(
 
 /// Removes all chains and rules of ours. Goes on after errors and gives them all.
 pub async fn cleanup() -> Vec<keelson_proxy_kernel::Error> {
-    Backend::cleanup(&Config::default()).await
+    let mut errors = Backend::cleanup(&Config::default()).await;
+    errors.extend(policy::cleanup());
+    errors
 }
 
 struct Proxy {

@@ -30,8 +30,8 @@ impl Backend {
         let iptables = || Kind::Iptables(Iptables::new(config));
         let kind = match config.mode {
             Mode::Iptables => iptables(),
-            Mode::Nftables => Kind::Nftables(Nftables::new(&config.rules)?),
-            Mode::Auto => match Nftables::new(&config.rules) {
+            Mode::Nftables => Kind::Nftables(Nftables::new(config)?),
+            Mode::Auto => match Nftables::new(config) {
                 Ok(nftables) => Kind::Nftables(nftables),
                 Err(error) => {
                     tracing::warn!(%error, "no nftables in this kernel: services go by iptables");
@@ -106,7 +106,7 @@ impl Backend {
         match self.kind {
             Kind::Nftables(_) if !keelson_proxy_kernel::iptables::is_installed() => Vec::new(),
             Kind::Nftables(_) => Iptables::new(&self.config).cleanup().await,
-            Kind::Iptables(_) => match Nftables::new(&self.config.rules) {
+            Kind::Iptables(_) => match Nftables::new(&self.config) {
                 Ok(nftables) => nftables.cleanup(),
                 Err(_) => Vec::new(),
             },
@@ -115,7 +115,7 @@ impl Backend {
 
     /// Removes all that any mode puts into the kernel.
     pub(crate) async fn cleanup(config: &Config) -> Vec<Error> {
-        let mut errors = match Nftables::new(&config.rules) {
+        let mut errors = match Nftables::new(config) {
             Ok(nftables) => nftables.cleanup(),
             Err(error) => vec![error],
         };
