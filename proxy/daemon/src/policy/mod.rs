@@ -111,3 +111,41 @@ impl Enforcer {
 pub fn cleanup() -> Vec<keelson_proxy_kernel::Error> {
     tables::remove(TABLE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test]
+    async fn without_the_api_no_pod_starts_and_the_error_says_why() {
+        // Nobody listens there.
+        let nowhere = "http://127.0.0.1:1".parse().expect("address");
+        let client = kube::Client::try_from(kube::Config::new(nowhere)).expect("client");
+        let config = Config {
+            node_name: "me".into(),
+            patience: Duration::from_secs(1),
+            ..Config::default()
+        };
+        let (enforcer, engine) = new(config);
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(engine.run(client, shutdown.clone()));
+        let pod = Pod::default();
+        let error = enforcer.enforce(&pod, &[[10, 42, 0, 2].into()]).await;
+        let error = error.expect_err("nothing is known").to_string();
+        assert!(
+            error.contains("waiting for the list of networkpolicies ("),
+            "{error}"
+        );
+        shutdown.cancel();
+        running.await.expect("task").expect("ends");
+        let error = enforcer
+            .enforce(&pod, &[])
+            .await
+            .expect_err("nobody is there");
+        assert!(
+            error.to_string().contains("not enforced any more"),
+            "{error}"
+        );
+    }
+}
