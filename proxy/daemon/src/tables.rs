@@ -69,22 +69,25 @@ impl Tables {
         Ok(all.others)
     }
 
-    /// Whether somebody else changed rules since [`Self::read`].
+    /// What is read from now on is known: what others change after this is drift.
+    pub(crate) fn look(&mut self) -> Result<(), Error> {
+        self.seen = Some(self.others()?);
+        Ok(())
+    }
+
+    /// Whether somebody else changed rules since [`Self::look`].
     pub(crate) fn drifted(&self) -> bool {
         let now = self.others().ok();
         self.seen.is_some() && self.seen != now
     }
 
-    /// Reads what it must from the kernel's tables: what others change from now on is drift.
+    /// Reads from the kernel's tables.
     pub(crate) async fn read<T: Send + 'static>(
-        &mut self,
+        &self,
         f: impl FnOnce(&Kernel) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let seen = self.others()?;
         let kernel = self.kernel.clone();
-        let read = blocking(move || f(&kernel)).await?;
-        self.seen = Some(seen);
-        Ok(read)
+        blocking(move || f(&kernel)).await
     }
 
     /// Carries out a transaction, if it changes anything; `forms` has the forms of sets whose elements change.

@@ -530,6 +530,19 @@ fn a_restart_writes_nothing_and_a_change_its_own() {
             assert_eq!(have.as_ref(), Some(&want), "nothing more and nothing less");
         }
         assert_eq!(kernel.generation().expect("generation"), before);
+        // Somebody takes the table away: changes to it are refused, each by itself, and the next look tells the truth.
+        kernel.remove(policies::TABLE, Family::V4).expect("remove");
+        let want = policies::table(&compiled, Family::V4);
+        let mut change = Transaction::between(None, &want);
+        (change.add_sets, change.add_chains) = Default::default();
+        let refused = kernel.apply(&change, &want);
+        assert!(refused.is_err(), "there are no such sets");
+        let have = kernel.read(policies::TABLE, Family::V4).expect("read");
+        assert_eq!(have, None);
+        let whole = Transaction::between(None, &want);
+        kernel.apply(&whole, &want).expect("made again");
+        let have = kernel.read(policies::TABLE, Family::V4).expect("read");
+        assert_eq!(have, Some(want));
         for family in FAMILIES {
             kernel.remove(policies::TABLE, family).expect("remove");
             let have = kernel.read(policies::TABLE, family).expect("read");

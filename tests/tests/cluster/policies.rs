@@ -72,7 +72,15 @@ pub(crate) fn between_pods(bed: &Bed) {
             node.space.enter(|| get(to, "/")).unwrap();
         }
     }
+    // What others take away comes back: by the next look, or with the next change.
+    for node in &bed.nodes {
+        node.sh("nft delete table ip keelson-policy");
+    }
+    for shell in shells {
+        expect(bed, shell, &to, false);
+    }
     bed.kubectl("label pod shell-n1 role=friend");
+    bed.nodes[0].sh("nft delete table ip keelson-policy");
     bed.apply(&ingress(Some("friend")));
     expect(bed, "shell-n1", &to, true);
     expect(bed, "shell-n2", &to, false);

@@ -73,6 +73,7 @@ impl Nftables {
         if self.options.node_ports_on_loopback(Family::V4) {
             sysctl::enable(sysctl::ROUTE_LOCALNET)?;
         }
+        self.tables.look()?;
         let entries: Arc<Vec<Entry>> = Arc::new(state.all().flatten().collect());
         for side in &mut self.sides {
             side.live.reset(entries.iter());

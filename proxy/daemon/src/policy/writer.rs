@@ -6,6 +6,7 @@ use keelson_proxy_kernel::{Error, sysctl};
 use keelson_proxy_plan::model::Family;
 use keelson_proxy_plan::nft::policies::{Live, TABLE, forms, table};
 use keelson_proxy_plan::nft::transaction::Transaction;
+use keelson_proxy_plan::policy::diff::Delta;
 use keelson_proxy_plan::policy::state::State;
 
 use crate::tables::{self, Ruleset, Tables};
@@ -80,13 +81,8 @@ impl Writer {
     pub(super) async fn sync(&mut self, state: &mut State) -> Result<(), Error> {
         let delta = state.sync();
         let before = std::mem::replace(&mut self.stand, Stand::Unknown);
-        if before == Stand::Synced {
-            let change = |live: &mut Live| (live.update(&delta), forms(&delta, live.family()));
-            let changes: Vec<_> = self.sides.iter_mut().map(change).collect();
-            for (transaction, forms) in changes {
-                self.tables()?.write(transaction, Arc::new(forms)).await?;
-            }
-        } else {
+        let is_written = before == Stand::Synced && self.change(&delta).await;
+        if !is_written {
             self.bridges.filter();
             self.whole(state).await?;
         }
@@ -94,10 +90,27 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes what changed; false if that does not fit any more what is there.
+    async fn change(&mut self, delta: &Delta) -> bool {
+        let change = |live: &mut Live| (live.update(delta), forms(delta, live.family()));
+        let changes: Vec<_> = self.sides.iter_mut().map(change).collect();
+        for (transaction, forms) in changes {
+            let Ok(tables) = self.tables() else {
+                return false;
+            };
+            if let Err(error) = tables.write(transaction, Arc::new(forms)).await {
+                tracing::info!(%error, "the policies' table was changed by others: it is read back");
+                return false;
+            }
+        }
+        true
+    }
+
     async fn whole(&mut self, state: &State) -> Result<(), Error> {
         self.sides
             .iter_mut()
             .for_each(|live| live.reset(state.compiled()));
+        self.tables()?.look()?;
         for family in self.families() {
             let tables = self.tables()?;
             let want = Arc::new(table(state.compiled(), family));

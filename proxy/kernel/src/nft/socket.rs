@@ -115,6 +115,8 @@ impl Batch {
             for answer in answers(&buffer) {
                 if let Some(error) = answer.error() {
                     let what = self.what.get(answer.sequence as usize).cloned();
+                    // One wrong thing is answered for all that builds on it.
+                    forget(socket);
                     return Err(Error::Nftables {
                         what: what.unwrap_or_default(),
                         source: error,
@@ -155,6 +157,8 @@ impl Connection {
         body: &[u8],
     ) -> io::Result<Option<Vec<Vec<u8>>>> {
         let socket = &self.0;
+        // An answer that somebody did not wait for must not be taken for ours.
+        forget(socket);
         let mut bytes = Vec::new();
         let whole = [&wire::generic(family, 0), body].concat();
         message(
@@ -181,6 +185,14 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+/// Drops answers that are there.
+fn forget(socket: &Socket) {
+    let mut buffer = Vec::with_capacity(BUFFER);
+    while socket.recv(&mut buffer, libc::MSG_DONTWAIT).is_ok() {
+        buffer.clear();
     }
 }
 
