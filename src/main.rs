@@ -12,6 +12,7 @@ mod memory;
 mod node;
 mod options;
 mod pinning;
+mod policy;
 mod pressure;
 mod proxy;
 mod rotate;

@@ -24,6 +24,7 @@ use crate::machine;
 use crate::memory;
 use crate::options::{AgentOptions, NodeOptions};
 use crate::pinning;
+use crate::policy::Guard;
 use crate::pressure;
 use crate::rotate;
 
@@ -158,7 +159,7 @@ pub(crate) fn certs(serving: &Issued) -> anyhow::Result<Arc<Certs>> {
     Ok(Arc::new(certs.context("read the serving certificate")?))
 }
 
-/// Starts agent and proxy.
+/// Starts agent, proxy and enforcement of policies.
 pub(crate) fn spawn(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     node: Node,
@@ -169,12 +170,19 @@ pub(crate) fn spawn(
         health_check_addresses: node.ips.borrow().clone(),
         ..proxy_config(&node.name, &node.cluster)
     };
+    let (enforcer, policies) = keelson_proxy::policy::new(keelson_proxy::policy::Config {
+        node_name: node.name.clone(),
+        ruleset: proxy.ruleset.clone(),
+        ..keelson_proxy::policy::Config::default()
+    });
+    tasks.spawn(policies.run(node.proxy_client.clone(), shutdown.clone()));
     tasks.spawn(keelson_proxy::run(
         proxy,
         node.proxy_client.clone(),
         shutdown.clone(),
     ));
-    let config = agent_config(&node)?;
+    let mut config = agent_config(&node)?;
+    config.network_guard = Some(Arc::new(Guard(enforcer)));
     install_plugin(config.cni_bin_dirs.first())?;
     tasks.spawn(keelson_agent::run(config, node.client, shutdown.clone()));
     Ok(())

@@ -20,7 +20,7 @@ use crate::shared::chain;
 use crate::volumes::Job;
 use crate::worker::Worker;
 use crate::{
-    container, devices, files, holder, hooks, images, kill, resize, sources, sync, volumes,
+    container, devices, files, holder, hooks, images, kill, network, resize, sources, sync, volumes,
 };
 
 /// When a container that could not be made is tried again: what it lacks may appear at any time.
@@ -158,7 +158,10 @@ impl Worker {
                         return Ok(shared.config.ips());
                     };
                     let added = shared.cni.add(&Attachment::from_pod(&pod, netns)).await;
-                    added.map(|a| a.ips).map_err(|e| chain(&e))
+                    let ips = added.map_err(|e| chain(&e))?.ips;
+                    failpoint::pass("addresses given");
+                    network::guard(&shared, &pod, &ips).await?;
+                    Ok(ips)
                 };
                 let processes = async {
                     match share {
@@ -193,6 +196,9 @@ impl Worker {
                 .del(&Attachment::from_pod(&pod, netns))
                 .await
                 .map_err(|e| chain(&e));
+            if let (Ok(()), Some(guard)) = (&network, &shared.config.network_guard) {
+                guard.removed(&pod);
+            }
             failpoint::pass("network removed");
             let namespaces = shared
                 .runtime

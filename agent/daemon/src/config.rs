@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::core::v1::Taint;
 use keelson_agent_io::cni::Cni;
 use keelson_agent_plan::eviction::{self, Settings, Threshold};
@@ -30,6 +32,16 @@ pub struct Serving {
     pub certs: Arc<Certs>,
     /// Who signs client certificates, PEM.
     pub client_ca_pem: String,
+}
+
+/// Who restricts pods' networks. The agent knows nothing of how: whoever runs it gives it one.
+pub trait NetworkGuard: Send + Sync {
+    /// The network plugin gave a pod these addresses; none of its processes runs before this ends. An error is told as
+    /// the network's are, and it is tried again. Asked again of pods that are found when the agent starts.
+    fn added(&self, pod: &Pod, ips: &[IpAddr]) -> BoxFuture<'static, Result<(), String>>;
+
+    /// The network plugin took the pod's addresses back.
+    fn removed(&self, pod: &Pod);
 }
 
 /// When pods must go so that the node lives.
@@ -118,6 +130,8 @@ pub struct Config {
     pub cni_conf_dir: PathBuf,
     /// CNI plugins.
     pub cni_bin_dirs: Vec<PathBuf>,
+    /// Who restricts pods' networks before their processes start; none: nobody does.
+    pub network_guard: Option<Arc<dyn NetworkGuard>>,
     /// Name of the bridge in the CNI configuration that the agent writes when there is no other. `None`:
     /// it writes none.
     pub cni_bridge: Option<String>,
@@ -216,6 +230,7 @@ impl Config {
             etc_dir: "/etc".into(),
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            network_guard: None,
             cni_bridge: Some("keelson0".into()),
             overlay: true,
             containerd_socket: "/run/containerd/containerd.sock".into(),

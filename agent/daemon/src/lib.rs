@@ -56,7 +56,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 pub use cleanup::cleanup;
-pub use config::{Config, Eviction, Pinning, Serving};
+pub use config::{Config, Eviction, NetworkGuard, Pinning, Serving};
 pub use doctor::Doctor;
 pub use keelson_dbus::is_running as under_systemd;
 pub use keelson_runtime::{Driver, Handler};

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use keelson_overlay as overlay;
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
@@ -54,6 +55,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     tokio::select! {
         () = follow => {}
         () = async { routes.await; shared.shutdown.cancelled().await } => {}
+    }
+}
+
+/// Sees to it that a pod with these addresses is restricted as it must be.
+pub(crate) async fn guard(shared: &Shared, pod: &Pod, ips: &[IpAddr]) -> Result<(), String> {
+    match &shared.config.network_guard {
+        Some(guard) => guard.added(pod, ips).await,
+        None => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the runtime's containers (and what outlived the last agent) to what the plan reads.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use keelson_runtime::{Container, Kind, State, container_cgroup};
 
 use crate::shared::chain;
 use crate::worker::Worker;
-use crate::{files, resize};
+use crate::{files, network, resize};
 
 /// Label that keeps a container's image reference: what the status shows as `imageID`.
 pub(crate) const IMAGE_LABEL: &str = "keelson.io/image-ref";
@@ -87,8 +88,33 @@ impl Worker {
                 _ => return part(),
             },
         };
+        if made.netns.is_some() && !self.is_guarded(&ips).await {
+            return part();
+        }
         self.netns = made.netns;
         Stage::Ready(Sandbox { created, ips })
+    }
+
+    /// Whether a pod that was found is restricted as it must be. What ran already goes on, whatever the answer: nothing
+    /// is known of the cluster yet, and the rules are as they were.
+    async fn is_guarded(&self, ips: &[IpAddr]) -> bool {
+        let (shared, pod, ips) = (self.shared.clone(), self.pod.clone(), ips.to_vec());
+        let guarded = async move {
+            let done = network::guard(&shared, &pod, &ips).await;
+            if let Err(error) = &done {
+                tracing::warn!(
+                    pod = pod.metadata.name,
+                    error,
+                    "network of a pod that was found"
+                );
+            }
+            done.is_ok()
+        };
+        if self.observed.containers.is_empty() {
+            return guarded.await;
+        }
+        tokio::spawn(guarded);
+        true
     }
 
     /// A container that was ready and started before the agent was away stays so until its probes say

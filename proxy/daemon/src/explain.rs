@@ -11,7 +11,7 @@ use keelson_proxy_kernel::{conntrack, iptables, node};
 use keelson_proxy_plan::explain::{Names, report, service};
 use keelson_proxy_plan::iptables::ruleset;
 use keelson_proxy_plan::model::{Entry, Family, Protocol};
-use keelson_proxy_plan::nft::services::table;
+use keelson_proxy_plan::nft::services::{TABLE, table};
 use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::nft::walk;
 use keelson_proxy_plan::packet::{self, Packet};
@@ -71,7 +71,7 @@ pub async fn connection(
         );
     }
     let family = Family::of(&destination);
-    let live = Nftables::open()?.read(family)?;
+    let live = Nftables::open()?.read(TABLE, family)?;
     let live = live.context(
         "this node has no nftables table keelson-proxy: explain walks the nftables mode only",
     )?;
@@ -96,7 +96,7 @@ pub async fn diff(config: &Config, client: &Client) -> anyhow::Result<String> {
     let mut out = String::new();
     let mut found = false;
     for family in [Family::V4, Family::V6] {
-        let Some(have) = kernel.read(family)? else {
+        let Some(have) = kernel.read(TABLE, family)? else {
             continue;
         };
         found = true;

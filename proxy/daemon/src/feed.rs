@@ -31,6 +31,8 @@ pub(crate) enum Change<K> {
 pub(crate) struct Feed {
     /// A first list was complete.
     pub(crate) complete: bool,
+    /// Why the watch does not go on, while it doesn't.
+    pub(crate) error: Option<String>,
     listing: Names,
 }
 
@@ -42,6 +44,7 @@ impl Feed {
         mut apply: impl FnMut(Change<K>) -> bool,
     ) -> bool {
         let name = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
+        self.error = event.as_ref().err().map(ToString::to_string);
         match event {
             Ok(watcher::Event::Apply(object)) => apply(Change::Set(object)),
             Ok(watcher::Event::Delete(object)) => {

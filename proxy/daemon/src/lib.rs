@@ -1,4 +1,5 @@
-//! The service proxy: watches Services and EndpointSlices, lets the plan decide, writes what differs.
+//! The service proxy: watches Services and EndpointSlices, lets the plan decide, writes what differs. Beside it
+//! [`policy`] does the same for NetworkPolicies.
 //!
 //! ```text
 //! watch -> State -> (coalesce) -> what changed -> transaction -> kernel (nftables or iptables) -> conntrack
@@ -13,6 +14,8 @@ mod flows;
 pub mod health;
 mod http;
 pub mod metrics;
+pub mod policy;
+mod tables;
 pub mod userspace;
 
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +32,8 @@ use kube::runtime::watcher;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+pub use tables::Ruleset;
 
 use backend::Backend;
 pub use backend::IpvsConfig;
@@ -52,6 +57,8 @@ pub struct Config {
     pub coalesce: Duration,
     /// How often it is looked whether others changed our rules, to mend them; `None`: as suits the mode.
     pub resync: Option<Duration>,
+    /// Who changed rules, ours or others: shared by all that write nftables in this process.
+    pub ruleset: Ruleset,
     /// What only the userspace mode needs.
     pub userspace: userspace::Config,
     /// What only the IPVS mode needs.
@@ -87,6 +94,7 @@ impl Default for Config {
             rules: Options::default(),
             coalesce: Duration::from_millis(5),
             resync: None,
+            ruleset: Ruleset::default(),
             userspace: userspace::Config::default(),
             ipvs: IpvsConfig::default(),
             health_check_addresses: Vec::new(),
@@ -141,6 +149,7 @@ pub async fn run(
 /// them all.
 pub async fn cleanup() -> Vec<keelson_proxy_kernel::Error> {
     let mut errors = Backend::cleanup(&Config::default()).await;
+    errors.extend(policy::cleanup());
     errors.extend(keelson_proxy_kernel::loopback::hold(&[]).await.err());
     errors
 }

@@ -6,6 +6,27 @@ use crate::Error;
 /// `KUBE-FIREWALL` chain shuts what this opens.
 pub const ROUTE_LOCALNET: &str = "net.ipv4.conf.all.route_localnet";
 
+/// Packets between ports of a bridge meet IPv4's rules, and IPv6's. There only with the module `br_netfilter`.
+const BRIDGES: [&str; 2] = [
+    "net.bridge.bridge-nf-call-iptables",
+    "net.bridge.bridge-nf-call-ip6tables",
+];
+
+/// Lets what goes between pods of one bridge meet rules; `may_load`: loads `br_netfilter` if it is missing.
+pub fn filter_bridges(may_load: bool) -> Result<(), Error> {
+    let enable_all = || BRIDGES.iter().try_for_each(|name| enable(name));
+    match enable_all() {
+        Err(_) if may_load => {
+            // Where it fails the files are missing still, which is what is told.
+            let _ = std::process::Command::new("modprobe")
+                .arg("br_netfilter")
+                .output();
+            enable_all()
+        }
+        other => other,
+    }
+}
+
 /// Sets a parameter to 1 if it is 0.
 pub fn enable(name: &str) -> Result<(), Error> {
     change(name, |now| (now == "0").then_some(1))

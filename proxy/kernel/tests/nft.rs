@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use keelson_proxy_kernel::nft::Nftables;
 use keelson_proxy_plan::model::{Entry, Family};
-use keelson_proxy_plan::nft::services::{Live, table};
+use keelson_proxy_plan::nft::services::{Live, TABLE, table};
 use keelson_proxy_plan::nft::table::Table;
 use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::options::{Options, Pods};
@@ -134,7 +134,7 @@ fn what_is_written_is_read_back_and_listed() {
         let kernel = Nftables::open().expect("socket");
         let state = state();
         for family in [Family::V4, Family::V6] {
-            assert!(kernel.read(family).expect("read").is_none());
+            assert!(kernel.read(TABLE, family).expect("read").is_none());
             let want = wanted(&state, family);
             kernel
                 .apply(&Transaction::between(None, &want), &want)
@@ -152,8 +152,8 @@ fn what_is_written_is_read_back_and_listed() {
             assert!(listed.contains(word), "{word} in {listed}");
         }
         for family in [Family::V4, Family::V6] {
-            kernel.remove(family).expect("remove");
-            kernel.remove(family).expect("again");
+            kernel.remove(TABLE, family).expect("remove");
+            kernel.remove(TABLE, family).expect("again");
         }
         assert_eq!(nft("list ruleset"), "");
     });

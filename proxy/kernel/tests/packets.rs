@@ -13,7 +13,7 @@ use keelson_proxy_kernel::{conntrack, iptables, nft, sysctl};
 use keelson_proxy_plan::conntrack::Wanted;
 use keelson_proxy_plan::iptables::{self as rules, Ruleset, ruleset};
 use keelson_proxy_plan::model::{Entry, Family};
-use keelson_proxy_plan::nft::services::table;
+use keelson_proxy_plan::nft::services::{TABLE, table};
 use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::options::{Options, Pods};
 use keelson_proxy_plan::state::State;
@@ -193,13 +193,16 @@ impl Bed {
         let want = table(entries.iter(), Family::V4, &options);
         inside(&self.ns("node"), move || {
             let kernel = nft::Nftables::open().expect("socket");
-            let have = kernel.read(Family::V4).expect("read");
+            let have = kernel.read(TABLE, Family::V4).expect("read");
             let transaction = Transaction::between(have.as_ref(), &want);
             assert!(!transaction.anew, "the table's form is read back");
             kernel
                 .apply(&transaction, have.as_ref().unwrap_or(&want))
                 .expect("apply");
-            let now = kernel.read(Family::V4).expect("read").expect("table");
+            let now = kernel
+                .read(TABLE, Family::V4)
+                .expect("read")
+                .expect("table");
             let left = Transaction::between(Some(&now), &want);
             assert!(
                 left.is_empty(),

@@ -5,6 +5,7 @@
 mod certificates;
 mod loss;
 mod network;
+mod policies;
 mod rollout;
 mod volumes;
 
@@ -42,6 +43,12 @@ fn two_nodes() {
     suite.step("hostPort", || network::host_port(&bed));
     suite.step("hostNetwork", || network::host_network(&bed));
     suite.step("pods reach the API", || network::api(&bed));
+    suite.step("policies between pods of one node and of two", || {
+        policies::between_pods(&bed)
+    });
+    suite.step("policies from a pod's first packet", || {
+        policies::from_the_first_packet(&bed)
+    });
     suite.step("logs and exec on both nodes", || network::logs(&bed));
     suite.step("scale", || rollout::scale(&bed));
     suite.step("rolling update loses no request", || rollout::update(&bed));

@@ -106,7 +106,7 @@ pub(crate) fn undeploy(bed: &Bed) {
     bed.wait_for("get pods -A --no-headers 2>/dev/null | wc -l", "0");
 }
 
-fn all_pods(bed: &Bed) -> Vec<(String, IpAddr)> {
+pub(crate) fn all_pods(bed: &Bed) -> Vec<(String, IpAddr)> {
     let list = bed.kubectl("get pods -l app=web -o jsonpath='{range .items[*]}{.metadata.name} {.status.podIP}{\"\\n\"}{end}'");
     list.lines()
         .filter_map(|l| l.split_once(' '))
@@ -114,7 +114,7 @@ fn all_pods(bed: &Bed) -> Vec<(String, IpAddr)> {
         .collect()
 }
 
-fn address(bed: &Bed, service: &str, port: u16) -> SocketAddr {
+pub(crate) fn address(bed: &Bed, service: &str, port: u16) -> SocketAddr {
     let ip = bed.kubectl(&format!(
         "get svc {service} -o jsonpath={{.spec.clusterIP}}"
     ));

@@ -149,6 +149,7 @@ const POINTS: [&[&str]; 2] = [
         "CreateSandbox",
         "shared memory mounted",
         "namespaces made",
+        "addresses given",
         "network added",
         "EnsureImage",
         "CreateContainer",

@@ -76,6 +76,12 @@ pub(super) const CLUSTER: &[(&str, &str, &[&str])] = &[
         "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
         &["Group:system:nodes"],
     ),
+    // The server's own node proxies as kube-proxy, one that joined as itself.
+    (
+        "keelson:network-policy",
+        "keelson:network-policy",
+        &["User:system:kube-proxy", "Group:system:nodes"],
+    ),
     (
         "keelson:kube-apiserver-to-kubelet",
         "system:kubelet-api-admin",

@@ -67,6 +67,14 @@ pub(super) const CLUSTER: &[Row] = &[
             "list,watch networking.k8s.io servicecidrs",
         ],
     ),
+    // Whoever enforces NetworkPolicies on a node: pods of all nodes may be named in them.
+    (
+        "keelson:network-policy",
+        &[
+            "get,list,watch networking.k8s.io networkpolicies",
+            "get,list,watch core pods,namespaces",
+        ],
+    ),
     (
         "system:node-bootstrapper",
         &["create,get,list,watch certificates.k8s.io certificatesigningrequests"],

@@ -166,6 +166,11 @@ fn users_have_what_upstream_gives_them() {
         (&deployments, "create apps replicasets", true),
         (&deployments, "get core secrets", false),
         (&proxy, "watch discovery.k8s.io endpointslices", true),
+        (&proxy, "watch networking.k8s.io networkpolicies", true),
+        (&proxy, "list core pods", true),
+        (&proxy, "list core namespaces", true),
+        (&proxy, "delete networking.k8s.io networkpolicies", false),
+        (&node, "list networking.k8s.io networkpolicies", true),
         (&to_kubelet, "create core nodes/proxy", true),
         (&to_kubelet, "delete core nodes", false),
     ];

@@ -8,10 +8,13 @@ use keelson_proxy_kernel::ipvs::Ipvs as Servers;
 use keelson_proxy_kernel::nft::Nftables as Rules;
 use keelson_proxy_kernel::node::has_ipv6;
 use keelson_proxy_plan::ipvs::{Options, Scheduler, Timeouts, Wanted, table, wanted};
-use keelson_proxy_plan::model::{Entry, Family};
+use keelson_proxy_plan::model::Entry;
+use keelson_proxy_plan::nft::services::TABLE;
 use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::options;
 use keelson_proxy_plan::state::State;
+
+use crate::tables;
 
 /// Is there where this network namespace has IPVS; asking IPVS itself would load it.
 const THERE: &str = "/proc/thread-self/net/ip_vs";
@@ -63,7 +66,7 @@ impl Ipvs {
             self.config.clone(),
             self.kernel.clone(),
         );
-        let draining = super::nftables::blocking(move || {
+        let draining = tables::blocking(move || {
             let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
             let done = write(&mut kernel, &entries, common, &config);
             if done.is_err() {
@@ -83,7 +86,7 @@ impl Ipvs {
             return Ok(0);
         }
         let leave = || Ok(Servers::open()?.sync(&Wanted::default())?.draining);
-        super::nftables::blocking(leave).await
+        tables::blocking(leave).await
     }
 }
 
@@ -111,13 +114,9 @@ fn write(
     };
     let mut wanted = wanted(entries, &options);
     wanted.rules.bound.extend(kernel.servers.bound()?);
-    let families = [Family::V4, Family::V6];
-    for family in families
-        .into_iter()
-        .filter(|f| *f == Family::V4 || !options.no_ipv6)
-    {
+    for family in tables::families() {
         let want = table(&wanted.rules, family, &options.common);
-        let have = kernel.rules.read(family)?;
+        let have = kernel.rules.read(TABLE, family)?;
         let transaction = Transaction::between(have.as_ref(), &want);
         if !transaction.is_empty() {
             kernel

@@ -49,7 +49,7 @@ impl Backend {
         };
         let kind = match config.mode {
             Mode::Iptables => iptables()?,
-            Mode::Nftables => Kind::Nftables(Nftables::new(&config.rules)?),
+            Mode::Nftables => Kind::Nftables(Nftables::new(config)?),
             Mode::Ipvs => Kind::Ipvs(Ipvs::new(&config.rules, &config.ipvs)),
             Mode::Userspace => {
                 let of_all = userspace::Config::from(&config.rules);
@@ -61,7 +61,7 @@ impl Backend {
                     ..of_all
                 })))
             }
-            Mode::Auto => match Nftables::new(&config.rules) {
+            Mode::Auto => match Nftables::new(config) {
                 Ok(nftables) => Kind::Nftables(nftables),
                 Err(error) => {
                     tracing::warn!(%error, "no nftables in this kernel: services go by iptables");
@@ -173,7 +173,7 @@ impl Backend {
         let has_nftables_table = matches!(self.kind, Kind::Nftables(_) | Kind::Ipvs(_));
         let has_chains = matches!(self.kind, Kind::Iptables(_) | Kind::Userspace(_));
         // Modes that have the same table, or the same chains, made their own rules out of the other's.
-        if !has_nftables_table && let Ok(nftables) = Nftables::new(&self.config.rules) {
+        if !has_nftables_table && let Ok(nftables) = Nftables::new(&self.config) {
             errors.extend(nftables.cleanup());
         }
         if !has_chains && keelson_proxy_kernel::iptables::is_installed() {
@@ -184,7 +184,7 @@ impl Backend {
 
     /// Removes all that any mode puts into the kernel.
     pub(crate) async fn cleanup(config: &Config) -> Vec<Error> {
-        let mut errors = match Nftables::new(&config.rules) {
+        let mut errors = match Nftables::new(config) {
             Ok(nftables) => nftables.cleanup(),
             Err(error) => vec![error],
         };

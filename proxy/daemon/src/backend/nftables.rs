@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
-use keelson_proxy_kernel::nft::Nftables as Kernel;
-use keelson_proxy_kernel::node::has_ipv6;
 use keelson_proxy_kernel::{Error, sysctl};
 use keelson_proxy_plan::model::{Change, Entry, Family};
-use keelson_proxy_plan::nft::services::{Live, stale, table};
+use keelson_proxy_plan::nft::services::{Live, TABLE, stale, table};
 use keelson_proxy_plan::nft::table::Table;
 use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::options::Options;
 use keelson_proxy_plan::state::State;
+
+use crate::Config;
+use crate::tables::{self, Tables};
 
 /// One family's table.
 struct Side {
@@ -21,30 +22,26 @@ struct Side {
 }
 
 pub(crate) struct Nftables {
-    kernel: Arc<Kernel>,
+    tables: Tables,
     options: Options,
     sides: Vec<Side>,
     /// The kernel's table is ours as far as we know.
     synced: bool,
-    /// The ruleset's generation after our last look.
-    generation: Option<u32>,
 }
 
 impl Nftables {
     /// Connects to the kernel.
-    pub(crate) fn new(options: &Options) -> Result<Self, Error> {
-        let families = [Family::V4, Family::V6];
-        let here = |f: &Family| *f == Family::V4 || has_ipv6();
+    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+        let options = &config.rules;
         let side = |family| Side {
             live: Live::new(family, options.clone()),
             frame: Arc::new(table(std::iter::empty(), family, options)),
         };
         Ok(Self {
-            kernel: Arc::new(Kernel::open()?),
+            tables: Tables::new(&config.ruleset)?,
             options: options.clone(),
-            sides: families.into_iter().filter(here).map(side).collect(),
+            sides: tables::families().map(side).collect(),
             synced: false,
-            generation: None,
         })
     }
 
@@ -55,26 +52,15 @@ impl Nftables {
 
     /// Whether somebody else changed rules since we looked last.
     pub(crate) fn drifted(&mut self) -> bool {
-        match self.kernel.generation() {
-            Ok(now) => self.generation.is_some_and(|then| then != now),
-            Err(_) => true,
-        }
+        self.tables.drifted()
     }
 
     /// Writes what the changes mean, or, if the kernel's table may not be ours any more, all that differs.
     pub(crate) async fn sync(&mut self, state: &State, changes: &[Change]) -> Result<(), Error> {
-        if self.synced {
-            // Somebody else's change must not hide behind ours.
-            let drifted = self.drifted();
-            self.synced = false;
+        if std::mem::take(&mut self.synced) {
             for side in &mut self.sides {
                 let transaction = side.live.update(changes);
-                if !transaction.is_empty() {
-                    write(&self.kernel, transaction, &side.frame).await?;
-                }
-            }
-            if !drifted {
-                self.generation = self.kernel.generation().ok();
+                self.tables.write(transaction, side.frame.clone()).await?;
             }
         } else {
             self.whole(state).await?;
@@ -87,65 +73,29 @@ impl Nftables {
         if self.options.node_ports_on_loopback(Family::V4) {
             sysctl::enable(sysctl::ROUTE_LOCALNET)?;
         }
-        let generation = self.kernel.generation()?;
+        self.tables.look()?;
         let entries: Arc<Vec<Entry>> = Arc::new(state.all().flatten().collect());
-        let mut written = false;
         for side in &mut self.sides {
             side.live.reset(entries.iter());
-            let (kernel, entries) = (self.kernel.clone(), entries.clone());
-            let (family, options) = (side.live.family(), self.options.clone());
-            let transaction = blocking(move || {
-                let have = kernel.read(family)?;
+            let (entries, family) = (entries.clone(), side.live.family());
+            let options = self.options.clone();
+            let compare = self.tables.read(move |kernel| {
+                let have = kernel.read(TABLE, family)?;
                 let want = table(entries.iter(), family, &options);
                 let mut transaction = Transaction::between(have.as_ref(), &want);
                 if have.is_some() && !transaction.anew {
                     transaction.forget = stale(kernel.clients(family)?, &entries, family, &options);
                 }
                 Ok(transaction)
-            })
-            .await?;
-            if !transaction.is_empty() {
-                write(&self.kernel, transaction, &side.frame).await?;
-                written = true;
-            }
+            });
+            let transaction = compare.await?;
+            self.tables.write(transaction, side.frame.clone()).await?;
         }
-        self.generation = if written {
-            self.kernel.generation().ok()
-        } else {
-            Some(generation)
-        };
         Ok(())
     }
 
     /// Removes our tables.
     pub(crate) fn cleanup(&self) -> Vec<Error> {
-        let removed = self
-            .sides
-            .iter()
-            .map(|s| self.kernel.remove(s.live.family()));
-        removed.filter_map(Result::err).collect()
+        tables::remove(TABLE)
     }
-}
-
-async fn write(
-    kernel: &Arc<Kernel>,
-    transaction: Transaction,
-    frame: &Arc<Table>,
-) -> Result<(), Error> {
-    let (family, (added, deleted, chains)) = (transaction.family, transaction.size());
-    let (kernel, frame) = (kernel.clone(), frame.clone());
-    blocking(move || kernel.apply(&transaction, &frame)).await?;
-    tracing::debug!(?family, added, deleted, chains, "service rules written");
-    Ok(())
-}
-
-/// Where the kernel may take its time: a table of ten thousands of elements, clients to be looked through.
-pub(super) async fn blocking<T: Send + 'static>(
-    f: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(f).await;
-    done.map_err(|e| Error::Netlink {
-        action: "write nftables",
-        source: e.into(),
-    })?
 }

@@ -13,26 +13,31 @@ use keelson_proxy_plan::nft::table::{
 use nix::libc;
 
 use super::encode::{
-    CT_DESTINATION, CT_DESTINATION6, CT_PORT, CT_STATE, CT_STATUS, FIB_DESTINATION, FIB_SOURCE,
-    FIB_TYPE, INVERTED, META_INTERFACE, META_MARK, META_PROTOCOL, NETWORK, PORT_OFFSET, RANDOM,
-    TRANSPORT, UNEQUAL, address_offset,
+    CT_DESTINATION, CT_DESTINATION6, CT_PORT, CT_SOURCE, CT_SOURCE_PORT, CT_SOURCE6, CT_STATE,
+    CT_STATUS, FIB_DESTINATION, FIB_SOURCE, FIB_TYPE, ICMP_TYPE_OFFSET, INVERTED, META_INTERFACE,
+    META_MARK, META_PROTOCOL, NETWORK, ORIGINAL, PORT_OFFSET, RANDOM, REPLY, TRANSPORT, UNEQUAL,
+    address_offset,
 };
 use super::socket::Connection;
 use super::wire::{self, attributes, find, text};
-use super::{TABLE, TYPE_BITS, VERDICTS, number, type_number};
+use super::{TYPE_BITS, VERDICTS, number, type_number};
 
-pub(super) fn read(kernel: &Connection, family: Family) -> io::Result<Option<Table>> {
+pub(super) fn read(
+    kernel: &Connection,
+    own: &'static str,
+    family: Family,
+) -> io::Result<Option<Table>> {
     let mut ours = Vec::new();
-    wire::put_text(&mut ours, 1, TABLE);
+    wire::put_text(&mut ours, 1, own);
     match kernel.get(libc::NFT_MSG_GETTABLE, number(family), &ours) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
     let list = |kind| kernel.dump(kind, number(family), &ours);
-    let mut table = Table::new(family);
+    let mut table = Table::new(own, family);
     for body in list(libc::NFT_MSG_GETSET)? {
-        if text(&body, 1) == Some(TABLE)
+        if text(&body, 1) == Some(own)
             && let Some((name, set)) = set(&body, family)
         {
             table.sets.insert(name, set);
@@ -40,18 +45,18 @@ pub(super) fn read(kernel: &Connection, family: Family) -> io::Result<Option<Tab
     }
     for (name, set) in &mut table.sets {
         if set.dynamic.is_none() {
-            read_elements(kernel, family, name, set)?;
+            read_elements(kernel, own, family, name, set)?;
         }
     }
     for body in list(libc::NFT_MSG_GETCHAIN)? {
-        if text(&body, 1) == Some(TABLE)
+        if text(&body, 1) == Some(own)
             && let Some((name, chain)) = chain(&body)
         {
             table.chains.insert(name, chain);
         }
     }
     for body in list(libc::NFT_MSG_GETRULE)? {
-        if text(&body, 1) != Some(TABLE) {
+        if text(&body, 1) != Some(own) {
             continue;
         }
         let rule = rule(&body, &table);
@@ -99,12 +104,18 @@ fn fields(mut kind: u32, family: Family) -> Option<Vec<Field>> {
     Some(fields)
 }
 
-fn read_elements(kernel: &Connection, family: Family, name: &str, set: &mut Set) -> io::Result<()> {
+fn read_elements(
+    kernel: &Connection,
+    table: &str,
+    family: Family,
+    name: &str,
+    set: &mut Set,
+) -> io::Result<()> {
     if set.intervals {
-        let bodies = bodies(kernel, family, name)?;
+        let bodies = bodies(kernel, table, family, name)?;
         set.elements = intervals(bodies.iter().flat_map(|b| wire::listed(b)));
     } else {
-        set.elements.extend(elements(kernel, family, name)?);
+        set.elements.extend(elements(kernel, table, family, name)?);
     }
     Ok(())
 }
@@ -112,10 +123,11 @@ fn read_elements(kernel: &Connection, family: Family, name: &str, set: &mut Set)
 /// A map's elements as they are now.
 pub(super) fn elements(
     kernel: &Connection,
+    table: &str,
     family: Family,
     name: &str,
 ) -> io::Result<Vec<(Words, Value)>> {
-    let bodies = bodies(kernel, family, name)?;
+    let bodies = bodies(kernel, table, family, name)?;
     let all = bodies.iter().flat_map(|b| wire::listed(b));
     let found = all.filter_map(|element| {
         let key = find(find(element, wire::ELEMENT_KEY)?, wire::DATA_VALUE)?;
@@ -124,9 +136,14 @@ pub(super) fn elements(
     Ok(found.collect())
 }
 
-fn bodies(kernel: &Connection, family: Family, name: &str) -> io::Result<Vec<Vec<u8>>> {
+fn bodies(
+    kernel: &Connection,
+    table: &str,
+    family: Family,
+    name: &str,
+) -> io::Result<Vec<Vec<u8>>> {
     let mut body = Vec::new();
-    wire::put_text(&mut body, 1, TABLE);
+    wire::put_text(&mut body, 1, table);
     wire::put_text(&mut body, 2, name);
     kernel.dump(libc::NFT_MSG_GETSETELEM, number(family), &body)
 }
@@ -233,11 +250,16 @@ impl Reader<'_> {
             "payload" => self.payload(body),
             "meta" => self.meta(body),
             "ct" => {
-                let load = match wire::number(body, 2)? {
-                    CT_STATE => Load::State,
-                    CT_STATUS => Load::Status,
-                    CT_DESTINATION | CT_DESTINATION6 => Load::OriginalDestination,
-                    CT_PORT => Load::OriginalPort,
+                let load = match (wire::number(body, 2)?, find(body, 3)) {
+                    (CT_STATE, None) => Load::State,
+                    (CT_STATUS, None) => Load::Status,
+                    (CT_DESTINATION | CT_DESTINATION6, Some([ORIGINAL])) => {
+                        Load::OriginalDestination
+                    }
+                    (CT_PORT, Some([ORIGINAL])) => Load::OriginalPort,
+                    (CT_SOURCE | CT_SOURCE6, Some([ORIGINAL])) => Load::OriginalSource,
+                    (CT_SOURCE | CT_SOURCE6, Some([REPLY])) => Load::ReplySource,
+                    (CT_SOURCE_PORT, Some([REPLY])) => Load::ReplyPort,
                     _ => return None,
                 };
                 self.hold(body, 1, Held::Load(load))
@@ -301,12 +323,14 @@ impl Reader<'_> {
         let (base, offset) = (wire::number(body, 2)?, wire::number(body, 3)?);
         let load = match base {
             TRANSPORT if offset == PORT_OFFSET => Load::Port,
+            TRANSPORT if offset == ICMP_TYPE_OFFSET => Load::Icmpv6Type,
             NETWORK if offset == address_offset(family, true) => Load::Source,
             NETWORK if offset == address_offset(family, false) => Load::Destination,
             _ => return None,
         };
         let width = match load {
             Load::Port => 2,
+            Load::Icmpv6Type => 1,
             _ => Field::Address.width(family) as u32,
         };
         let whole = wire::number(body, 4)? == width;
@@ -402,9 +426,11 @@ impl Reader<'_> {
 
     fn load_words(&self, load: &Load) -> u32 {
         match load {
-            Load::Source | Load::Destination | Load::OriginalDestination => {
-                self.words(Field::Address)
-            }
+            Load::Source
+            | Load::Destination
+            | Load::OriginalDestination
+            | Load::OriginalSource
+            | Load::ReplySource => self.words(Field::Address),
             Load::Interface => 4,
             _ => 1,
         }

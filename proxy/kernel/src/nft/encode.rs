@@ -22,8 +22,13 @@ pub(super) const CT_STATUS: u32 = libc::NFT_CT_STATUS as u32;
 pub(super) const CT_DESTINATION: u32 = libc::NFT_CT_DST_IP as u32;
 pub(super) const CT_DESTINATION6: u32 = libc::NFT_CT_DST_IP6 as u32;
 pub(super) const CT_PORT: u32 = libc::NFT_CT_PROTO_DST as u32;
+pub(super) const CT_SOURCE: u32 = libc::NFT_CT_SRC_IP as u32;
+pub(super) const CT_SOURCE6: u32 = libc::NFT_CT_SRC_IP6 as u32;
+pub(super) const CT_SOURCE_PORT: u32 = libc::NFT_CT_PROTO_SRC as u32;
 /// `IP_CT_DIR_ORIGINAL`: from who began.
 pub(super) const ORIGINAL: u8 = 0;
+/// `IP_CT_DIR_REPLY`: from who answers.
+pub(super) const REPLY: u8 = 1;
 pub(super) const NETWORK: u32 = libc::NFT_PAYLOAD_NETWORK_HEADER as u32;
 pub(super) const TRANSPORT: u32 = libc::NFT_PAYLOAD_TRANSPORT_HEADER as u32;
 /// `NFTA_FIB_F_SADDR`.
@@ -42,6 +47,8 @@ const DNAT: u32 = libc::NFT_NAT_DNAT as u32;
 const RANDOM_FULLY: u32 = 1 << 4;
 /// Destination port, in the headers of TCP, UDP and SCTP alike.
 pub(super) const PORT_OFFSET: u32 = 2;
+/// Type, in ICMPv6's header.
+pub(super) const ICMP_TYPE_OFFSET: u32 = 0;
 
 /// Where an address stands in the header.
 pub(super) fn address_offset(family: Family, source: bool) -> u32 {
@@ -166,6 +173,11 @@ impl Encoder<'_> {
             )
         };
         let original = |key| Some(ct(key)?.byte(nftnl::NFTNL_EXPR_CT_DIR, ORIGINAL));
+        let reply = |key| Some(ct(key)?.byte(nftnl::NFTNL_EXPR_CT_DIR, REPLY));
+        let (source, destination) = match self.family {
+            Family::V4 => (CT_SOURCE, CT_DESTINATION),
+            Family::V6 => (CT_SOURCE6, CT_DESTINATION6),
+        };
         let fib = |flags| {
             let fib = simple(
                 c"fib",
@@ -186,14 +198,12 @@ impl Encoder<'_> {
             ),
             Load::Protocol => (meta(META_PROTOCOL)?, 1),
             Load::Port => (payload(TRANSPORT, PORT_OFFSET, 2)?, 1),
-            Load::OriginalDestination => {
-                let key = match self.family {
-                    Family::V4 => CT_DESTINATION,
-                    Family::V6 => CT_DESTINATION6,
-                };
-                (original(key)?, address / 4)
-            }
+            Load::OriginalDestination => (original(destination)?, address / 4),
             Load::OriginalPort => (original(CT_PORT)?, 1),
+            Load::OriginalSource => (original(source)?, address / 4),
+            Load::ReplySource => (reply(source)?, address / 4),
+            Load::ReplyPort => (reply(CT_SOURCE_PORT)?, 1),
+            Load::Icmpv6Type => (payload(TRANSPORT, ICMP_TYPE_OFFSET, 1)?, 1),
             Load::Interface => (meta(META_INTERFACE)?, 4),
             Load::State => (ct(CT_STATE)?, 1),
             Load::Status => (ct(CT_STATUS)?, 1),

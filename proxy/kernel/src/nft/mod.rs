@@ -13,7 +13,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 
 use keelson_proxy_plan::model::Family;
-use keelson_proxy_plan::nft::services::{AFFINITY, AFFINITY_LOCAL};
+use keelson_proxy_plan::nft::services::{AFFINITY, AFFINITY_LOCAL, TABLE};
 use keelson_proxy_plan::nft::table::{
     Chain, Field, Holds, Name, Place, Rule, Set, Table, Value, Words,
 };
@@ -23,10 +23,6 @@ use nix::libc;
 
 use crate::Error;
 use socket::{Batch, Connection};
-
-/// The service tables' name, one in the family `ip` and one in `ip6`.
-pub const TABLE: &str = "keelson-proxy";
-const NAME: &CStr = c"keelson-proxy";
 
 const CREATE: i32 = libc::NLM_F_CREATE;
 /// Type of a verdict in maps (`NFT_DATA_VERDICT`).
@@ -54,10 +50,10 @@ impl Nftables {
         open.map(Self)
     }
 
-    /// Reads our table of a family; `None` where there is none. What is not understood is left out of the value, so
+    /// Reads a table of ours; `None` where there is none. What is not understood is left out of the value, so
     /// that it differs from what is wanted.
-    pub fn read(&self, family: Family) -> Result<Option<Table>, Error> {
-        decode::read(&self.0, family).map_err(|source| Error::Netlink {
+    pub fn read(&self, name: &'static str, family: Family) -> Result<Option<Table>, Error> {
+        decode::read(&self.0, name, family).map_err(|source| Error::Netlink {
             action: "read nftables",
             source,
         })
@@ -90,16 +86,17 @@ impl Nftables {
     }
 
     fn elements(&self, family: Family, map: &str) -> Result<Vec<(Words, Value)>, Error> {
-        decode::elements(&self.0, family, map).map_err(|source| Error::Netlink {
+        decode::elements(&self.0, TABLE, family, map).map_err(|source| Error::Netlink {
             action: "read remembered clients",
             source,
         })
     }
 
-    /// Removes our table of a family if it is there.
-    pub fn remove(&self, family: Family) -> Result<(), Error> {
+    /// Removes a table of ours if it is there.
+    pub fn remove(&self, name: &str, family: Family) -> Result<(), Error> {
+        let what = || unknown(format!("delete table {name:?}"));
         let mut batch = Batch::new(number(family));
-        remove_table(&mut batch);
+        remove_table(&mut batch, &text(name).ok_or_else(what)?);
         batch.commit(&self.0)
     }
 
@@ -132,15 +129,11 @@ impl Nftables {
                     of == map && same && key.ends_with(front)
                 })
             };
-            let elements =
-                decode::elements(&self.0, family, map).map_err(|source| Error::Netlink {
-                    action: "read remembered clients",
-                    source,
-                })?;
+            let elements = self.elements(family, map)?;
             let gone: Vec<_> = elements.into_iter().filter(stale).collect();
             count += gone.len();
             let verb = ("delete", libc::NFT_MSG_DELSETELEM, 0);
-            write_elements(&mut batch, verb, map, set, &gone);
+            write_elements(&mut batch, transaction.name, verb, map, set, &gone);
         }
         match batch.commit(&self.0) {
             // Its time was over meanwhile: the next round takes the others.
@@ -152,8 +145,19 @@ impl Nftables {
     }
 }
 
-fn remove_table(batch: &mut Batch) {
-    let table = sys::Table::new(NAME);
+fn text(name: &str) -> Option<CString> {
+    CString::new(name).ok()
+}
+
+fn unknown(what: String) -> Error {
+    Error::Nftables {
+        what,
+        source: io::ErrorKind::Unsupported.into(),
+    }
+}
+
+fn remove_table(batch: &mut Batch, name: &CStr) {
+    let table = sys::Table::new(name);
     // Added first, so that there is one to remove.
     batch.object(
         libc::NFT_MSG_NEWTABLE,
@@ -165,34 +169,31 @@ fn remove_table(batch: &mut Batch) {
 }
 
 fn batch(transaction: &Transaction, table: &Table) -> Result<Batch, Error> {
-    let unknown = |what: String| Error::Nftables {
-        what,
-        source: io::ErrorKind::Unsupported.into(),
-    };
+    let own = text(transaction.name).ok_or_else(|| unknown("the table's name".into()))?;
     let mut batch = Batch::new(number(transaction.family));
     if transaction.anew {
-        remove_table(&mut batch);
+        remove_table(&mut batch, &own);
     }
     batch.object(
         libc::NFT_MSG_NEWTABLE,
         CREATE,
         "add the table".into(),
-        &sys::Table::new(NAME),
+        &sys::Table::new(&own),
     );
     for (id, (name, set)) in (1..).zip(&transaction.add_sets) {
         let what = format!("add set {name}");
-        let object =
-            set_object(name, set, transaction.family, id).ok_or_else(|| unknown(what.clone()))?;
+        let object = set_object(&own, name, set, transaction.family, id)
+            .ok_or_else(|| unknown(what.clone()))?;
         batch.object(libc::NFT_MSG_NEWSET, CREATE, what, &object);
     }
     for (name, chain) in &transaction.add_chains {
         let what = format!("add chain {name}");
-        let object = chain_object(name, Some(chain)).ok_or_else(|| unknown(what.clone()))?;
+        let object = chain_object(&own, name, Some(chain)).ok_or_else(|| unknown(what.clone()))?;
         batch.object(libc::NFT_MSG_NEWCHAIN, CREATE, what, &object);
     }
     for (name, rules) in &transaction.rules {
         let new = transaction.add_chains.contains_key(name);
-        write_rules(&mut batch, name, rules, transaction.family, new)
+        write_rules(&mut batch, &own, name, rules, transaction.family, new)
             .ok_or_else(|| unknown(format!("add rules of chain {name}")))?;
     }
     for (verb, kind, flags, sets) in [
@@ -215,40 +216,43 @@ fn batch(transaction: &Transaction, table: &Table) -> Result<Batch, Error> {
                 .get(name)
                 .or_else(|| table.sets.get(name));
             let form = form.ok_or_else(|| unknown(format!("no set {name}")))?;
-            write_elements(&mut batch, (verb, kind, flags), name, form, elements);
+            let verb = (verb, kind, flags);
+            write_elements(&mut batch, transaction.name, verb, name, form, elements);
         }
     }
     for name in &transaction.delete_chains {
         let what = format!("delete chain {name}");
-        let object = chain_object(name, None).ok_or_else(|| unknown(what.clone()))?;
+        let object = chain_object(&own, name, None).ok_or_else(|| unknown(what.clone()))?;
         // A chain goes with its rules only if they went before.
-        let rules = rules_of(name).ok_or_else(|| unknown(what.clone()))?;
+        let rules = rules_of(&own, name).ok_or_else(|| unknown(what.clone()))?;
         batch.object(libc::NFT_MSG_DELRULE, 0, what.clone(), &rules);
         batch.object(libc::NFT_MSG_DELCHAIN, 0, what, &object);
     }
     for name in &transaction.delete_sets {
         let what = format!("delete set {name}");
         let name = CString::new(&**name).map_err(|_| unknown(what.clone()))?;
-        batch.object(libc::NFT_MSG_DELSET, 0, what, &sys::Set::new(NAME, &name));
+        batch.object(libc::NFT_MSG_DELSET, 0, what, &sys::Set::new(&own, &name));
     }
     Ok(batch)
 }
 
 fn write_elements(
     batch: &mut Batch,
+    table: &str,
     (verb, kind, flags): (&str, i32, i32),
     name: &str,
     set: &Set,
     elements: &[(Words, Value)],
 ) {
     let adds = kind == libc::NFT_MSG_NEWSETELEM;
-    for body in wire::elements(TABLE, name, set, elements, adds) {
+    for body in wire::elements(table, name, set, elements, adds) {
         batch.attributes(kind, flags, format!("{verb} elements of {name}"), &body);
     }
 }
 
 fn write_rules(
     batch: &mut Batch,
+    table: &CStr,
     chain: &str,
     rules: &[Rule],
     family: Family,
@@ -259,11 +263,11 @@ fn write_rules(
             libc::NFT_MSG_DELRULE,
             0,
             format!("empty chain {chain}"),
-            &rules_of(chain)?,
+            &rules_of(table, chain)?,
         );
     }
     for (place, rule) in (1..).zip(rules) {
-        let mut object = rules_of(chain)?;
+        let mut object = rules_of(table, chain)?;
         encode::rule(&mut object, family, rule)?;
         let flags = CREATE | libc::NLM_F_APPEND;
         batch.object(
@@ -276,12 +280,12 @@ fn write_rules(
     Some(())
 }
 
-fn rules_of(chain: &str) -> Option<sys::Rule> {
-    Some(sys::Rule::new(NAME, &CString::new(chain).ok()?))
+fn rules_of(table: &CStr, chain: &str) -> Option<sys::Rule> {
+    Some(sys::Rule::new(table, &CString::new(chain).ok()?))
 }
 
-fn chain_object(name: &str, chain: Option<&Chain>) -> Option<sys::Chain> {
-    let mut object = sys::Chain::new(NAME, &CString::new(name).ok()?);
+fn chain_object(table: &CStr, name: &str, chain: Option<&Chain>) -> Option<sys::Chain> {
+    let mut object = sys::Chain::new(table, &CString::new(name).ok()?);
     if let Some(hook) = chain.and_then(|c| c.hook) {
         let kind = if hook.nat { c"nat" } else { c"filter" };
         object.hook(kind, place(hook.place), hook.priority);
@@ -324,8 +328,8 @@ fn concatenation(fields: &[Field], family: Family) -> (u32, u32) {
     (kind, length as u32)
 }
 
-fn set_object(name: &str, set: &Set, family: Family, id: u32) -> Option<sys::Set> {
-    let mut object = sys::Set::new(NAME, &CString::new(name).ok()?);
+fn set_object(table: &CStr, name: &str, set: &Set, family: Family, id: u32) -> Option<sys::Set> {
+    let mut object = sys::Set::new(table, &CString::new(name).ok()?);
     let (kind, length) = concatenation(&set.key, family);
     object.number(nftnl::NFTNL_SET_ID, id);
     object.number(nftnl::NFTNL_SET_KEY_TYPE, kind);

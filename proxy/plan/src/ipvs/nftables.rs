@@ -18,7 +18,7 @@ use crate::model::Family;
 use crate::nft::parts::{
     self, DSTNAT, GUARD, SRCNAT, first, itself, masquerade_marked, own_source, unserved,
 };
-use crate::nft::services::{Guard, HAIRPIN, PODS, Then, source};
+use crate::nft::services::{Guard, HAIRPIN, PODS, TABLE, Then, source};
 use crate::nft::table::{
     Chain, Field, Holds, Hook, Load, Name, Part, Place, Rule, Set, Table, Value, Verdict, Words,
     Writer,
@@ -101,7 +101,7 @@ fn put(table: &mut Table, key: &ServerKey, treatment: &Treatment, options: &Opti
 
 /// The table without any service.
 fn frame(family: Family, options: &Options) -> Table {
-    let mut table = Table::new(family);
+    let mut table = Table::new(TABLE, family);
     let front = [Field::Address, Field::Protocol, Field::Port];
     let pair = [Field::Address, Field::Address];
     for (name, set) in [

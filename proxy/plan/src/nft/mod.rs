@@ -1,8 +1,10 @@
-//! The nftables backend: tables as values ([`table`]), the services' table ([`services`]), what makes one table out
-//! of another ([`transaction`]), tables as text for people ([`render`]), and what a packet does in one ([`walk`]).
+//! The nftables backend: tables as values ([`table`]), the services' table ([`services`]), the policies' ([`policies`]),
+//! what makes one table out of another ([`transaction`]), tables as text for people ([`render`]), and what a packet does
+//! in one ([`walk`]).
 
 pub mod intervals;
 pub mod parts;
+pub mod policies;
 pub mod render;
 pub mod services;
 pub mod table;

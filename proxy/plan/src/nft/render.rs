@@ -15,7 +15,7 @@ pub struct Text<'a, T>(pub Family, pub &'a T);
 
 impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table {} {{", family(self.family))?;
+        writeln!(f, "table {} {} {{", family(self.family), self.name)?;
         for (name, set) in &self.sets {
             let kind = if set.holds == Holds::Nothing {
                 "set"
@@ -185,6 +185,7 @@ fn word(field: Field, bytes: &[u8]) -> String {
         (Field::Protocol, [6, ..]) => "tcp".into(),
         (Field::Protocol, [17, ..]) => "udp".into(),
         (Field::Protocol, [132, ..]) => "sctp".into(),
+        (Field::Protocol, [58, ..]) => "ipv6-icmp".into(),
         (Field::Port, [a, b, ..]) => u16::from_be_bytes([*a, *b]).to_string(),
         (Field::Number, [a, b, c, d]) => u32::from_ne_bytes([*a, *b, *c, *d]).to_string(),
         _ => format!("{bytes:?}"),
@@ -228,6 +229,10 @@ fn load(of: Family, load: &Load) -> String {
         Load::Port => "th dport".into(),
         Load::OriginalDestination => format!("ct original {ip} daddr"),
         Load::OriginalPort => "ct original proto-dst".into(),
+        Load::OriginalSource => format!("ct original {ip} saddr"),
+        Load::ReplySource => format!("ct reply {ip} saddr"),
+        Load::ReplyPort => "ct reply proto-src".into(),
+        Load::Icmpv6Type => "icmpv6 type".into(),
         Load::Interface => "iifname".into(),
         Load::State => "ct state".into(),
         Load::Status => "ct status".into(),
@@ -288,7 +293,8 @@ fn constant(of: Family, load: &Load, bytes: &Words) -> String {
         (Load::SourceType | Load::DestinationType, [2, 0, 0, 0]) => "local".into(),
         (Load::Source | Load::Destination, bytes) => word(Field::Address, bytes),
         (Load::Protocol, [number, ..]) => word(Field::Protocol, &[*number, 0, 0, 0]),
-        (Load::Port, bytes) => word(Field::Port, bytes),
+        (Load::Port | Load::ReplyPort, bytes) => word(Field::Port, bytes),
+        (Load::Icmpv6Type, [number]) => number.to_string(),
         (Load::Interface, bytes) => {
             let text = String::from_utf8_lossy(bytes);
             match text.strip_suffix('\0') {
@@ -307,6 +313,7 @@ fn bits(load: &Load, mask: u32) -> String {
             (state::ESTABLISHED, "established"),
             (state::RELATED, "related"),
             (state::NEW, "new"),
+            (state::UNTRACKED, "untracked"),
         ],
         Load::Status => &[(status::DNAT, "dnat")],
         _ => &[],

@@ -15,6 +15,8 @@ pub type Name = Arc<str>;
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
+    /// Its name: there is one of it in each family.
+    pub name: &'static str,
     /// Which packets it sees.
     pub family: Family,
     /// Sets and maps.
@@ -75,8 +77,13 @@ impl Writer {
     }
 
     /// A protocol.
-    pub fn protocol(mut self, protocol: Protocol) -> Self {
-        self.0.extend([protocol.number(), 0, 0, 0]);
+    pub fn protocol(self, protocol: Protocol) -> Self {
+        self.byte(protocol.number())
+    }
+
+    /// A byte.
+    pub fn byte(mut self, byte: u8) -> Self {
+        self.0.extend([byte, 0, 0, 0]);
         self
     }
 
@@ -230,6 +237,14 @@ pub enum Load {
     OriginalDestination,
     /// Destination port of the connection's first packet.
     OriginalPort,
+    /// Source address of the connection's first packet: who began.
+    OriginalSource,
+    /// Source address of the connection's answers: who was reached, after the destination was translated.
+    ReplySource,
+    /// Source port of the connection's answers: the port that was reached.
+    ReplyPort,
+    /// Type of an ICMPv6 message.
+    Icmpv6Type,
     /// Name of the interface that it came by.
     Interface,
     /// State of its connection: bits of [`state`].
@@ -261,6 +276,8 @@ pub mod state {
     pub const RELATED: u32 = 4;
     /// The first of a connection.
     pub const NEW: u32 = 8;
+    /// No connection is made of such packets.
+    pub const UNTRACKED: u32 = 64;
 }
 
 /// Bits of a connection's status (`ip_conntrack_status`).
@@ -359,8 +376,9 @@ pub enum Part {
 
 impl Table {
     /// An empty one.
-    pub fn new(family: Family) -> Self {
+    pub fn new(name: &'static str, family: Family) -> Self {
         Self {
+            name,
             family,
             sets: BTreeMap::new(),
             chains: BTreeMap::new(),

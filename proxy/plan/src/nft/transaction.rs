@@ -9,7 +9,9 @@ use crate::model::Family;
 /// after them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
-    /// Which table.
+    /// The table's name.
+    pub name: &'static str,
+    /// Its family.
     pub family: Family,
     /// The table is removed first, with all that is in it.
     pub anew: bool,
@@ -33,8 +35,9 @@ pub struct Transaction {
 
 impl Transaction {
     /// One that changes nothing.
-    pub fn new(family: Family) -> Self {
+    pub fn new(name: &'static str, family: Family) -> Self {
         Self {
+            name,
             family,
             anew: false,
             add_sets: BTreeMap::new(),
@@ -51,8 +54,8 @@ impl Transaction {
     /// What makes `want` out of `have`. A table that has a set or a base chain of another form is made anew: that
     /// happens when another version of this program made it.
     pub fn between(have: Option<&Table>, want: &Table) -> Self {
-        let mut all = Self::new(want.family);
-        let empty = Table::new(want.family);
+        let mut all = Self::new(want.name, want.family);
+        let empty = Table::new(want.name, want.family);
         let have = match have {
             Some(have) if changeable(have, want) => have,
             other => {
@@ -141,7 +144,7 @@ impl Transaction {
 
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        *self == Self::new(self.family)
+        *self == Self::new(self.name, self.family)
     }
 
     /// Counts: elements added and removed, chains written.
@@ -157,7 +160,7 @@ impl Transaction {
     /// Carries it out on a value: the kernel for tests of plans, and what is remembered of the real one.
     /// Refuses what the kernel refuses: it names what is missing or there already.
     pub fn apply(&self, table: Option<Table>) -> Result<Table, String> {
-        let new = || Table::new(self.family);
+        let new = || Table::new(self.name, self.family);
         let mut table = table.filter(|_| !self.anew).unwrap_or_else(new);
         let no_set = |name: &Name| format!("no set {name}");
         for (name, set) in &self.add_sets {

@@ -8,7 +8,7 @@ use super::table::{
     Chain, LOCAL, Load, Name, Part, Place, Rule, Set, Table, Value, Verdict, Words, Writer, state,
     status,
 };
-use crate::model::socket;
+use crate::model::{Protocol, socket};
 use crate::packet::{Node, Outcome, Packet, Source};
 
 /// Jumps within jumps, at most (`NFT_JUMP_STACK_SIZE`).
@@ -57,39 +57,41 @@ pub fn outcome(table: &Table, node: &Node, packet: &Packet) -> Result<Outcome, S
     Ok(Outcome::Sent(all))
 }
 
+/// A packet between others, as the forward hook sees it: after translation of the destination, before that of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// Who began the connection.
+    pub source: IpAddr,
+    /// Who is reached.
+    pub destination: IpAddr,
+    /// Protocol's number.
+    pub protocol: u8,
+    /// Port that is reached; for other protocols, what stands in its place.
+    pub port: u16,
+    /// It is of a connection.
+    pub tracked: bool,
+}
+
+/// What becomes of a packet that is sent on: it passes or is dropped.
+pub fn forwarded(table: &Table, packet: &Forwarded) -> Way {
+    let whole = Packet {
+        source: packet.source,
+        destination: packet.destination,
+        protocol: Protocol::Tcp,
+        port: packet.port,
+        interface: None,
+    };
+    let node = Node::default();
+    let mut walker = Walker::new(table, &node, &whole, 0);
+    (walker.protocol, walker.tracked) = (packet.protocol, packet.tracked);
+    let end = walker.hook(Place::Forward);
+    walker.over(end)
+}
+
 fn way(table: &Table, node: &Node, packet: &Packet, choice: u32) -> Way {
-    let mut walker = Walker {
-        table,
-        node,
-        packet: packet.clone(),
-        original: (packet.destination, packet.port),
-        mark: 0,
-        translated: false,
-        masked: false,
-        choice,
-        of: 1,
-        steps: Vec::new(),
-    };
+    let mut walker = Walker::new(table, node, packet, choice);
     let end = walker.hooks();
-    let outcome = match end {
-        Some(End::Refused) => Outcome::Refused,
-        Some(End::Dropped) => Outcome::Dropped,
-        None if walker.translated => {
-            let masked = if walker.masked {
-                Source::Masked
-            } else {
-                Source::Kept
-            };
-            let to = (walker.packet.destination, walker.packet.port);
-            Outcome::Sent(BTreeMap::from([(to, masked)]))
-        }
-        None => Outcome::Pass,
-    };
-    Way {
-        outcome,
-        of: walker.of,
-        steps: walker.steps,
-    }
+    walker.over(end)
 }
 
 enum End {
@@ -109,6 +111,10 @@ struct Walker<'a> {
     table: &'a Table,
     node: &'a Node,
     packet: Packet,
+    /// Its number: not all protocols are those of services.
+    protocol: u8,
+    /// Of a connection; without one nothing is known of it.
+    tracked: bool,
     original: (IpAddr, u16),
     mark: u32,
     translated: bool,
@@ -118,7 +124,46 @@ struct Walker<'a> {
     steps: Vec<Step>,
 }
 
-impl Walker<'_> {
+impl<'a> Walker<'a> {
+    fn new(table: &'a Table, node: &'a Node, packet: &Packet, choice: u32) -> Self {
+        Self {
+            table,
+            node,
+            packet: packet.clone(),
+            protocol: packet.protocol.number(),
+            tracked: true,
+            original: (packet.destination, packet.port),
+            mark: 0,
+            translated: false,
+            masked: false,
+            choice,
+            of: 1,
+            steps: Vec::new(),
+        }
+    }
+
+    fn over(self, end: Option<End>) -> Way {
+        let outcome = match end {
+            Some(End::Refused) => Outcome::Refused,
+            Some(End::Dropped) => Outcome::Dropped,
+            None if self.translated => {
+                let masked = if self.masked {
+                    Source::Masked
+                } else {
+                    Source::Kept
+                };
+                let to = (self.packet.destination, self.packet.port);
+                Outcome::Sent(BTreeMap::from([(to, masked)]))
+            }
+            None => Outcome::Pass,
+        };
+        Way {
+            outcome,
+            of: self.of,
+            steps: self.steps,
+        }
+    }
+
     fn hooks(&mut self) -> Option<End> {
         if self.packet.interface.is_none() {
             self.hook(Place::Output)
@@ -209,14 +254,19 @@ impl Walker<'_> {
         });
     }
 
+    /// What can't be read matches nothing.
     fn part(&mut self, part: &Part) -> Done {
-        match part {
+        self.try_part(part).unwrap_or(Done::NoMatch)
+    }
+
+    fn try_part(&mut self, part: &Part) -> Option<Done> {
+        Some(match part {
             Part::Is { load, bytes, not } => {
-                let found = self.load(load).words();
+                let found = self.load(load)?.words();
                 Done::matching(found.starts_with(bytes) != *not)
             }
             Part::Bits { load, mask, not } => {
-                let bits = <[u8; 4]>::try_from(&*self.load(load).words());
+                let bits = <[u8; 4]>::try_from(&*self.load(load)?.words());
                 let bits = bits.map(u32::from_ne_bytes).unwrap_or_default();
                 Done::matching((bits & mask != 0) != *not)
             }
@@ -228,26 +278,26 @@ impl Walker<'_> {
                 Done::matching(net.contains(&ip) != *not)
             }
             Part::Between { load, first, last } => {
-                let bytes = self.load(load).words();
+                let bytes = self.load(load)?.words();
                 let port = match &*bytes {
                     [a, b, ..] => u16::from_be_bytes([*a, *b]),
-                    _ => return Done::NoMatch,
+                    _ => return None,
                 };
                 Done::matching((first..=last).contains(&&port))
             }
             Part::In { key, set, not } => {
-                let key = self.loads(key);
+                let key = self.loads(key)?;
                 let set = self.table.sets.get(set);
                 Done::matching(set.is_some_and(|s| contains(s, &key)) != *not)
             }
             Part::Decide { key, map } => {
-                let key = self.loads(key);
+                let key = self.loads(key)?;
                 match self.found(map, &key) {
                     Some(Value::Verdict(verdict)) => Done::Verdict(verdict),
                     _ => Done::NoMatch,
                 }
             }
-            Part::Translate { key, map } => self.translate(key, map),
+            Part::Translate { key, map } => self.translate(key, map)?,
             Part::Masquerade => {
                 self.masked = true;
                 Done::Verdict(Verdict::Accept)
@@ -264,43 +314,48 @@ impl Walker<'_> {
             }
             Part::Reject => Done::Refused,
             Part::Verdict(verdict) => Done::Verdict(verdict.clone()),
-        }
+        })
     }
 
-    fn translate(&mut self, key: &[Load], map: &Name) -> Done {
-        let key = self.loads(key);
-        let Some(Value::Fields(words)) = self.found(map, &key) else {
-            return Done::NoMatch;
+    fn translate(&mut self, key: &[Load], map: &Name) -> Option<Done> {
+        let key = self.loads(key)?;
+        let Value::Fields(words) = self.found(map, &key)? else {
+            return None;
         };
-        let Some((ip, port)) = endpoint(self.table.family, &words) else {
-            return Done::NoMatch;
-        };
+        let (ip, port) = endpoint(self.table.family, &words)?;
         (self.packet.destination, self.packet.port) = (ip, port);
         self.translated = true;
-        Done::Verdict(Verdict::Accept)
+        Some(Done::Verdict(Verdict::Accept))
     }
 
     fn found(&self, map: &Name, key: &Words) -> Option<Value> {
         self.table.sets.get(map)?.elements.get(key).cloned()
     }
 
-    fn loads(&mut self, key: &[Load]) -> Words {
-        let parts: Vec<Words> = key.iter().map(|l| self.load(l).words()).collect();
-        parts.concat().into()
+    fn loads(&mut self, key: &[Load]) -> Option<Words> {
+        let parts = key.iter().map(|l| Some(self.load(l)?.words()));
+        let parts: Option<Vec<Words>> = parts.collect();
+        Some(parts?.concat().into())
     }
 
-    fn load(&mut self, load: &Load) -> Writer {
+    fn load(&mut self, load: &Load) -> Option<Writer> {
         let new = Writer::default();
+        let of_connection = |writer| self.tracked.then_some(writer);
         let kind = |ip: &IpAddr| if self.node.has(ip) { LOCAL } else { 1 };
-        match load {
+        Some(match load {
             Load::Source => new.address(self.packet.source),
             Load::Destination => new.address(self.packet.destination),
-            Load::Protocol => new.protocol(self.packet.protocol),
+            Load::Protocol => new.byte(self.protocol),
             Load::Port => new.port(self.packet.port),
-            Load::OriginalDestination => new.address(self.original.0),
-            Load::OriginalPort => new.port(self.original.1),
+            Load::OriginalDestination => return of_connection(new.address(self.original.0)),
+            Load::OriginalPort => return of_connection(new.port(self.original.1)),
+            Load::OriginalSource => return of_connection(new.address(self.packet.source)),
+            Load::ReplySource => return of_connection(new.address(self.packet.destination)),
+            Load::ReplyPort => return of_connection(new.port(self.packet.port)),
+            Load::Icmpv6Type => new.byte(self.packet.port.to_be_bytes()[0]),
             Load::Interface => new.text(self.packet.interface.as_deref().unwrap_or_default()),
-            Load::State => new.number(state::NEW),
+            Load::State if self.tracked => new.number(state::NEW),
+            Load::State => new.number(state::UNTRACKED),
             Load::Status => new.number(if self.translated { status::DNAT } else { 0 }),
             Load::Mark => new.number(self.mark),
             Load::SourceType => new.number(kind(&self.packet.source)),
@@ -309,7 +364,7 @@ impl Walker<'_> {
                 self.of = (*count).max(1);
                 new.number(first + self.choice % self.of)
             }
-        }
+        })
     }
 }
 

@@ -190,6 +190,12 @@ impl State {
         pods.map(|(name, known)| (name, &known.pod, &*known.addresses))
     }
 
+    /// The UID of a pod that is known.
+    pub fn pod_uid(&self, namespace: &str, name: &str) -> Option<&str> {
+        let known = self.world.namespaces.get(namespace)?.pods.get(name)?;
+        Some(&known.pod.uid)
+    }
+
     /// A namespace's labels; `None`: it is not known.
     pub fn namespace(&self, name: &str) -> Option<&Labels> {
         self.world.namespaces.get(name)?.labels.as_ref()

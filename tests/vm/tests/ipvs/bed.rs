@@ -288,7 +288,9 @@ impl Bed {
     pub(crate) fn remove_rules(&self) {
         for family in FAMILIES {
             match self.beside {
-                Beside::Nftables => self.in_node(|| nftables().remove(family).expect("remove")),
+                Beside::Nftables => {
+                    self.in_node(|| nftables().remove(services::TABLE, family).expect("remove"))
+                }
                 Beside::Iptables => self.restore(family, Ruleset::default()),
             }
         }
@@ -301,12 +303,12 @@ impl Bed {
     fn write(&self, want: Table) {
         self.in_node(|| {
             let kernel = nftables();
-            let have = kernel.read(want.family).expect("read");
+            let have = kernel.read(services::TABLE, want.family).expect("read");
             let transaction = Transaction::between(have.as_ref(), &want);
             kernel
                 .apply(&transaction, have.as_ref().unwrap_or(&want))
                 .expect("apply");
-            let now = kernel.read(want.family).expect("read");
+            let now = kernel.read(services::TABLE, want.family).expect("read");
             let left = Transaction::between(now.as_ref(), &want);
             assert!(
                 left.is_empty(),

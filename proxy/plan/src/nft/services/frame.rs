@@ -1,5 +1,6 @@
 //! What is in the table whatever the services are: base chains, shared sets, and who looks into which map in which order.
 
+use super::TABLE;
 use super::names::{CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS, clients};
 use super::source;
 use crate::model::Family;
@@ -17,7 +18,7 @@ const REMEMBER: i32 = -90;
 const FILTER: i32 = 0;
 /// The table without any service.
 pub(super) fn frame(family: Family, options: &Options) -> Table {
-    let mut table = Table::new(family);
+    let mut table = Table::new(TABLE, family);
     let address = [Field::Address];
     let pair = [Field::Address, Field::Address];
     table

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 
+use super::TABLE;
 use super::pieces::{Piece, pieces};
 use crate::model::{Change, Entry, Family};
 use crate::nft::table::{Chain, Value};
@@ -45,7 +46,7 @@ impl Live {
 
     /// What the changes mean for the table.
     pub fn update(&mut self, changes: &[Change]) -> Transaction {
-        let mut transaction = Transaction::new(self.family);
+        let mut transaction = Transaction::new(TABLE, self.family);
         let all = |entries: fn(&Change) -> &[Entry]| {
             let entries = changes.iter().flat_map(entries);
             let mut all: Vec<Piece> = entries

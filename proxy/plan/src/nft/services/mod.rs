@@ -37,6 +37,9 @@ use super::table::{Chain, Field, Name, Rule, Table, Value, Words};
 use crate::model::{Entry, Family};
 use crate::options::Options;
 
+/// The table's name, in the family `ip` and in `ip6`.
+pub const TABLE: &str = "keelson-proxy";
+
 /// The whole table of a family.
 pub fn table<'a>(
     entries: impl Iterator<Item = &'a Entry>,

@@ -1,5 +1,5 @@
 //! Policies, pods, namespaces and packets by chance: what is compiled does what the specification says, and what came
-//! about step by step is what would be made at once.
+//! about step by step is what would be made at once, the node's tables included.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, from_value, json};
 
 use crate::model::Protocol;
+use crate::nft::policies::tests::Rendered;
 use crate::policy::compiled::{Compiled, Peers, Ports};
 use crate::policy::decide::{Outcome, explain};
 use crate::policy::diff::diff;
@@ -218,6 +219,8 @@ type Key = (String, String);
 /// A state and, beside it, the objects that it was told.
 struct World {
     state: State,
+    /// What the node's tables become.
+    rendered: Rendered,
     policies: BTreeMap<Key, NetworkPolicy>,
     pods: BTreeMap<Key, Pod>,
     namespaces: BTreeMap<Key, Namespace>,
@@ -236,6 +239,7 @@ impl World {
     fn new() -> Self {
         Self {
             state: State::new("me"),
+            rendered: Rendered::new(),
             policies: BTreeMap::new(),
             pods: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -375,6 +379,7 @@ impl World {
         assert_eq!(delta, diff(&before, after), "what was told is what changed");
         before.apply(&delta);
         assert_eq!(before, *after, "doing it leads there");
+        self.rendered.update(&delta, after);
         assert!(self.state.sync().is_empty(), "twice is nothing");
         let fresh = self.fresh();
         assert_eq!(
@@ -392,6 +397,7 @@ impl World {
 /// How often packets met what.
 #[derive(Default, Debug)]
 struct Met {
+    /// Of those that the node's tables were asked for too.
     packets: usize,
     /// What the specification said of an end, by its name.
     outcomes: BTreeMap<&'static str, usize>,
@@ -400,14 +406,16 @@ struct Met {
 }
 
 impl Met {
-    fn ask(&mut self, state: &State, packet: &Packet) {
+    fn ask(&mut self, world: &World, packet: &Packet) {
+        let state = &world.state;
         let decision = explain(state, packet);
         assert_eq!(
             walk(state.compiled(), packet),
             decision.verdict(),
             "{packet:?}: {decision:?}"
         );
-        self.packets += 1;
+        let met = world.rendered.ask(packet, decision.verdict());
+        self.packets += usize::from(met);
         for (outcome, direction) in [
             (&decision.egress, Direction::Egress),
             (&decision.ingress, Direction::Ingress),
@@ -462,7 +470,7 @@ impl Met {
             }
             world.check();
             for _ in 0..packets {
-                self.ask(&world.state, &packet(&world.state, dice));
+                self.ask(&world, &packet(&world.state, dice));
             }
         }
         let none = BTreeSet::new();
@@ -470,7 +478,8 @@ impl Met {
         for ((namespace, pod), (uid, _)) in &world.given {
             world.state.set_addresses(namespace, pod, uid, &[]);
         }
-        world.state.sync();
+        let delta = world.state.sync();
+        world.rendered.update(&delta, world.state.compiled());
         assert!(world.state.is_bare(), "all is forgotten");
     }
 }
