@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use keelson_proxy_kernel::{conntrack, iptables, nft, sysctl};
 use keelson_proxy_plan::conntrack::Wanted;
-use keelson_proxy_plan::iptables::{self as rules, Ruleset, ruleset};
+use keelson_proxy_plan::iptables::{Ruleset, ruleset};
 use keelson_proxy_plan::model::{Entry, Family};
 use keelson_proxy_plan::nft::services::table;
 use keelson_proxy_plan::nft::transaction::Transaction;
@@ -168,12 +168,12 @@ impl Bed {
     }
 
     fn wanted(&self) -> Ruleset {
-        let options = rules::Options {
-            family: Family::V4,
-            cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
-            localhost_node_ports: true,
+        let options = Options {
+            pods: Pods::Within(vec!["10.42.0.0/16".parse().expect("cidr")]),
+            ..Options::default()
         };
-        ruleset(&self.state.served(Family::V4), &options)
+        let entries: Vec<Entry> = self.state.all().flatten().collect();
+        ruleset(entries.iter(), Family::V4, &options)
     }
 
     /// Makes the rules so; how much was written to the kernel.

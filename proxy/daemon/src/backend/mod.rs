@@ -27,7 +27,7 @@ pub(crate) struct Backend {
 impl Backend {
     /// As configured; where nothing is said, nftables if this kernel has it.
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let iptables = || Kind::Iptables(Iptables::new(config));
+        let iptables = || Kind::Iptables(Iptables::new(&config.rules));
         let kind = match config.mode {
             Mode::Iptables => iptables(),
             Mode::Nftables => Kind::Nftables(Nftables::new(&config.rules)?),
@@ -85,7 +85,7 @@ impl Backend {
         let changes = state.take_changes();
         match &mut self.kind {
             Kind::Nftables(b) => b.sync(state, &changes).await?,
-            Kind::Iptables(b) => b.sync(state).await?,
+            Kind::Iptables(b) => b.sync(state, &changes).await?,
         }
         if !self.synced {
             // Another mode's rules go when ours are in place: no connection is refused between.
@@ -105,7 +105,7 @@ impl Backend {
     async fn cleanup_others(&mut self) -> Vec<Error> {
         match self.kind {
             Kind::Nftables(_) if !keelson_proxy_kernel::iptables::is_installed() => Vec::new(),
-            Kind::Nftables(_) => Iptables::new(&self.config).cleanup().await,
+            Kind::Nftables(_) => Iptables::new(&self.config.rules).cleanup().await,
             Kind::Iptables(_) => match Nftables::new(&self.config.rules) {
                 Ok(nftables) => nftables.cleanup(),
                 Err(_) => Vec::new(),
@@ -120,7 +120,7 @@ impl Backend {
             Err(error) => vec![error],
         };
         if keelson_proxy_kernel::iptables::is_installed() {
-            errors.extend(Iptables::new(config).cleanup().await);
+            errors.extend(Iptables::new(&config.rules).cleanup().await);
         }
         errors
     }
