@@ -5,6 +5,7 @@ mod iptables;
 mod nftables;
 
 use keelson_proxy_kernel::Error;
+use keelson_proxy_kernel::iptables::Programs;
 use keelson_proxy_plan::state::State;
 
 use crate::{Config, Mode};
@@ -103,14 +104,14 @@ impl Backend {
     }
 
     async fn cleanup_others(&mut self) -> Vec<Error> {
-        match self.kind {
-            Kind::Nftables(_) if !keelson_proxy_kernel::iptables::is_installed() => Vec::new(),
-            Kind::Nftables(_) => Iptables::new(&self.config.rules).cleanup().await,
-            Kind::Iptables(_) => match Nftables::new(&self.config.rules) {
-                Ok(nftables) => nftables.cleanup(),
-                Err(_) => Vec::new(),
-            },
+        let Kind::Iptables(iptables) = &mut self.kind else {
+            return iptables::cleanup(Programs::installed().into_iter()).await;
+        };
+        let mut errors = iptables.cleanup_other_variant().await;
+        if let Ok(nftables) = Nftables::new(&self.config.rules) {
+            errors.extend(nftables.cleanup());
         }
+        errors
     }
 
     /// Removes all that any mode puts into the kernel.
@@ -119,9 +120,7 @@ impl Backend {
             Ok(nftables) => nftables.cleanup(),
             Err(error) => vec![error],
         };
-        if keelson_proxy_kernel::iptables::is_installed() {
-            errors.extend(Iptables::new(&config.rules).cleanup().await);
-        }
+        errors.extend(iptables::cleanup(Programs::installed().into_iter()).await);
         errors
     }
 }

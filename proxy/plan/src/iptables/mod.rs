@@ -1,11 +1,13 @@
 //! The iptables backend: services' rules in the shape every operator knows from kube-proxy ([`ruleset`], and as
-//! they change, [`Live`]), and what a packet meets in them ([`walk`]).
+//! they change, [`Live`]), what a packet meets in them ([`walk`]), and
+//! which of iptables' variants they are for ([`variant`]).
 
 mod hostport;
 mod names;
 mod rule;
 mod ruleset;
 mod services;
+pub mod variant;
 pub mod walk;
 
 pub use hostport::leftovers;

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
+use super::variant::KUBELET;
+
 /// The tables we write to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
@@ -33,8 +35,12 @@ impl Table {
 /// A rule, without `-A CHAIN`. Chains that are put together anew share the text of rules that stay.
 pub type Line = Arc<str>;
 
-/// Our chains are those whose names begin so.
+/// Our chains are those whose names begin so, but for a kubelet's.
 const OURS: &str = "KUBE-";
+
+fn is_ours(chain: &str) -> bool {
+    chain.starts_with(OURS) && !KUBELET.contains(&chain)
+}
 
 /// Our chains, and our jumps from the built-in chains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,13 +123,13 @@ impl Ruleset {
                 .strip_prefix(':')
                 .and_then(|l| l.split_whitespace().next())
             {
-                if chain.starts_with(OURS) {
+                if is_ours(chain) {
                     set.chain(table, chain);
                 }
             } else if let Some((chain, rule)) =
                 line.strip_prefix("-A ").and_then(|l| l.split_once(' '))
             {
-                if chain.starts_with(OURS) {
+                if is_ours(chain) {
                     set.rule(table, chain, rule);
                 } else if let Some(builtin) =
                     BUILTIN.iter().find(|b| **b == chain && jumps_to_ours(rule))
@@ -218,7 +224,7 @@ fn jumps_to_ours(rule: &str) -> bool {
     rule.split(' ')
         .skip_while(|w| *w != "-j")
         .nth(1)
-        .is_some_and(|target| target.starts_with(OURS))
+        .is_some_and(is_ours)
 }
 
 #[cfg(test)]
@@ -266,7 +272,7 @@ mod tests {
 
     #[test]
     fn jumps_keep_their_order_and_foreign_rules_are_not_seen() {
-        let saved = "*nat\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n:KUBE-A - [3:99]\n-A OUTPUT -j DOCKER\n-A OUTPUT -j KUBE-A\n-A DOCKER -j RETURN\n-A KUBE-A -j RETURN\nCOMMIT\n*raw\n:KUBE-A - [0:0]\nCOMMIT\n";
+        let saved = "*nat\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n:KUBE-A - [3:99]\n-A OUTPUT -j DOCKER\n-A OUTPUT -j KUBE-A\n-A DOCKER -j RETURN\n-A KUBE-A -j RETURN\nCOMMIT\n*raw\n:KUBE-A - [0:0]\nCOMMIT\n";
         let have = Ruleset::parse(saved);
         assert_eq!(have, set(&[("KUBE-A", &["-j RETURN"])], &["-j KUBE-A"]));
         let text = set(
