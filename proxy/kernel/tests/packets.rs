@@ -95,16 +95,11 @@ impl Bed {
         for ns in ["node", "a", "b", "client"] {
             ip(&format!("netns add {}", bed.ns(ns)));
             ip(&format!("-n {} link set lo up", bed.ns(ns)));
-            // Nobody asks after neighbours by an address that is still being tried.
-            inside(&bed.ns(ns), || {
-                let tries = "/proc/sys/net/ipv6/conf/default/dad_transmits";
-                std::fs::write(tries, "0").expect(tries);
-            });
         }
         let node = bed.ns("node");
         ip(&format!("-n {node} link add br0 type bridge"));
         ip(&format!("-n {node} addr add 10.42.0.1/24 dev br0"));
-        ip(&format!("-n {node} addr add fd42::1/64 dev br0"));
+        ip(&format!("-n {node} addr add fd42::1/64 dev br0 nodad"));
         ip(&format!("-n {node} link set br0 up"));
         for (pod, last) in [("a", 2), ("b", 3)] {
             ip(&format!(
@@ -124,7 +119,7 @@ impl Bed {
             bed.ns("client")
         ));
         ip(&format!("-n {node} addr add {NODE}/24 dev out"));
-        ip(&format!("-n {node} addr add {NODE6}/64 dev out"));
+        ip(&format!("-n {node} addr add {NODE6}/64 dev out nodad"));
         ip(&format!("-n {node} link set out up"));
         bed.join("client", &format!("{CLIENT}/24"), NODE);
         bed.join("client", &format!("{CLIENT6}/64"), NODE6);
@@ -132,9 +127,8 @@ impl Bed {
         // Not back to the client: the kernel's redirects would keep it from hearing that it is refused.
         ip(&format!("-n {node} link add away type bridge"));
         ip(&format!("-n {node} link set away up"));
-        for family in ["-4", "-6"] {
-            ip(&format!("-n {node} {family} route add default dev away"));
-        }
+        ip(&format!("-n {node} route add default dev away"));
+        ip(&format!("-n {node} route add default via {CLIENT6}"));
         inside(&node, || {
             let forward = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
             for name in forward.into_iter().chain([sysctl::ROUTE_LOCALNET]) {
@@ -153,7 +147,8 @@ impl Bed {
 
     fn join(&self, who: &str, address: &str, gateway: &str) {
         let ns = self.ns(who);
-        ip(&format!("-n {ns} addr add {address} dev eth0"));
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        ip(&format!("-n {ns} addr add {address} dev eth0 {nodad}"));
         ip(&format!("-n {ns} link set eth0 up"));
         ip(&format!("-n {ns} route add default via {gateway}"));
     }
