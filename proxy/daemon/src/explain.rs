@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use keelson_proxy_kernel::iptables::Programs;
 use keelson_proxy_kernel::nft::Nftables;
-use keelson_proxy_kernel::{conntrack, iptables, node};
+use keelson_proxy_kernel::{conntrack, node};
 use keelson_proxy_plan::explain::{Names, report, service};
 use keelson_proxy_plan::iptables::ruleset;
 use keelson_proxy_plan::model::{Entry, Family, Protocol};
@@ -19,7 +20,6 @@ use keelson_proxy_plan::state::{Here, State};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use crate::backend::iptables_options;
 use crate::{Config, ZONE};
 
 /// A connection that somebody asks about.
@@ -106,9 +106,10 @@ pub async fn diff(config: &Config, client: &Client) -> anyhow::Result<String> {
     if found {
         return Ok(out);
     }
+    let programs = Programs::detect().await.programs;
     for family in [Family::V4, Family::V6] {
-        let have = iptables::read(family).await?;
-        let want = ruleset(&state.served(family), &iptables_options(config, family));
+        let have = programs.read(family).await?;
+        let want = ruleset(entries.iter(), family, &config.rules);
         out += &want.transaction(&have).unwrap_or_default();
     }
     Ok(out)

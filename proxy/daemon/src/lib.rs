@@ -15,6 +15,7 @@ pub mod health;
 mod http;
 pub mod metrics;
 pub mod policy;
+mod programs;
 mod tables;
 pub mod userspace;
 
@@ -148,7 +149,7 @@ pub async fn run(
 /// Removes all chains and rules of ours, and the addresses that were answered here. Goes on after errors and gives
 /// them all.
 pub async fn cleanup() -> Vec<keelson_proxy_kernel::Error> {
-    let mut errors = Backend::cleanup(&Config::default()).await;
+    let mut errors = Backend::cleanup().await;
     errors.extend(policy::cleanup());
     errors.extend(keelson_proxy_kernel::loopback::hold(&[]).await.err());
     errors

@@ -116,7 +116,7 @@ fn wanted(state: &State, family: Family) -> Table {
 }
 
 fn left(kernel: &Nftables, want: &Table) -> String {
-    let have = kernel.read(want.family).expect("read");
+    let have = kernel.read(TABLE, want.family).expect("read");
     Transaction::between(have.as_ref(), want).render(want)
 }
 
@@ -226,7 +226,7 @@ fn what_others_change_is_found_and_mended() {
                 generation,
                 "{damage}"
             );
-            let have = kernel.read(Family::V4).expect("read");
+            let have = kernel.read(TABLE, Family::V4).expect("read");
             let transaction = Transaction::between(have.as_ref(), &want);
             assert!(!transaction.is_empty(), "{damage} is seen");
             assert!(!transaction.anew, "{damage} is mended, not made anew");
@@ -239,7 +239,7 @@ fn what_others_change_is_found_and_mended() {
         nft("delete table ip keelson-proxy");
         nft("add table ip keelson-proxy");
         nft("add map ip keelson-proxy services { type ipv4_addr : verdict; }");
-        let have = kernel.read(Family::V4).expect("read");
+        let have = kernel.read(TABLE, Family::V4).expect("read");
         let transaction = Transaction::between(have.as_ref(), &want);
         assert!(transaction.anew);
         kernel.apply(&transaction, &want).expect("apply");
@@ -255,7 +255,7 @@ fn what_the_kernel_refuses_is_named_and_nothing_of_it_is_done() {
         kernel
             .apply(&Transaction::between(None, &want), &want)
             .expect("apply");
-        let mut transaction = Transaction::new(Family::V4);
+        let mut transaction = Transaction::new(TABLE, Family::V4);
         transaction.add_element(
             "cluster-ips".into(),
             [10, 43, 7, 7].into(),

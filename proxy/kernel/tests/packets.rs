@@ -9,11 +9,14 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use keelson_proxy_kernel::{conntrack, iptables, nft, sysctl};
+use ipnet::IpNet;
+use keelson_proxy_kernel::iptables::Programs;
+use keelson_proxy_kernel::{conntrack, nft, sysctl};
 use keelson_proxy_plan::conntrack::Wanted;
-use keelson_proxy_plan::iptables::{self as rules, Ruleset, ruleset};
+use keelson_proxy_plan::iptables::variant::Variant;
+use keelson_proxy_plan::iptables::{Live, Ruleset, ruleset};
 use keelson_proxy_plan::model::{Entry, Family};
-use keelson_proxy_plan::nft::services::{TABLE, table};
+use keelson_proxy_plan::nft::services::{TABLE, stale, table};
 use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::options::{Options, Pods};
 use keelson_proxy_plan::state::State;
@@ -23,6 +26,9 @@ use serde_json::{Value, json};
 const CLIENT: &str = "192.168.9.2";
 const NODE: &str = "192.168.9.1";
 const CLUSTER_IP: &str = "10.43.0.9";
+const CLIENT6: &str = "fd09::2";
+const NODE6: &str = "fd09::1";
+const CLUSTER_IP6: &str = "fd43::9";
 
 fn ip(args: &str) {
     let out = Command::new("ip")
@@ -49,16 +55,23 @@ fn inside<T: Send + 'static>(ns: &str, f: impl FnOnce() -> T + Send + 'static) -
 /// By which rules packets are sent on: each property holds with every one of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Backend {
-    Iptables,
+    Iptables(Variant),
     Nftables,
 }
 
-const BACKENDS: [Backend; 2] = [Backend::Iptables, Backend::Nftables];
+const BACKENDS: [Backend; 3] = [
+    Backend::Iptables(Variant::Legacy),
+    Backend::Iptables(Variant::Nft),
+    Backend::Nftables,
+];
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// A node with two pods on a bridge, and a client on another link.
 struct Bed {
     name: String,
     state: State,
+    options: Options,
     backend: Backend,
 }
 
@@ -73,6 +86,10 @@ impl Bed {
         let bed = Self {
             name,
             state: State::default(),
+            options: Options {
+                pods: Pods::Within(nets(&["10.42.0.0/16", "fd42::/16"])),
+                ..Options::default()
+            },
             backend,
         };
         for ns in ["node", "a", "b", "client"] {
@@ -82,8 +99,9 @@ impl Bed {
         let node = bed.ns("node");
         ip(&format!("-n {node} link add br0 type bridge"));
         ip(&format!("-n {node} addr add 10.42.0.1/24 dev br0"));
+        ip(&format!("-n {node} addr add fd42::1/64 dev br0 nodad"));
         ip(&format!("-n {node} link set br0 up"));
-        for (pod, address) in [("a", "10.42.0.2"), ("b", "10.42.0.3")] {
+        for (pod, last) in [("a", 2), ("b", 3)] {
             ip(&format!(
                 "-n {node} link add port-{pod} type veth peer name eth0 netns {}",
                 bed.ns(pod)
@@ -93,19 +111,27 @@ impl Bed {
                 "-n {node} link set port-{pod} type bridge_slave hairpin on"
             ));
             ip(&format!("-n {node} link set port-{pod} up"));
-            bed.join(pod, &format!("{address}/24"), "10.42.0.1");
+            bed.join(pod, &format!("10.42.0.{last}/24"), "10.42.0.1");
+            bed.join(pod, &format!("fd42::{last}/64"), "fd42::1");
         }
         ip(&format!(
             "-n {node} link add out type veth peer name eth0 netns {}",
             bed.ns("client")
         ));
         ip(&format!("-n {node} addr add {NODE}/24 dev out"));
+        ip(&format!("-n {node} addr add {NODE6}/64 dev out nodad"));
         ip(&format!("-n {node} link set out up"));
         bed.join("client", &format!("{CLIENT}/24"), NODE);
+        bed.join("client", &format!("{CLIENT6}/64"), NODE6);
         // A cluster address is routed before it is translated: a node without any route to it has no services.
-        ip(&format!("-n {node} route add default via {CLIENT}"));
+        // Not back to the client: the kernel's redirects would keep it from hearing that it is refused.
+        ip(&format!("-n {node} link add away type bridge"));
+        ip(&format!("-n {node} link set away up"));
+        ip(&format!("-n {node} route add default dev away"));
+        ip(&format!("-n {node} route add default via {CLIENT6}"));
         inside(&node, || {
-            for name in ["net.ipv4.ip_forward", sysctl::ROUTE_LOCALNET] {
+            let forward = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+            for name in forward.into_iter().chain([sysctl::ROUTE_LOCALNET]) {
                 sysctl::enable(name).expect("sysctl");
             }
         });
@@ -121,7 +147,8 @@ impl Bed {
 
     fn join(&self, who: &str, address: &str, gateway: &str) {
         let ns = self.ns(who);
-        ip(&format!("-n {ns} addr add {address} dev eth0"));
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        ip(&format!("-n {ns} addr add {address} dev eth0 {nodad}"));
         ip(&format!("-n {ns} link set eth0 up"));
         ip(&format!("-n {ns} route add default via {gateway}"));
     }
@@ -129,25 +156,28 @@ impl Bed {
     /// Answers every TCP connection and UDP packet with the pod's name and the source it sees. The threads end with the test.
     fn serve(&self, pod: &'static str) {
         inside(&self.ns(pod), move || {
-            let tcp = TcpListener::bind("0.0.0.0:8080").expect("listen");
+            let tcp = TcpListener::bind("[::]:8080").expect("listen");
             std::thread::spawn(move || {
                 for mut stream in tcp.incoming().flatten() {
-                    let peer = stream.peer_addr().expect("peer").ip();
+                    let peer = stream.peer_addr().expect("peer").ip().to_canonical();
                     let _ = write!(stream, "{pod} {peer}");
                 }
             });
-            let udp = UdpSocket::bind("0.0.0.0:8080").expect("bind");
+            let udp = UdpSocket::bind("[::]:8080").expect("bind");
             std::thread::spawn(move || {
                 let mut buffer = [0; 64];
                 while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
-                    let _ = udp.send_to(format!("{pod} {}", peer.ip()).as_bytes(), peer);
+                    let _ = udp.send_to(
+                        format!("{pod} {}", peer.ip().to_canonical()).as_bytes(),
+                        peer,
+                    );
                 }
             });
         });
     }
 
     fn service(&mut self, change: impl Fn(&mut Value), endpoints: &[&str]) {
-        let mut service = json!({"metadata": {"namespace": "d", "name": "web"}, "spec": {"type": "NodePort", "clusterIP": CLUSTER_IP,
+        let mut service = json!({"metadata": {"namespace": "d", "name": "web"}, "spec": {"type": "NodePort", "clusterIPs": [CLUSTER_IP, CLUSTER_IP6],
             "ports": [{"name": "t", "port": 80, "nodePort": 30080, "protocol": "TCP"}, {"name": "u", "port": 80, "nodePort": 30080, "protocol": "UDP"}]}});
         change(&mut service);
         self.state
@@ -155,54 +185,51 @@ impl Bed {
         self.endpoints(endpoints);
     }
 
+    /// Those of another node have its name after an `@`.
     fn endpoints(&mut self, endpoints: &[&str]) {
-        let list: Vec<Value> = endpoints
-            .iter()
-            .map(|e| json!({"addresses": [e], "nodeName": "me"}))
-            .collect();
-        let slice = json!({"metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
-            "ports": [{"name": "t", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 8080, "protocol": "UDP"}], "endpoints": list});
-        self.state
-            .set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
+        for (name, kind, colon) in [("web-4", "IPv4", false), ("web-6", "IPv6", true)] {
+            let mine = endpoints.iter().filter(|e| e.contains(':') == colon);
+            let list: Vec<Value> = mine
+                .map(|e| e.split_once('@').unwrap_or((e, "me")))
+                .map(|(ip, node)| json!({"addresses": [ip], "nodeName": node}))
+                .collect();
+            let slice = json!({"metadata": {"namespace": "d", "name": name, "labels": {"kubernetes.io/service-name": "web"}}, "addressType": kind,
+                "ports": [{"name": "t", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 8080, "protocol": "UDP"}], "endpoints": list});
+            let slice = serde_json::from_value(slice).expect("slice");
+            self.state.set_slice(&slice, &"me".into());
+        }
         self.sync();
     }
 
-    fn wanted(&self) -> Ruleset {
-        let options = rules::Options {
-            family: Family::V4,
-            cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
-            localhost_node_ports: true,
-        };
-        ruleset(&self.state.served(Family::V4), &options)
+    fn entries(&self) -> Vec<Entry> {
+        self.state.all().flatten().collect()
     }
 
     /// Makes the rules so; how much was written to the kernel.
     fn sync(&self) -> usize {
-        match self.backend {
-            Backend::Iptables => self.sync_iptables(),
-            Backend::Nftables => self.sync_nftables(),
-        }
+        let sync = |family| match self.backend {
+            Backend::Iptables(variant) => self.sync_iptables(Programs::of(variant), family),
+            Backend::Nftables => self.sync_nftables(family),
+        };
+        FAMILIES.into_iter().map(sync).sum()
     }
 
-    fn sync_nftables(&self) -> usize {
-        let options = Options {
-            pods: Pods::Within(vec!["10.42.0.0/16".parse().expect("cidr")]),
-            ..Options::default()
-        };
-        let entries: Vec<Entry> = self.state.all().flatten().collect();
-        let want = table(entries.iter(), Family::V4, &options);
+    fn sync_nftables(&self, family: Family) -> usize {
+        let (entries, options) = (self.entries(), self.options.clone());
+        let want = table(entries.iter(), family, &options);
         inside(&self.ns("node"), move || {
             let kernel = nft::Nftables::open().expect("socket");
-            let have = kernel.read(TABLE, Family::V4).expect("read");
-            let transaction = Transaction::between(have.as_ref(), &want);
+            let have = kernel.read(TABLE, family).expect("read");
+            let mut transaction = Transaction::between(have.as_ref(), &want);
             assert!(!transaction.anew, "the table's form is read back");
+            if have.is_some() {
+                let clients = kernel.clients(family).expect("clients");
+                transaction.forget = stale(clients, &entries, family, &options);
+            }
             kernel
                 .apply(&transaction, have.as_ref().unwrap_or(&want))
                 .expect("apply");
-            let now = kernel
-                .read(TABLE, Family::V4)
-                .expect("read")
-                .expect("table");
+            let now = kernel.read(TABLE, family).expect("read").expect("table");
             let left = Transaction::between(Some(&now), &want);
             assert!(
                 left.is_empty(),
@@ -214,15 +241,15 @@ impl Bed {
         })
     }
 
-    fn sync_iptables(&self) -> usize {
-        let want = self.wanted();
+    fn sync_iptables(&self, programs: Programs, family: Family) -> usize {
+        let want = ruleset(self.entries().iter(), family, &self.options);
         self.in_node(async move || {
-            let have = iptables::read(Family::V4).await.expect("read");
+            let have = programs.read(family).await.expect("read");
             let Some(text) = want.transaction(&have) else {
                 return 0;
             };
-            iptables::apply(Family::V4, &text).await.expect("apply");
-            let now = iptables::read(Family::V4).await.expect("read");
+            programs.apply(family, &text).await.expect("apply");
+            let now = programs.read(family).await.expect("read");
             assert_eq!(want.transaction(&now), None, "reads back as it was written");
             text.len()
         })
@@ -253,7 +280,9 @@ impl Bed {
     fn counts(&self, from: &str, to: &str, n: usize) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for _ in 0..n {
-            let answer = self.tcp(from, to).expect("answer");
+            let answer = self.tcp(from, to);
+            let answer =
+                answer.unwrap_or_else(|e| panic!("{:?}, {from} to {to}: {e}", self.backend));
             *counts
                 .entry(answer.split(' ').next().expect("name").to_owned())
                 .or_default() += 1;
@@ -273,6 +302,10 @@ impl Drop for Bed {
 }
 
 const BOTH: &[&str] = &["10.42.0.2", "10.42.0.3"];
+
+fn nets(nets: &[&str]) -> Vec<IpNet> {
+    nets.iter().map(|n| n.parse().expect("net")).collect()
+}
 
 fn to(address: &str, port: u16) -> String {
     SocketAddr::new(address.parse::<IpAddr>().expect("ip"), port).to_string()
@@ -300,10 +333,13 @@ fn cluster_ip_and_node_port_from_everywhere() {
             let counts = bed.counts(from, &address, 24);
             assert_eq!(counts.len(), 2, "{name}: both endpoints answer: {counts:?}");
         }
-        assert!(
-            bed.tcp("a", &to(CLUSTER_IP, 81)).is_err(),
-            "another port is no service"
-        );
+        for from in ["a", "node", "client"] {
+            assert_eq!(
+                bed.tcp(from, &to(CLUSTER_IP, 81)),
+                REFUSED,
+                "{backend:?}, {from}: another port is no service"
+            );
+        }
     }
 }
 
@@ -378,7 +414,13 @@ fn affinity_stays_with_one_endpoint() {
 
 #[test]
 fn a_restart_writes_nothing_and_a_change_only_its_chains() {
-    let mut bed = Bed::new(Backend::Iptables);
+    for variant in Variant::ALL {
+        restart(variant);
+    }
+}
+
+fn restart(variant: Variant) {
+    let mut bed = Bed::new(Backend::Iptables(variant));
     bed.service(|_| (), BOTH);
     assert_eq!(bed.sync(), 0, "read back, nothing differs");
     let other = |i: u8| json!({"metadata": {"namespace": "d", "name": format!("s{i}")}, "spec": {"clusterIP": format!("10.43.1.{i}"), "ports": [{"port": 80}]}});
@@ -387,31 +429,37 @@ fn a_restart_writes_nothing_and_a_change_only_its_chains() {
             .set_service(&serde_json::from_value(other(i)).expect("service"));
     }
     let cold = bed.sync();
-    let slice = json!({"metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+    // What is written bit by bit is what is read back.
+    let mut live = Live::new(Family::V4, bed.options.clone());
+    live.reset(bed.entries().iter());
+    bed.state.forget_changes();
+    let slice = json!({"metadata": {"namespace": "d", "name": "web-4", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
         "ports": [{"name": "t", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 8080, "protocol": "UDP"}], "endpoints": [{"addresses": ["10.42.0.3"]}]});
     bed.state
         .set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
-    let one = bed.sync();
+    let one = live.update(&bed.state.take_changes()).expect("a change");
     assert!(
-        one * 5 < cold,
-        "{one} bytes for one endpoint, {cold} for a hundred services"
+        one.len() * 5 < cold,
+        "{} bytes for one endpoint, {cold} for a hundred services",
+        one.len()
     );
+    let programs = Programs::of(variant);
+    bed.in_node(async move || programs.apply(Family::V4, &one).await.expect("apply"));
+    assert_eq!(bed.sync(), 0, "nothing is left to write");
     // Somebody else's rules stay, ours go, nothing of ours is left.
-    bed.in_node(async || {
-        iptables::apply(
-            Family::V4,
-            "*nat\n:DOCKER - [0:0]\n-A OUTPUT -j DOCKER\nCOMMIT\n",
-        )
-        .await
-        .expect("foreign");
-        let have = iptables::read(Family::V4).await.expect("read");
+    bed.in_node(async move || {
+        let foreign =
+            "*nat\n:DOCKER - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n-A OUTPUT -j DOCKER\nCOMMIT\n";
+        programs.apply(Family::V4, foreign).await.expect("foreign");
+        let have = programs.read(Family::V4).await.expect("read");
         let text = Ruleset::default().transaction(&have).expect("ours");
-        iptables::apply(Family::V4, &text).await.expect("remove");
-        let left = Command::new("iptables-save")
-            .output()
-            .expect("iptables-save")
-            .stdout;
-        let left = String::from_utf8_lossy(&left).into_owned();
+        programs.apply(Family::V4, &text).await.expect("remove");
+        let program = match variant {
+            Variant::Legacy => "iptables-legacy-save",
+            Variant::Nft => "iptables-nft-save",
+        };
+        let left = Command::new(program).output().expect(program).stdout;
+        let left = String::from_utf8_lossy(&left).replace(":KUBE-KUBELET-CANARY ", "");
         assert!(
             !left.contains("KUBE-") && left.contains("-A OUTPUT -j DOCKER"),
             "{left}"
@@ -456,5 +504,240 @@ fn a_udp_flow_moves_when_its_endpoint_goes() {
         });
         assert_eq!(removed, (1, 0));
         assert_eq!(ask().as_deref(), Some("b 10.42.0.1"));
+    }
+}
+
+/// Nobody answers, and nobody says so.
+fn is_dropped(answer: &Result<String, std::io::ErrorKind>) -> bool {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    matches!(answer, Err(TimedOut | WouldBlock))
+}
+
+const REFUSED: Result<String, std::io::ErrorKind> = Err(std::io::ErrorKind::ConnectionRefused);
+
+#[test]
+fn affinity_moves_when_its_endpoint_goes_and_stays_there() {
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        bed.service(|v| v["spec"]["sessionAffinity"] = json!("ClientIP"), BOTH);
+        let service = to(CLUSTER_IP, 80);
+        let first = bed.counts("node", &service, 4).into_keys().next();
+        let (left, other) = match first.as_deref() {
+            Some("a") => ("10.42.0.3", "b"),
+            _ => ("10.42.0.2", "a"),
+        };
+        bed.endpoints(&[left]);
+        let only = |bed: &Bed| {
+            bed.counts("node", &service, 12)
+                .into_keys()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(only(&bed), [other], "{backend:?}: its endpoint is gone");
+        bed.endpoints(BOTH);
+        assert_eq!(
+            only(&bed),
+            [other],
+            "{backend:?}: it is back, and forgotten"
+        );
+    }
+}
+
+#[test]
+fn load_balancer_addresses_are_for_their_source_ranges() {
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        let address = to("192.0.2.7", 80);
+        let balanced = |range: &str| {
+            let range = range.to_owned();
+            move |v: &mut Value| {
+                v["spec"]["type"] = json!("LoadBalancer");
+                v["spec"]["loadBalancerSourceRanges"] = json!([range, "2001:db8::/32"]);
+                v["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}});
+            }
+        };
+        bed.service(balanced("192.168.9.2/32"), &["10.42.0.3"]);
+        assert_eq!(
+            bed.tcp("client", &address).as_deref(),
+            Ok("b 10.42.0.1"),
+            "{backend:?}"
+        );
+        assert!(
+            is_dropped(&bed.tcp("a", &address)),
+            "{backend:?}: a pod is in no range"
+        );
+        bed.service(balanced("10.42.0.0/24"), &["10.42.0.3"]);
+        assert!(
+            is_dropped(&bed.tcp("client", &address)),
+            "{backend:?}: nor is the client now"
+        );
+        assert_eq!(
+            bed.tcp("a", &address).as_deref(),
+            Ok("b 10.42.0.1"),
+            "{backend:?}"
+        );
+        bed.endpoints(&[]);
+        assert_eq!(bed.tcp("a", &address), REFUSED, "{backend:?}: no endpoint");
+        assert!(
+            is_dropped(&bed.tcp("client", &address)),
+            "{backend:?}: strangers learn nothing"
+        );
+    }
+}
+
+#[test]
+fn external_addresses_with_both_policies() {
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        let address = to("192.0.2.9", 80);
+        let policy = |policy: &'static str| {
+            move |v: &mut Value| {
+                v["spec"]["externalIPs"] = json!(["192.0.2.9"]);
+                v["spec"]["externalTrafficPolicy"] = json!(policy);
+            }
+        };
+        bed.service(policy("Cluster"), &["10.42.0.3@you"]);
+        for from in ["client", "a", "node"] {
+            assert_eq!(
+                bed.tcp(from, &address).as_deref(),
+                Ok("b 10.42.0.1"),
+                "{backend:?}, {from}"
+            );
+        }
+        bed.service(policy("Local"), &["10.42.0.3@you"]);
+        assert!(
+            is_dropped(&bed.tcp("client", &address)),
+            "{backend:?}: no endpoint here"
+        );
+        assert_eq!(
+            bed.tcp("a", &address).as_deref(),
+            Ok("b 10.42.0.2"),
+            "{backend:?}: a pod is inside"
+        );
+        assert_eq!(
+            bed.tcp("node", &address).as_deref(),
+            Ok("b 10.42.0.1"),
+            "{backend:?}: so is the node"
+        );
+        bed.endpoints(&["10.42.0.3@you", "10.42.0.2"]);
+        assert_eq!(
+            bed.counts("client", &address, 12).len(),
+            1,
+            "{backend:?}: the one here"
+        );
+        bed.endpoints(&[]);
+        for from in ["client", "a", "node"] {
+            assert_eq!(bed.tcp(from, &address), REFUSED, "{backend:?}, {from}");
+        }
+    }
+}
+
+#[test]
+fn internal_policy_local_stays_on_the_node() {
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        let service = to(CLUSTER_IP, 80);
+        let local = |v: &mut Value| v["spec"]["internalTrafficPolicy"] = json!("Local");
+        bed.service(local, &["10.42.0.2", "10.42.0.3@you"]);
+        for from in ["b", "node"] {
+            let names: Vec<String> = bed.counts(from, &service, 12).into_keys().collect();
+            assert_eq!(names, ["a"], "{backend:?}, {from}");
+        }
+        let names = bed.counts("client", &to(NODE, 30080), 24);
+        assert_eq!(
+            names.len(),
+            2,
+            "{backend:?}: node ports have another policy"
+        );
+        bed.endpoints(&["10.42.0.3@you"]);
+        assert!(
+            is_dropped(&bed.tcp("a", &service)),
+            "{backend:?}: elsewhere only"
+        );
+        bed.endpoints(&[]);
+        assert_eq!(bed.tcp("a", &service), REFUSED, "{backend:?}");
+    }
+}
+
+#[test]
+fn node_ports_only_on_addresses_within_the_networks() {
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        bed.options.node_port_nets = nets(&["192.168.9.0/24", "fd09::/64"]);
+        bed.service(|_| (), BOTH);
+        let (outer, inner) = (to(NODE, 30080), to("10.42.0.1", 30080));
+        for from in ["client", "a", "node"] {
+            assert_eq!(bed.counts(from, &outer, 24).len(), 2, "{backend:?}, {from}");
+            assert_eq!(
+                bed.tcp(from, &inner),
+                REFUSED,
+                "{backend:?}, {from}: nobody listens"
+            );
+        }
+        assert_eq!(
+            bed.tcp("node", &to("127.0.0.1", 30080)),
+            REFUSED,
+            "{backend:?}"
+        );
+        bed.options.node_port_nets = nets(&["10.0.0.0/8"]);
+        bed.sync();
+        assert_eq!(bed.tcp("client", &outer), REFUSED, "{backend:?}");
+        assert_eq!(bed.counts("client", &inner, 24).len(), 2, "{backend:?}");
+    }
+}
+
+#[test]
+fn ipv6_is_as_ipv4() {
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        let both = &["fd42::2", "fd42::3", "10.42.0.2", "10.42.0.3"];
+        bed.service(|_| (), both);
+        for (from, address) in [
+            ("node", to(CLUSTER_IP6, 80)),
+            ("client", to(CLUSTER_IP6, 80)),
+            ("client", to(NODE6, 30080)),
+            ("a", to(NODE6, 30080)),
+            ("node", to(NODE6, 30080)),
+        ] {
+            let counts = bed.counts(from, &address, 24);
+            assert_eq!(
+                counts.len(),
+                2,
+                "{backend:?}, {from} to {address}: {counts:?}"
+            );
+        }
+        assert_eq!(
+            bed.tcp("a", &to(CLUSTER_IP6, 81)),
+            REFUSED,
+            "{backend:?}: no such port"
+        );
+        bed.endpoints(&["fd42::2"]);
+        let answers = [
+            ("a", to(CLUSTER_IP6, 80), "a fd42::1"),
+            ("client", to(NODE6, 30080), "a fd42::1"),
+        ];
+        for (from, address, want) in answers {
+            assert_eq!(
+                bed.tcp(from, &address).as_deref(),
+                Ok(want),
+                "{backend:?}, {from}"
+            );
+        }
+        assert_eq!(
+            bed.tcp("a", &to(CLUSTER_IP, 80)),
+            REFUSED,
+            "{backend:?}: no IPv4 endpoint"
+        );
+        bed.service(
+            |v| v["spec"]["externalTrafficPolicy"] = json!("Local"),
+            &["fd42::2"],
+        );
+        let kept = format!("a {CLIENT6}");
+        assert_eq!(
+            bed.tcp("client", &to(NODE6, 30080)),
+            Ok(kept),
+            "{backend:?}"
+        );
+        bed.endpoints(&[]);
+        assert_eq!(bed.tcp("client", &to(NODE6, 30080)), REFUSED, "{backend:?}");
     }
 }

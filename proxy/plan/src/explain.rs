@@ -6,8 +6,8 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use crate::model::{Entry, Family, Front, Kind, Protocol, socket};
-use crate::nft::walk::Way;
 use crate::packet::{Outcome, Packet, Source};
+use crate::walk::Way;
 
 /// A connection that exists, as the connection table has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

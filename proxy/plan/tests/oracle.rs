@@ -7,12 +7,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use keelson_proxy_plan::decide::decide;
+use keelson_proxy_plan::iptables::{self, Live, Ruleset, Table, ruleset};
 use keelson_proxy_plan::model::{Entry, Family, Protocol};
+use keelson_proxy_plan::nft;
 use keelson_proxy_plan::nft::services::table;
-use keelson_proxy_plan::nft::walk;
 use keelson_proxy_plan::options::{Options, Pods};
 use keelson_proxy_plan::packet::{Node, Outcome, Packet};
 use keelson_proxy_plan::state::{Here, State};
+use keelson_proxy_plan::walk::{self, Way};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -28,6 +30,16 @@ struct World {
 }
 
 impl World {
+    fn new(seed: u64) -> Self {
+        let family = if seed.is_multiple_of(2) {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        let rng = StdRng::seed_from_u64(seed);
+        Self { rng, family }
+    }
+
     fn ip(&self, v4: &str, v6: &str, last: u8) -> String {
         match self.family {
             Family::V4 => format!("{v4}.{last}"),
@@ -113,19 +125,35 @@ impl World {
     }
 
     fn state(&mut self) -> State {
+        let mut state = State::default();
+        for id in 1..=6 {
+            self.set_service(&mut state, id);
+            self.set_slice(&mut state, id);
+        }
+        state
+    }
+
+    fn set_service(&mut self, state: &mut State, id: u8) {
+        state.set_service(&serde_json::from_value(self.service(id)).expect("service"));
+    }
+
+    fn set_slice(&mut self, state: &mut State, id: u8) {
         let here = Here {
             node: "me".into(),
             zone: Some("here".into()),
         };
-        let mut state = State::default();
-        for id in 1..=6 {
-            state.set_service(&serde_json::from_value(self.service(id)).expect("service"));
-            state.set_slice(
-                &serde_json::from_value(self.slice(id)).expect("slice"),
-                &here,
-            );
+        let slice = serde_json::from_value(self.slice(id)).expect("slice");
+        state.set_slice(&slice, &here);
+    }
+
+    fn change(&mut self, state: &mut State) {
+        let id = self.rng.random_range(1..=6);
+        match self.rng.random_range(0..10) {
+            0..4 => self.set_slice(state, id),
+            4..7 => self.set_service(state, id),
+            7..9 => drop(state.remove_service("d", &format!("s{id}"))),
+            _ => drop(state.remove_slice("d", &format!("s{id}-1"))),
         }
-        state
     }
 
     fn options(&mut self) -> Options {
@@ -232,30 +260,22 @@ fn kind(outcome: &Outcome) -> &'static str {
 fn rules_do_what_the_model_says() {
     let mut met = BTreeMap::<_, usize>::new();
     for seed in 0..WORLDS {
-        let family = if seed % 2 == 0 {
-            Family::V4
-        } else {
-            Family::V6
-        };
-        let mut world = World {
-            rng: StdRng::seed_from_u64(seed),
-            family,
-        };
+        let mut world = World::new(seed);
+        let family = world.family;
         let (state, options, node) = (world.state(), world.options(), world.node());
         let entries: Vec<Entry> = state.all().flatten().collect();
         let nft = table(entries.iter(), family, &options);
+        let set = ruleset(entries.iter(), family, &options);
+        let iptables = iptables::walk::Rules::new(&set).expect("rules that are understood");
         for _ in 0..PACKETS {
             let packet = world.packet();
             let want = decide(&entries, &options, &node, &packet);
-            let got = walk::outcome(&nft, &node, &packet);
-            if got.as_ref() != Ok(&want) {
-                let ways = walk::ways(&nft, &node, &packet);
-                let lines: Vec<String> = ways.iter().flat_map(walk::Way::lines).collect();
-                panic!(
-                    "seed {seed}, {packet}\n{options:?}\nwant {want:?}\ngot {got:?}\n{}\n{nft}",
-                    lines.join("\n")
-                );
-            }
+            let case = || format!("seed {seed}, {packet}\n{options:?}");
+            check(&want, &nft::walk::ways(&nft, &node, &packet), || {
+                format!("{}\n{nft}", case())
+            });
+            let ways = iptables.ways(&node, &packet).expect("ways");
+            check(&want, &ways, || format!("{}\n{}", case(), set.render()));
             *met.entry(kind(&want)).or_default() += 1;
         }
     }
@@ -264,4 +284,67 @@ fn rules_do_what_the_model_says() {
         met.len() == 4 && met.values().all(|n| *n > 2_000),
         "{met:?}"
     );
+}
+
+/// The ways end as the model says, and each is as likely as the others.
+fn check(want: &Outcome, ways: &[Way], rules: impl Fn() -> String) {
+    let got = walk::outcome(ways);
+    let even = ways.iter().all(|w| usize::try_from(w.of) == Ok(ways.len()));
+    if got.as_ref() != Ok(want) || !even {
+        let lines: Vec<String> = ways.iter().flat_map(Way::lines).collect();
+        panic!(
+            "want {want:?}\ngot {got:?}\n{}\n{}",
+            lines.join("\n"),
+            rules()
+        );
+    }
+}
+
+/// What `iptables-restore --noflush` makes of rules.
+fn restored(mut set: Ruleset, text: &str) -> Ruleset {
+    for (table, chain, rules) in Ruleset::parse(text).all() {
+        set.replace(table, chain.to_owned(), rules.to_vec());
+    }
+    let mut table = Table::Filter;
+    for line in text.lines() {
+        match line.split_once(' ') {
+            Some(("-X", chain)) => assert!(set.remove(table, chain).is_some(), "{chain} was there"),
+            _ if line == "*nat" => table = Table::Nat,
+            _ => {}
+        }
+    }
+    set
+}
+
+#[test]
+fn iptables_rules_changed_bit_by_bit_are_those_made_at_once() {
+    let mut written = 0;
+    for seed in 0..200 {
+        let mut world = World::new(seed);
+        let (mut state, options, family) = (world.state(), world.options(), world.family);
+        let mut live = Live::new(family, options.clone());
+        live.reset(state.all().flatten().collect::<Vec<_>>().iter());
+        state.forget_changes();
+        let mut kernel = live.ruleset().clone();
+        for step in 0..20 {
+            for _ in 0..world.rng.random_range(1..4) {
+                world.change(&mut state);
+            }
+            let text = live.update(&state.take_changes());
+            let entries: Vec<Entry> = state.all().flatten().collect();
+            let fresh = ruleset(entries.iter(), family, &options);
+            assert!(*live.ruleset() == fresh, "seed {seed}, step {step}");
+            assert_eq!(
+                text.is_none(),
+                kernel == fresh,
+                "seed {seed}, step {step}: written if other"
+            );
+            if let Some(text) = text {
+                kernel = restored(kernel, &text);
+                written += 1;
+            }
+            assert!(kernel == fresh, "seed {seed}, step {step}: restored");
+        }
+    }
+    assert!(written > 2_000, "{written}");
 }

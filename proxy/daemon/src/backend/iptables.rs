@@ -1,104 +1,112 @@
-//! The iptables backend: wanted rules against applied ones.
+//! The iptables backend: a Service's change is a restore of the chains that it changes; all rules are compared with
+//! the kernel's only at the start, after an error, and when it is looked whether somebody else changed them.
 
-use keelson_proxy_kernel::{Error, iptables, sysctl};
-use keelson_proxy_plan::iptables::{Options, Ruleset, ruleset};
-use keelson_proxy_plan::model::Family;
+use keelson_proxy_kernel::iptables::Programs;
+use keelson_proxy_kernel::{Error, sysctl};
+use keelson_proxy_plan::iptables::{Live, Ruleset};
+use keelson_proxy_plan::model::{Change, Entry, Family};
+use keelson_proxy_plan::options::Options;
 use keelson_proxy_plan::state::State;
 
-use crate::Config;
+use crate::programs::Used;
 
 /// Rules of one family.
 struct Side {
-    options: Options,
-    /// What is in the kernel; `None`: it must be read.
-    applied: Option<Ruleset>,
+    live: Live,
+    /// What is in the kernel is what we want, as far as we know.
+    applied: bool,
     /// The kernel, or a missing program, refuses this family.
     absent: bool,
 }
 
 pub(crate) struct Iptables {
+    options: Options,
+    programs: Used,
     sides: Vec<Side>,
 }
 
-pub(crate) fn options(config: &Config, family: Family) -> Options {
-    Options {
-        family,
-        cluster_cidrs: config.rules.pod_nets(family),
-        localhost_node_ports: config.rules.localhost_node_ports,
-    }
-}
-
 impl Iptables {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(options: &Options) -> Self {
         let side = |family| Side {
-            options: options(config, family),
-            applied: None,
+            live: Live::new(family, options.clone()),
+            applied: false,
             absent: false,
         };
         Self {
-            sides: vec![side(Family::V4), side(Family::V6)],
+            options: options.clone(),
+            programs: Used::default(),
+            sides: [Family::V4, Family::V6].map(side).into(),
         }
     }
 
     /// The kernel is read back at the next sync.
     pub(crate) fn forget_applied(&mut self) {
-        self.sides.iter_mut().for_each(|s| s.applied = None);
+        self.sides.iter_mut().for_each(|s| s.applied = false);
     }
 
-    /// Writes what differs.
-    pub(crate) async fn sync(&mut self, state: &State) -> Result<(), Error> {
+    /// Writes what the changes mean, or, if the kernel's rules may not be ours any more, all that differs.
+    pub(crate) async fn sync(&mut self, state: &State, changes: &[Change]) -> Result<(), Error> {
+        if self.options.node_ports_on_loopback(Family::V4) && self.sides.iter().any(|s| !s.applied)
+        {
+            sysctl::enable(sysctl::ROUTE_LOCALNET)?;
+        }
+        let programs = self.programs.get().await;
+        // One family's error must not keep the other from hearing of its changes.
+        let mut done = Ok(());
         for side in self.sides.iter_mut().filter(|s| !s.absent) {
-            let served = state.served(side.options.family);
-            side.sync(ruleset(&served, &side.options)).await?;
+            let synced = side.sync(&programs, state, changes).await;
+            done = done.and(synced);
         }
-        Ok(())
+        done
     }
 
-    pub(crate) async fn cleanup(&mut self) -> Vec<Error> {
-        let mut errors = Vec::new();
-        for side in &mut self.sides {
-            errors.extend(side.sync(Ruleset::default()).await.err());
-            if !side.absent {
-                errors.extend(iptables::remove_leftovers(side.options.family).await.err());
-            }
-        }
-        errors
+    /// The programs that are used.
+    pub(crate) fn programs(&self) -> &Used {
+        &self.programs
     }
 }
 
 impl Side {
-    async fn sync(&mut self, want: Ruleset) -> Result<(), Error> {
-        let family = self.options.family;
-        let have = match self.applied.take() {
-            Some(applied) => applied,
-            None => match iptables::read(family).await {
-                Ok(have) => have,
-                Err(error) if family == Family::V6 => {
-                    tracing::info!(%error, "no IPv6 rules on this node");
-                    self.absent = true;
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            },
+    async fn sync(
+        &mut self,
+        programs: &Programs,
+        state: &State,
+        changes: &[Change],
+    ) -> Result<(), Error> {
+        let transaction = if std::mem::take(&mut self.applied) {
+            self.live.update(changes)
+        } else {
+            let entries: Vec<Entry> = state.all().flatten().collect();
+            self.live.reset(entries.iter());
+            let Some(have) = self.read(programs).await? else {
+                return Ok(());
+            };
+            self.live.ruleset().transaction(&have)
         };
-        if let Some(transaction) = want.transaction(&have) {
-            if family == Family::V4
-                && self.options.localhost_node_ports
-                && want != Ruleset::default()
-            {
-                sysctl::enable(sysctl::ROUTE_LOCALNET)?;
+        self.write(programs, transaction).await?;
+        self.applied = true;
+        Ok(())
+    }
+
+    /// What is in the kernel; `None`: this family isn't there.
+    async fn read(&mut self, programs: &Programs) -> Result<Option<Ruleset>, Error> {
+        let family = self.live.family();
+        match programs.read(family).await {
+            Err(error) if family == Family::V6 => {
+                tracing::info!(%error, "no IPv6 rules on this node");
+                self.absent = true;
+                Ok(None)
             }
-            iptables::apply(family, &transaction).await?;
-            let (chains, rules) = want.size();
-            tracing::debug!(
-                ?family,
-                chains,
-                rules,
-                bytes = transaction.len(),
-                "service rules written"
-            );
+            read => read.map(Some),
         }
-        self.applied = Some(want);
+    }
+
+    async fn write(&self, programs: &Programs, transaction: Option<String>) -> Result<(), Error> {
+        let (family, Some(text)) = (self.live.family(), transaction) else {
+            return Ok(());
+        };
+        programs.apply(family, &text).await?;
+        tracing::debug!(?family, bytes = text.len(), "service rules written");
         Ok(())
     }
 }

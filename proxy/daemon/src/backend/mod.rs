@@ -8,14 +8,14 @@ mod nftables;
 use std::time::Duration;
 
 use keelson_proxy_kernel::Error;
-use keelson_proxy_plan::iptables::beyond as beyond_iptables;
+use keelson_proxy_kernel::iptables::Programs;
+use keelson_proxy_plan::nft::services::TABLE;
 use keelson_proxy_plan::state::State;
 
 use crate::flows;
 use crate::userspace::{self, Userspace};
-use crate::{Config, Mode};
+use crate::{Config, Mode, programs, tables};
 use iptables::Iptables;
-pub(crate) use iptables::options as iptables_options;
 pub use ipvs::Config as IpvsConfig;
 use ipvs::Ipvs;
 use nftables::Nftables;
@@ -29,7 +29,6 @@ enum Kind {
 
 pub(crate) struct Backend {
     kind: Kind,
-    config: Config,
     synced: bool,
     /// Flows could not be looked at; they must be.
     flows_due: bool,
@@ -39,16 +38,10 @@ pub(crate) struct Backend {
 
 impl Backend {
     /// As configured; where nothing is said, nftables if this kernel has it.
-    pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
-        let iptables = || match beyond_iptables(&config.rules).as_slice() {
-            [] => Ok(Kind::Iptables(Iptables::new(config))),
-            all => anyhow::bail!(
-                "mode iptables does not know {} yet: use mode nftables",
-                all.join(", ")
-            ),
-        };
+    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+        let iptables = || Kind::Iptables(Iptables::new(&config.rules));
         let kind = match config.mode {
-            Mode::Iptables => iptables()?,
+            Mode::Iptables => iptables(),
             Mode::Nftables => Kind::Nftables(Nftables::new(config)?),
             Mode::Ipvs => Kind::Ipvs(Ipvs::new(&config.rules, &config.ipvs)),
             Mode::Userspace => {
@@ -65,13 +58,12 @@ impl Backend {
                 Ok(nftables) => Kind::Nftables(nftables),
                 Err(error) => {
                     tracing::warn!(%error, "no nftables in this kernel: services go by iptables");
-                    iptables()?
+                    iptables()
                 }
             },
         };
         Ok(Self {
             kind,
-            config: config.clone(),
             synced: false,
             flows_due: true,
             ipvs_left: false,
@@ -131,7 +123,7 @@ impl Backend {
         self.flows_due |= changes.iter().any(conntrack::concerns);
         match &mut self.kind {
             Kind::Nftables(b) => b.sync(state, &changes).await?,
-            Kind::Iptables(b) => b.sync(state).await?,
+            Kind::Iptables(b) => b.sync(state, &changes).await?,
             Kind::Userspace(b) => b.sync(state).await?,
             Kind::Ipvs(b) => b.sync(state).await?,
         }
@@ -168,29 +160,24 @@ impl Backend {
         }
     }
 
+    /// Modes that have the same table, or the same chains, made their own rules out of the other's.
     async fn cleanup_others(&mut self) -> Vec<Error> {
-        let mut errors = Vec::new();
-        let has_nftables_table = matches!(self.kind, Kind::Nftables(_) | Kind::Ipvs(_));
-        let has_chains = matches!(self.kind, Kind::Iptables(_) | Kind::Userspace(_));
-        // Modes that have the same table, or the same chains, made their own rules out of the other's.
-        if !has_nftables_table && let Ok(nftables) = Nftables::new(&self.config) {
-            errors.extend(nftables.cleanup());
-        }
-        if !has_chains && keelson_proxy_kernel::iptables::is_installed() {
-            errors.extend(Iptables::new(&self.config).cleanup().await);
-        }
+        let chosen = match &self.kind {
+            Kind::Nftables(_) | Kind::Ipvs(_) => {
+                return programs::cleanup(Programs::installed().into_iter()).await;
+            }
+            Kind::Iptables(b) => b.programs(),
+            Kind::Userspace(b) => b.programs(),
+        };
+        let mut errors = programs::cleanup(chosen.others()).await;
+        errors.extend(tables::remove(TABLE));
         errors
     }
 
     /// Removes all that any mode puts into the kernel.
-    pub(crate) async fn cleanup(config: &Config) -> Vec<Error> {
-        let mut errors = match Nftables::new(config) {
-            Ok(nftables) => nftables.cleanup(),
-            Err(error) => vec![error],
-        };
-        if keelson_proxy_kernel::iptables::is_installed() {
-            errors.extend(Iptables::new(config).cleanup().await);
-        }
+    pub(crate) async fn cleanup() -> Vec<Error> {
+        let mut errors = tables::remove(TABLE);
+        errors.extend(programs::cleanup(Programs::installed().into_iter()).await);
         errors.extend(keelson_proxy_kernel::ipvs::cleanup());
         errors
     }

@@ -93,9 +93,4 @@ impl Nftables {
         }
         Ok(())
     }
-
-    /// Removes our tables.
-    pub(crate) fn cleanup(&self) -> Vec<Error> {
-        tables::remove(TABLE)
-    }
 }

@@ -30,6 +30,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::flows;
+use crate::programs::Used;
 use rules::Side;
 
 /// What could not be done.
@@ -95,6 +96,7 @@ impl From<&keelson_proxy_plan::options::Options> for Config {
 
 /// The backend. Dropped, it stops listening; connections live on.
 pub struct Userspace {
+    programs: Used,
     sides: Vec<Side>,
     ports: Option<RangeInclusive<u16>>,
     open: BTreeMap<Listener, Open>,
@@ -165,6 +167,7 @@ impl Userspace {
         let files = sockets::raise_file_limit();
         let limit = config.connections.unwrap_or(files);
         Self {
+            programs: Used::default(),
             sides: vec![side(Family::V4), side(Family::V6)],
             ports: config.ports,
             open: BTreeMap::new(),
@@ -183,6 +186,11 @@ impl Userspace {
         self.flows.is_some()
     }
 
+    /// The programs that are used.
+    pub(crate) fn programs(&self) -> &Used {
+        &self.programs
+    }
+
     /// The kernel is read back at the next sync.
     pub fn forget_applied(&mut self) {
         self.sides.iter_mut().for_each(|s| s.applied = None);
@@ -197,8 +205,9 @@ impl Userspace {
     /// Opens, writes and closes what differs. Rules never point to a port that nobody listens on. A listener that
     /// gets no port doesn't keep the others from being served; it is the error when all else is done.
     pub async fn sync(&mut self, state: &State) -> Result<(), Error> {
+        let programs = self.programs.get().await;
         for side in &mut self.sides {
-            side.read().await?;
+            side.read(&programs).await?;
         }
         let mut wanted = BTreeMap::new();
         let mut families = Vec::new();
@@ -216,7 +225,8 @@ impl Userspace {
         for side in &mut self.sides {
             let family = side.options.family;
             if let Some((_, served)) = families.iter().find(|(f, _)| *f == family) {
-                side.write(ruleset(served, &side.options, &ports)).await?;
+                let rules = ruleset(served, &side.options, &ports);
+                side.write(&programs, rules).await?;
                 flows.add(served, &side.options, &ports);
             }
         }
@@ -239,10 +249,12 @@ impl Userspace {
     /// one transaction, and this backend is to be dropped only.
     pub async fn cleanup(&mut self) -> Vec<Error> {
         let mut errors = Vec::new();
+        let programs = self.programs.get().await;
         for side in &mut self.sides {
-            errors.extend(side.read().await.err().map(Error::from));
+            errors.extend(side.read(&programs).await.err().map(Error::from));
             if !side.absent {
-                errors.extend(side.write(Ruleset::default()).await.err().map(Error::from));
+                let written = side.write(&programs, Ruleset::default()).await;
+                errors.extend(written.err().map(Error::from));
             }
         }
         for (_, open) in std::mem::take(&mut self.open) {

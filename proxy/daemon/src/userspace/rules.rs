@@ -1,6 +1,7 @@
 //! The rules of one family, in the kernel as they are wanted; and the flows that they had made.
 
-use keelson_proxy_kernel::{Error, iptables};
+use keelson_proxy_kernel::Error;
+use keelson_proxy_kernel::iptables::Programs;
 use keelson_proxy_plan::iptables::Ruleset;
 use keelson_proxy_plan::model::Family;
 use keelson_proxy_plan::userspace::Options;
@@ -23,12 +24,12 @@ impl Side {
         }
     }
 
-    pub(super) async fn read(&mut self) -> Result<(), Error> {
+    pub(super) async fn read(&mut self, programs: &Programs) -> Result<(), Error> {
         if self.absent || self.applied.is_some() {
             return Ok(());
         }
         let family = self.options.family;
-        match iptables::read(family).await {
+        match programs.read(family).await {
             Ok(have) => self.applied = Some(have),
             Err(error) if family == Family::V6 => {
                 tracing::info!(%error, "no IPv6 rules on this node");
@@ -39,10 +40,10 @@ impl Side {
         Ok(())
     }
 
-    pub(super) async fn write(&mut self, want: Ruleset) -> Result<(), Error> {
+    pub(super) async fn write(&mut self, programs: &Programs, want: Ruleset) -> Result<(), Error> {
         let have = self.applied.take().unwrap_or_default();
         if let Some(transaction) = want.transaction(&have) {
-            iptables::apply(self.options.family, &transaction).await?;
+            programs.apply(self.options.family, &transaction).await?;
             let (chains, rules) = want.size();
             let family = self.options.family;
             tracing::debug!(?family, chains, rules, "redirect rules written");

@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use keelson_proxy::userspace::{Config, Error, Userspace};
+use keelson_proxy_kernel::iptables::Programs;
 use keelson_proxy_kernel::sysctl;
 use keelson_proxy_plan::iptables::Ruleset;
 use keelson_proxy_plan::model::Family;
@@ -274,8 +275,10 @@ impl Bed {
     }
 
     pub(crate) fn live(&self, family: Family) -> Ruleset {
-        let read =
-            async move |_: &mut Userspace| keelson_proxy_kernel::iptables::read(family).await;
+        let read = async move |_: &mut Userspace| {
+            let programs = Programs::detect().await.programs;
+            programs.read(family).await
+        };
         self.call(read).expect("read")
     }
 

@@ -1,8 +1,11 @@
 //! A ruleset as a value: tables of chains of rules, in the very form `iptables-save` prints, so that what is
 //! live and what is wanted can be compared as text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::sync::Arc;
+
+use super::variant::KUBELET;
 
 /// The tables we write to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,7 +17,8 @@ pub enum Table {
 }
 
 impl Table {
-    fn name(self) -> &'static str {
+    /// Its name.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Filter => "filter",
             Self::Nat => "nat",
@@ -28,15 +32,22 @@ impl Table {
     }
 }
 
-/// Our chains are those whose names begin so.
+/// A rule, without `-A CHAIN`. Chains that are put together anew share the text of rules that stay.
+pub type Line = Arc<str>;
+
+/// Our chains are those whose names begin so, but for a kubelet's.
 const OURS: &str = "KUBE-";
+
+fn is_ours(chain: &str) -> bool {
+    chain.starts_with(OURS) && !KUBELET.contains(&chain)
+}
 
 /// Our chains, and our jumps from the built-in chains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    chains: BTreeMap<(Table, String), Vec<String>>,
+    chains: BTreeMap<(Table, String), Vec<Line>>,
     /// Rules in built-in chains that jump to ours, in order.
-    jumps: BTreeMap<(Table, &'static str), Vec<String>>,
+    jumps: BTreeMap<(Table, &'static str), Vec<Line>>,
 }
 
 /// Built-in chains that jumps may stand in.
@@ -44,17 +55,17 @@ const BUILTIN: &[&str] = &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUT
 
 impl Ruleset {
     /// Adds a chain, empty if it is new.
-    pub fn chain(&mut self, table: Table, name: impl Into<String>) -> &mut Vec<String> {
+    pub fn chain(&mut self, table: Table, name: impl Into<String>) -> &mut Vec<Line> {
         self.chains.entry((table, name.into())).or_default()
     }
 
     /// Adds a rule to a chain, without `-A CHAIN`.
-    pub fn rule(&mut self, table: Table, chain: &str, rule: impl Into<String>) {
+    pub fn rule(&mut self, table: Table, chain: &str, rule: impl Into<Line>) {
         self.chain(table, chain).push(rule.into());
     }
 
     /// Adds a rule to a built-in chain.
-    pub fn jump(&mut self, table: Table, chain: &'static str, rule: impl Into<String>) {
+    pub fn jump(&mut self, table: Table, chain: &'static str, rule: impl Into<Line>) {
         self.jumps
             .entry((table, chain))
             .or_default()
@@ -62,10 +73,28 @@ impl Ruleset {
     }
 
     /// Rules of a chain.
-    pub fn rules(&self, table: Table, chain: &str) -> Option<&[String]> {
+    pub fn rules(&self, table: Table, chain: &str) -> Option<&[Line]> {
         self.chains
             .get(&(table, chain.to_owned()))
             .map(Vec::as_slice)
+    }
+
+    /// Replaces a chain's rules; gives those that it had, if it was there.
+    pub fn replace(&mut self, table: Table, chain: String, rules: Vec<Line>) -> Option<Vec<Line>> {
+        self.chains.insert((table, chain), rules)
+    }
+
+    /// Removes a chain; gives the rules that it had.
+    pub fn remove(&mut self, table: Table, chain: &str) -> Option<Vec<Line>> {
+        self.chains.remove(&(table, chain.to_owned()))
+    }
+
+    /// All chains with their rules; of built-in chains, our jumps.
+    pub fn all(&self) -> impl Iterator<Item = (Table, &str, &[Line])> {
+        let ours = self.chains.iter();
+        let ours = ours.map(|((table, name), rules)| (*table, name.as_str(), rules.as_slice()));
+        let jumps = self.jumps.iter();
+        ours.chain(jumps.map(|((table, name), rules)| (*table, *name, rules.as_slice())))
     }
 
     /// Counts: chains and rules.
@@ -94,13 +123,13 @@ impl Ruleset {
                 .strip_prefix(':')
                 .and_then(|l| l.split_whitespace().next())
             {
-                if chain.starts_with(OURS) {
+                if is_ours(chain) {
                     set.chain(table, chain);
                 }
             } else if let Some((chain, rule)) =
                 line.strip_prefix("-A ").and_then(|l| l.split_once(' '))
             {
-                if chain.starts_with(OURS) {
+                if is_ours(chain) {
                     set.rule(table, chain, rule);
                 } else if let Some(builtin) =
                     BUILTIN.iter().find(|b| **b == chain && jumps_to_ours(rule))
@@ -115,46 +144,53 @@ impl Ruleset {
     /// The input of `iptables-restore --noflush` that makes `self` out of `have`; `None`: nothing differs.
     /// A chain that differs is written anew; others are not named at all, so their rules and counters stay.
     pub fn transaction(&self, have: &Self) -> Option<String> {
+        let differs =
+            |(key, rules): &(&(Table, String), &Vec<Line>)| have.chains.get(*key) != Some(*rules);
+        let changed = self
+            .chains
+            .iter()
+            .filter(differs)
+            .map(|(key, _)| key.clone());
+        let gone = have.chains.keys().filter(|k| !self.chains.contains_key(*k));
+        let chains = changed.chain(gone.cloned()).collect();
+        self.write(&chains, |table, out| self.jump_changes(have, table, out))
+    }
+
+    /// The same where it is known which chains are other than they were, or gone, and that the jumps are as they were.
+    pub fn partial(&self, chains: &BTreeSet<(Table, String)>) -> Option<String> {
+        self.write(chains, |_, _| ())
+    }
+
+    fn write(
+        &self,
+        chains: &BTreeSet<(Table, String)>,
+        jumps: impl Fn(Table, &mut String),
+    ) -> Option<String> {
         let mut text = String::new();
         for table in [Table::Filter, Table::Nat] {
-            let body = self.table_transaction(have, table);
+            let mut body = String::new();
+            let mine = || {
+                chains
+                    .iter()
+                    .filter(|(t, _)| *t == table)
+                    .map(|(_, name)| name)
+            };
+            // Declared first (which empties them), so that any rule may jump to any chain.
+            for name in mine() {
+                let _ = writeln!(body, ":{name} - [0:0]");
+            }
+            jumps(table, &mut body);
+            for (name, rules) in mine().filter_map(|n| Some((n, self.rules(table, n)?))) {
+                lines(&mut body, &format!("-A {name}"), rules.iter());
+            }
+            for name in mine().filter(|n| self.rules(table, n).is_none()) {
+                let _ = writeln!(body, "-X {name}");
+            }
             if !body.is_empty() {
                 let _ = write!(text, "*{}\n{body}COMMIT\n", table.name());
             }
         }
         (!text.is_empty()).then_some(text)
-    }
-
-    fn table_transaction(&self, have: &Self, table: Table) -> String {
-        let of = |set: &Self| {
-            set.chains
-                .range((table, String::new())..)
-                .take_while(|((t, _), _)| *t == table)
-                .map(|((_, n), r)| (n.clone(), r.clone()))
-                .collect::<Vec<_>>()
-        };
-        let changed: Vec<_> = of(self)
-            .into_iter()
-            .filter(|(n, r)| have.rules(table, n) != Some(r))
-            .collect();
-        let gone: Vec<_> = of(have)
-            .into_iter()
-            .map(|(n, _)| n)
-            .filter(|n| self.rules(table, n).is_none())
-            .collect();
-        let mut out = String::new();
-        // Declared first (which empties them), so that any rule may jump to any chain.
-        for name in changed.iter().map(|(n, _)| n).chain(&gone) {
-            let _ = writeln!(out, ":{name} - [0:0]");
-        }
-        self.jump_changes(have, table, &mut out);
-        for (name, rules) in &changed {
-            lines(&mut out, &format!("-A {name}"), rules.iter());
-        }
-        for name in &gone {
-            let _ = writeln!(out, "-X {name}");
-        }
-        out
     }
 
     fn jump_changes(&self, have: &Self, table: Table, out: &mut String) {
@@ -178,7 +214,7 @@ impl Ruleset {
 }
 
 /// A line a rule, each with the same command before it.
-fn lines<'a>(out: &mut String, command: &str, rules: impl Iterator<Item = &'a String>) {
+fn lines<'a>(out: &mut String, command: &str, rules: impl Iterator<Item = &'a Line>) {
     for rule in rules {
         let _ = writeln!(out, "{command} {rule}");
     }
@@ -188,7 +224,7 @@ fn jumps_to_ours(rule: &str) -> bool {
     rule.split(' ')
         .skip_while(|w| *w != "-j")
         .nth(1)
-        .is_some_and(|target| target.starts_with(OURS))
+        .is_some_and(is_ours)
 }
 
 #[cfg(test)]
@@ -200,7 +236,7 @@ mod tests {
         let mut set = Ruleset::default();
         for (name, rules) in chains {
             set.chain(Table::Nat, *name)
-                .extend(rules.iter().map(|r| (*r).to_owned()));
+                .extend(rules.iter().map(|r| Line::from(*r)));
         }
         jumps
             .iter()
@@ -230,13 +266,13 @@ mod tests {
         let text = want.transaction(&have).expect("differs");
         assert_eq!(
             text,
-            "*nat\n:KUBE-B - [0:0]\n:KUBE-D - [0:0]\n:KUBE-C - [0:0]\n-A KUBE-B -j ACCEPT\n-X KUBE-C\nCOMMIT\n"
+            "*nat\n:KUBE-B - [0:0]\n:KUBE-C - [0:0]\n:KUBE-D - [0:0]\n-A KUBE-B -j ACCEPT\n-X KUBE-C\nCOMMIT\n"
         );
     }
 
     #[test]
     fn jumps_keep_their_order_and_foreign_rules_are_not_seen() {
-        let saved = "*nat\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n:KUBE-A - [3:99]\n-A OUTPUT -j DOCKER\n-A OUTPUT -j KUBE-A\n-A DOCKER -j RETURN\n-A KUBE-A -j RETURN\nCOMMIT\n*raw\n:KUBE-A - [0:0]\nCOMMIT\n";
+        let saved = "*nat\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n:KUBE-A - [3:99]\n-A OUTPUT -j DOCKER\n-A OUTPUT -j KUBE-A\n-A DOCKER -j RETURN\n-A KUBE-A -j RETURN\nCOMMIT\n*raw\n:KUBE-A - [0:0]\nCOMMIT\n";
         let have = Ruleset::parse(saved);
         assert_eq!(have, set(&[("KUBE-A", &["-j RETURN"])], &["-j KUBE-A"]));
         let text = set(
@@ -261,7 +297,8 @@ mod tests {
         fn what_is_rendered_reads_back(chains in proptest::collection::btree_map("KUBE-[A-F]{1,3}", proptest::collection::vec("-j [A-Z]{1,5}", 0..4), 0..6)) {
             let mut want = Ruleset::default();
             for (name, rules) in chains {
-                want.chain(Table::Filter, name).extend(rules);
+                want.chain(Table::Filter, name)
+                    .extend(rules.into_iter().map(Line::from));
             }
             prop_assert_eq!(Ruleset::parse(&want.render()), want);
         }

@@ -8,31 +8,12 @@ use super::table::{
     Chain, LOCAL, Load, Name, Part, Place, Rule, Set, Table, Value, Verdict, Words, Writer, state,
     status,
 };
-use crate::model::{Protocol, socket};
+use crate::model::Protocol;
 use crate::packet::{Node, Outcome, Packet, Source};
+use crate::walk::{self, Step, Way};
 
 /// Jumps within jumps, at most (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
-
-/// One rule that matched, or one that decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// In which chain.
-    pub chain: Name,
-    /// The rule.
-    pub rule: String,
-}
-
-/// A way that a packet may take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// What becomes of it.
-    pub outcome: Outcome,
-    /// One of so many that are equally likely.
-    pub of: u32,
-    /// The rules that it was by.
-    pub steps: Vec<Step>,
-}
 
 /// All ways that a packet may take: as many as its endpoint is chosen from.
 pub fn ways(table: &Table, node: &Node, packet: &Packet) -> Vec<Way> {
@@ -42,19 +23,9 @@ pub fn ways(table: &Table, node: &Node, packet: &Packet) -> Vec<Way> {
     std::iter::once(first).chain(others).collect()
 }
 
-/// What becomes of a packet, whatever is chosen. Ways that end differently in kind are told as an error: no rule of
-/// ours leaves it to chance whether a packet arrives.
+/// What becomes of a packet, whatever is chosen.
 pub fn outcome(table: &Table, node: &Node, packet: &Packet) -> Result<Outcome, String> {
-    let mut all = BTreeMap::new();
-    let ways = ways(table, node, packet);
-    for way in &ways {
-        match (&way.outcome, ways.as_slice()) {
-            (Outcome::Sent(to), _) => all.extend(to),
-            (other, [_]) => return Ok(other.clone()),
-            (other, _) => return Err(format!("{other:?} by chance: {:?}", way.steps)),
-        }
-    }
-    Ok(Outcome::Sent(all))
+    walk::outcome(&ways(table, node, packet))
 }
 
 /// A packet between others, as the forward hook sees it: after translation of the destination, before that of the source.
@@ -389,34 +360,4 @@ fn contains(set: &Set, key: &Words) -> bool {
         let (first, last) = ends.split_at(ends.len() / 2);
         first <= &**key && &**key <= last
     })
-}
-
-impl Way {
-    /// For people: the rules, one a line, and the end.
-    pub fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self
-            .steps
-            .iter()
-            .map(|s| format!("{}: {}", s.chain, s.rule))
-            .collect();
-        lines.push(match &self.outcome {
-            Outcome::Pass => "goes on unchanged".into(),
-            Outcome::Refused => "refused".into(),
-            Outcome::Dropped => "dropped".into(),
-            Outcome::Sent(to) => {
-                let to: Vec<String> = to
-                    .iter()
-                    .map(|((ip, port), source)| {
-                        let as_whom = match source {
-                            Source::Kept => "from its own address",
-                            Source::Masked => "from this node's address",
-                        };
-                        format!("{} {as_whom}", socket(*ip, *port))
-                    })
-                    .collect();
-                format!("to {}", to.join(", "))
-            }
-        });
-        lines
-    }
 }

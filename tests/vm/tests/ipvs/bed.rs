@@ -8,7 +8,7 @@ use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
-use keelson_proxy_kernel::iptables;
+use keelson_proxy_kernel::iptables::Programs;
 use keelson_proxy_kernel::ipvs::{Ipvs, Synced};
 use keelson_proxy_kernel::nft::Nftables;
 use keelson_proxy_plan::iptables::{self as chains, Ruleset};
@@ -265,21 +265,12 @@ impl Bed {
 
     /// Another backend's rules in place of those beside IPVS, which does without virtual servers.
     pub(crate) fn switch(&self) {
+        let (entries, common) = (self.entries(), &self.options.common);
         for family in FAMILIES {
             match self.beside {
-                Beside::Nftables => {
-                    let entries = self.entries();
-                    let table = services::table(entries.iter(), family, &self.options.common);
-                    self.write(table)
-                }
+                Beside::Nftables => self.write(services::table(entries.iter(), family, common)),
                 Beside::Iptables => {
-                    let options = chains::Options {
-                        family,
-                        cluster_cidrs: self.options.common.pod_nets(family),
-                        localhost_node_ports: false,
-                    };
-                    let served = self.state.served(family);
-                    self.restore(family, chains::ruleset(&served, &options))
+                    self.restore(family, chains::ruleset(entries.iter(), family, common))
                 }
             };
         }
@@ -325,12 +316,13 @@ impl Bed {
                 .build()
                 .expect("runtime");
             runtime.block_on(async {
-                let have = iptables::read(family).await.expect("read");
+                let programs = Programs::detect().await.programs;
+                let have = programs.read(family).await.expect("read");
                 let Some(text) = want.transaction(&have) else {
                     return;
                 };
-                iptables::apply(family, &text).await.expect("apply");
-                let now = iptables::read(family).await.expect("read");
+                programs.apply(family, &text).await.expect("apply");
+                let now = programs.read(family).await.expect("read");
                 assert_eq!(want.transaction(&now), None, "reads back as it was written");
             });
         });

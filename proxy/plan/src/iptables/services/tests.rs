@@ -1,12 +1,14 @@
+use super::part::probability;
 use super::*;
+use crate::iptables::ruleset::Table::Filter;
+use crate::options::Pods;
 use crate::state::State;
 use serde_json::{Value, json};
 
 fn options() -> Options {
     Options {
-        family: Family::V4,
-        cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
-        localhost_node_ports: true,
+        pods: Pods::Within(vec!["10.42.0.0/16".parse().expect("cidr")]),
+        ..Options::default()
     }
 }
 
@@ -20,7 +22,8 @@ fn rules(change: impl Fn(&mut Value), endpoints: Value) -> Ruleset {
     let mut state = State::default();
     state.set_service(&serde_json::from_value(service).expect("service"));
     state.set_slice(&serde_json::from_value(slice).expect("slice"), &"me".into());
-    ruleset(&state.served(Family::V4), &options())
+    let entries: Vec<Entry> = state.all().flatten().collect();
+    ruleset(entries.iter(), Family::V4, &options())
 }
 
 fn two() -> Value {
