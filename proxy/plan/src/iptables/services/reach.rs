@@ -58,23 +58,16 @@ pub(super) fn source(net: &IpNet) -> String {
 }
 
 /// Matches destinations on which node ports are reached, beside that they are the node's own: one rule for each of
-/// these. Loopback addresses are never reached by way of a list of networks.
+/// these.
 pub(super) fn node_port_destinations(options: &Options, family: Family) -> Vec<String> {
-    let lo = loopback(family);
-    if options.node_port_nets.is_empty() {
-        let open = options.node_ports_on_loopback(family);
-        return vec![if open {
-            String::new()
-        } else {
-            format!("! -d {lo} ")
-        }];
-    }
+    let shut = (!options.node_ports_on_loopback(family)).then(|| loopback(family));
     let nets = options.node_port_nets(family);
-    if nets.iter().any(|n| n.prefix_len() == 0) {
-        return vec![format!("! -d {lo} ")];
+    let all = options.node_port_nets.is_empty() || nets.iter().any(|n| n.prefix_len() == 0);
+    if all {
+        return vec![shut.map_or_else(String::new, |lo| format!("! -d {lo} "))];
     }
     let nets = IpNet::aggregate(&nets).into_iter();
-    nets.flat_map(|n| without(n, &lo))
+    nets.flat_map(|n| shut.map_or_else(|| vec![n], |lo| without(n, &lo)))
         .map(|n| format!("-d {n} "))
         .collect()
 }
@@ -108,15 +101,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn node_ports_are_not_reached_on_loopback_by_networks() {
+    fn node_ports_are_reached_on_loopback_where_that_is_asked_for() {
         let cases: &[(&[&str], bool, &[&str])] = &[
             (&[], true, &[""]),
             (&[], false, &["! -d 127.0.0.0/8 "]),
-            (&["0.0.0.0/0"], true, &["! -d 127.0.0.0/8 "]),
-            (&["127.0.0.0/8"], true, &[]),
+            (&["0.0.0.0/0"], true, &[""]),
+            (&["0.0.0.0/0"], false, &["! -d 127.0.0.0/8 "]),
+            (&["127.0.0.0/8"], true, &["-d 127.0.0.0/8 "]),
+            (&["127.0.0.0/8"], false, &[]),
+            (&["127.0.0.1/32"], true, &[]),
             (&["fd00::/8"], true, &[]),
             (&["10.0.0.0/8", "10.1.0.0/16"], true, &["-d 10.0.0.0/8 "]),
-            (&["126.0.0.0/7"], true, &["-d 126.0.0.0/8 "]),
+            (&["126.0.0.0/7"], true, &["-d 126.0.0.0/7 "]),
+            (&["126.0.0.0/7"], false, &["-d 126.0.0.0/8 "]),
         ];
         for (nets, localhost_node_ports, want) in cases {
             let options = Options {
