@@ -165,9 +165,11 @@ pub(crate) fn spawn(
     node: Node,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let mode = proxy_mode(node.options.proxy_mode.as_deref())?;
     let proxy = keelson_proxy::Config {
-        mode: proxy_mode(node.options.proxy_mode.as_deref())?,
+        mode,
         health_check_addresses: node.ips.borrow().clone(),
+        ports: proxy_ports(&node, mode)?,
         ..proxy_config(&node.name, &node.cluster)
     };
     let (enforcer, policies) = keelson_proxy::policy::new(keelson_proxy::policy::Config {
@@ -199,6 +201,49 @@ pub(crate) fn proxy_config(name: &str, cluster: &Cluster) -> keelson_proxy::Conf
         dns: dns(cluster),
         ..keelson_proxy::Config::default()
     }
+}
+
+/// Where the proxy tells how it does: kube-proxy's ports, if nothing else is said.
+fn proxy_ports(node: &Node, mode: keelson_proxy::Mode) -> anyhow::Result<keelson_proxy::Ports> {
+    let at = |flag: &str, told: &Option<String>, usual: &str| {
+        let told = told.as_deref().unwrap_or(usual);
+        let address = (!told.is_empty()).then(|| told.parse::<SocketAddr>());
+        address.transpose().with_context(|| {
+            format!("--{flag} {told}: an address with a port is needed, as {usual}")
+        })
+    };
+    let options = &node.options;
+    let healthz = at(
+        "proxy-healthz-bind-address",
+        &options.proxy_healthz_bind_address,
+        "0.0.0.0:10256",
+    )?;
+    let metrics = at(
+        "proxy-metrics-bind-address",
+        &options.proxy_metrics_bind_address,
+        "127.0.0.1:10249",
+    )?;
+    let cidrs: Vec<String> = node
+        .cluster
+        .cluster_cidrs
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let configz = serde_json::json!({"kubeproxy.config.k8s.io": {
+        "apiVersion": keelson_proxy::config::API_VERSION,
+        "kind": keelson_proxy::config::KIND,
+        "mode": mode.name(),
+        "hostnameOverride": node.name,
+        "clusterCIDR": cidrs.join(","),
+        "healthzBindAddress": healthz.map(|a| a.to_string()),
+        "metricsBindAddress": metrics.map(|a| a.to_string()),
+    }});
+    Ok(keelson_proxy::Ports {
+        healthz,
+        metrics,
+        hard_fail: false,
+        configz,
+    })
 }
 
 fn proxy_mode(told: Option<&str>) -> anyhow::Result<keelson_proxy::Mode> {
