@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{self, Cluster};
 use crate::images;
 use crate::join::{self, Joined};
+use crate::keeper::Systemd;
 use crate::machine;
 use crate::memory;
 use crate::options::{AgentOptions, NodeOptions};
@@ -263,6 +264,7 @@ fn dns(cluster: &Cluster) -> Option<keelson_proxy::Dns> {
     (cluster.node_dns && !cluster.cluster_dns.is_empty()).then(|| keelson_proxy::Dns {
         zone: cluster.cluster_domain.clone(),
         listen: cluster.cluster_dns.iter().map(at).collect(),
+        keeper: Systemd::is_here().then(|| Arc::new(Systemd) as Arc<_>),
         ..keelson_proxy::Dns::default()
     })
 }
