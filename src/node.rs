@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Taint;
 use keelson_agent::Certs;
 use keelson_auth::pki::Issued;
+use keelson_proxy::config::{Flags, Loaded};
 use kube::Client;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -166,11 +167,17 @@ pub(crate) fn spawn(
     node: Node,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mode = proxy_mode(node.options.proxy_mode.as_deref())?;
+    let settings = proxy_settings(&node)?;
+    keelson_proxy::kernel_settings(&settings.settings.conntrack);
     let proxy = keelson_proxy::Config {
-        mode,
+        mode: settings.settings.mode,
         health_check_addresses: node.ips.borrow().clone(),
-        ports: proxy_ports(&node, mode)?,
+        ports: keelson_proxy::Ports {
+            healthz: settings.settings.healthz,
+            metrics: settings.settings.metrics,
+            hard_fail: false,
+            configz: settings.configz(),
+        },
         ..proxy_config(&node.name, &node.cluster)
     };
     let (enforcer, policies) = keelson_proxy::policy::new(keelson_proxy::policy::Config {
@@ -204,57 +211,17 @@ pub(crate) fn proxy_config(name: &str, cluster: &Cluster) -> keelson_proxy::Conf
     }
 }
 
-/// Where the proxy tells how it does: kube-proxy's ports, if nothing else is said.
-fn proxy_ports(node: &Node, mode: keelson_proxy::Mode) -> anyhow::Result<keelson_proxy::Ports> {
-    let at = |flag: &str, told: &Option<String>, usual: &str| {
-        let told = told.as_deref().unwrap_or(usual);
-        let address = (!told.is_empty()).then(|| told.parse::<SocketAddr>());
-        address.transpose().with_context(|| {
-            format!("--{flag} {told}: an address with a port is needed, as {usual}")
-        })
-    };
+/// kube-proxy's configuration as a node's options make it.
+fn proxy_settings(node: &Node) -> anyhow::Result<Loaded> {
+    let cidrs = node.cluster.cluster_cidrs.iter().map(ToString::to_string);
     let options = &node.options;
-    let healthz = at(
-        "proxy-healthz-bind-address",
-        &options.proxy_healthz_bind_address,
-        "0.0.0.0:10256",
-    )?;
-    let metrics = at(
-        "proxy-metrics-bind-address",
-        &options.proxy_metrics_bind_address,
-        "127.0.0.1:10249",
-    )?;
-    let cidrs: Vec<String> = node
-        .cluster
-        .cluster_cidrs
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let configz = serde_json::json!({"kubeproxy.config.k8s.io": {
-        "apiVersion": keelson_proxy::config::API_VERSION,
-        "kind": keelson_proxy::config::KIND,
-        "mode": mode.name(),
-        "hostnameOverride": node.name,
-        "clusterCIDR": cidrs.join(","),
-        "healthzBindAddress": healthz.map(|a| a.to_string()),
-        "metricsBindAddress": metrics.map(|a| a.to_string()),
-    }});
-    Ok(keelson_proxy::Ports {
-        healthz,
-        metrics,
-        hard_fail: false,
-        configz,
-    })
-}
-
-fn proxy_mode(told: Option<&str>) -> anyhow::Result<keelson_proxy::Mode> {
-    let all = keelson_proxy::Mode::ALL;
-    let name = told.unwrap_or("auto");
-    let found = all.iter().find(|(n, _)| *n == name);
-    found.map(|(_, mode)| *mode).with_context(|| {
-        let names = all.map(|(name, _)| name).join(", ");
-        format!("--proxy-mode {name}: not one of {names}")
-    })
+    let mut flags = Flags::default();
+    flags.mode = options.proxy_mode.clone();
+    flags.hostname_override = Some(node.name.clone());
+    flags.cluster_cidr = Some(cidrs.collect::<Vec<_>>().join(","));
+    flags.healthz_bind_address = options.proxy_healthz_bind_address.clone();
+    flags.metrics_bind_address = options.proxy_metrics_bind_address.clone();
+    Loaded::new(None, &flags).context("options of the proxy")
 }
 
 /// The cluster's names, where nodes answer them themselves.

@@ -376,9 +376,11 @@ pub(crate) fn logs(bed: &Bed) {
 /// Load balancers ask each node; scrapers that run on it read figures, and others don't.
 pub(crate) fn ports_of_proxies(bed: &Bed) {
     for node in &bed.nodes {
-        let at = |ip: IpAddr, port| SocketAddr::new(ip, port);
-        let own =
-            |path: &'static str| node.enter(move || get(at([127, 0, 0, 1].into(), 10249), path));
+        let at = |ip: std::net::Ipv4Addr, port: u16| SocketAddr::from((ip, port));
+        let own = |path: &'static str| {
+            node.space
+                .enter(move || get(at([127, 0, 0, 1].into(), 10249), path))
+        };
         assert_eq!(own("/proxyMode").unwrap(), "nftables");
         let configz = own("/configz").unwrap();
         assert!(
