@@ -182,6 +182,7 @@ pub(crate) fn spawn(
     };
     let (enforcer, policies) = keelson_proxy::policy::new(keelson_proxy::policy::Config {
         node_name: node.name.clone(),
+        ipvs: proxy.mode == keelson_proxy::Mode::Ipvs,
         ruleset: proxy.ruleset.clone(),
         ..keelson_proxy::policy::Config::default()
     });
