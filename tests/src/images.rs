@@ -30,32 +30,36 @@ pub fn archives() -> &'static [PathBuf] {
         let dir = tempfile::tempdir().expect("a folder");
         let paths = [ECHO, ECHO2]
             .iter()
-            .map(|name| make(dir.path(), name))
+            .map(|name| make(dir.path(), name, &program("keelson-echo"), "/echo", &[]))
             .collect();
         (dir, paths)
     });
     paths
 }
 
-fn make(dir: &Path, name: &str) -> PathBuf {
+/// An archive with a program of this machine as its entry point, with its libraries, busybox and these files.
+pub fn make(dir: &Path, name: &str, of: &Path, at: &str, files: &[(&Path, &str)]) -> PathBuf {
     let archive = dir.join(format!("{}.tar", name.replace(['/', ':'], "-")));
-    let echo = program("keelson-echo");
     let mut command = Command::new(program("keelson"));
     command
         .args(["image", "--name", name])
         .arg("--output")
         .arg(&archive);
-    command
-        .arg("--file")
-        .arg(format!("{}=/echo", echo.display()));
-    command.args(["--file", "/bin/busybox=/bin/busybox"]);
+    for (from, to) in [(of, at), (Path::new("/bin/busybox"), "/bin/busybox")]
+        .iter()
+        .chain(files)
+    {
+        command
+            .arg("--file")
+            .arg(format!("{}={to}", from.display()));
+    }
     for applet in APPLETS {
         command.args(["--link", &format!("/bin/{applet}=busybox")]);
     }
-    for library in libraries(&echo) {
+    for library in libraries(of) {
         command.arg("--file").arg(format!("{library}={library}"));
     }
-    command.args(["--entrypoint", "/echo"]);
+    command.args(["--entrypoint", at]);
     let output = command.output().expect("keelson image");
     assert!(
         output.status.success(),

@@ -41,6 +41,8 @@ fn names(bed: &Bed) {
     let ip = bed.kubectl("get service web -o jsonpath={.spec.clusterIP}");
     let resolv = in_pod(bed, "cat /etc/resolv.conf");
     assert!(resolv.contains("nameserver 10.43.0.10"), "{resolv}");
+    let service = bed.kubectl("get service kube-dns -n kube-system -o jsonpath={.spec.clusterIP}");
+    assert_eq!(service, "10.43.0.10");
     for name in ["web", "web.default", "web.default.svc.cluster.local"] {
         // By the C library's search path, as programs do it.
         let answer = in_pod(bed, &format!("/bin/busybox wget -qO- http://{name}/"));

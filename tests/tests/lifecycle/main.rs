@@ -4,6 +4,7 @@
 
 mod away;
 mod dataplane;
+mod dns;
 mod reboot;
 mod soak;
 mod stuck;

@@ -19,7 +19,7 @@ const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "keelson");
 /// Who proxies it (KEP-2447): those who find another name than their own pass it over.
 const PROXY: (&str, &str) = (
     "service.kubernetes.io/service-proxy-name",
-    "keelson.io/node-dns",
+    "keelson-node-dns",
 );
 
 /// Makes it where nodes answer, and takes away ours where they don't.
