@@ -11,7 +11,7 @@ pub mod variant;
 pub mod walk;
 
 pub use hostport::leftovers;
-pub(crate) use rule::words;
 pub use names::{endpoint_chain, service_chain};
+pub(crate) use rule::words;
 pub use ruleset::{Line, Ruleset, Table};
 pub use services::{Live, ruleset};

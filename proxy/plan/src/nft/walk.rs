@@ -64,12 +64,7 @@ pub type Balances<'a> = &'a dyn Fn(IpAddr, u16) -> Option<Vec<(IpAddr, u16)>>;
 
 /// All ways that a packet may take where IPVS takes it over between our chains: as many as there are destinations, in
 /// the order in which it is told of them. How likely each is depends on the scheduler.
-pub fn balanced(
-    table: &Table,
-    node: &Node,
-    packet: &Packet,
-    balances: Balances<'_>,
-) -> Vec<Way> {
+pub fn balanced(table: &Table, node: &Node, packet: &Packet, balances: Balances<'_>) -> Vec<Way> {
     let way = |choice| {
         let mut walker = Walker::new(table, node, packet, choice);
         let end = walker.balanced(balances);
@@ -178,7 +173,11 @@ impl<'a> Walker<'a> {
     /// before it is routed; what it sends on meets the output hook and leaves.
     fn balanced(&mut self, balances: Balances<'_>) -> Option<End> {
         let own = self.packet.interface.is_none();
-        let first = if own { Place::Output } else { Place::Prerouting };
+        let first = if own {
+            Place::Output
+        } else {
+            Place::Prerouting
+        };
         if let Some(end) = self.hook(first) {
             return Some(end);
         }

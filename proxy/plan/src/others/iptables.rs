@@ -88,7 +88,14 @@ fn hook(table: &str, chain: &str, drops: bool) -> Option<Hook> {
 
 /// Modules that match nothing by their name alone, and whose options are known or said to be not.
 const MODULES: &[&str] = &[
-    "addrtype", "comment", "conntrack", "multiport", "sctp", "state", "tcp", "udp",
+    "addrtype",
+    "comment",
+    "conntrack",
+    "multiport",
+    "sctp",
+    "state",
+    "tcp",
+    "udp",
 ];
 
 /// Options that are understood; each has a value.
@@ -109,8 +116,24 @@ const OPTIONS: &[&str] = &[
 
 /// Targets after which the next rule is looked at.
 const PLAIN: &[&str] = &[
-    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP", "LOG", "MARK",
-    "NFLOG", "NOTRACK", "SECMARK", "SET", "TCPMSS", "TOS", "TRACE", "TTL", "ULOG",
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "CONNMARK",
+    "CONNSECMARK",
+    "CT",
+    "DSCP",
+    "LOG",
+    "MARK",
+    "NFLOG",
+    "NOTRACK",
+    "SECMARK",
+    "SET",
+    "TCPMSS",
+    "TOS",
+    "TRACE",
+    "TTL",
+    "ULOG",
 ];
 
 fn rule(text: &str, chains: &BTreeMap<String, Chain>) -> Rule {

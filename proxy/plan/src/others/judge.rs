@@ -256,7 +256,9 @@ impl Judge<'_> {
     fn test(&self, test: &Test) -> Option<bool> {
         let seen = self.seen;
         let within = |ranges: &[(IpAddr, IpAddr)], ip| {
-            ranges.iter().any(|(first, last)| *first <= ip && ip <= *last)
+            ranges
+                .iter()
+                .any(|(first, last)| *first <= ip && ip <= *last)
         };
         let named = |names: &[String], name: &Option<String>| {
             let name = name.as_deref().unwrap_or_default();
@@ -269,9 +271,7 @@ impl Judge<'_> {
             What::Source(ranges) => within(ranges, seen.source),
             What::Destination(ranges) => within(ranges, seen.destination),
             What::Protocol(numbers) => numbers.contains(&seen.protocol.number()),
-            What::Port(ranges) => ranges
-                .iter()
-                .any(|(a, b)| (*a..=*b).contains(&seen.port)),
+            What::Port(ranges) => ranges.iter().any(|(a, b)| (*a..=*b).contains(&seen.port)),
             What::In(names) => named(names, &seen.input),
             What::Out(names) => named(names, &seen.output),
             What::State { new, translated } => *new || *translated && seen.translated,

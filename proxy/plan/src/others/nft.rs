@@ -63,7 +63,8 @@ pub fn table(json: &str, printed: &str) -> Result<Table, String> {
 fn objects(json: &str) -> Result<Vec<Value>, String> {
     let whole: Value = serde_json::from_str(json).map_err(|e| format!("nft's JSON: {e}"))?;
     let list = whole.get("nftables").and_then(Value::as_array);
-    list.cloned().ok_or_else(|| "nft's JSON: no nftables".into())
+    list.cloned()
+        .ok_or_else(|| "nft's JSON: no nftables".into())
 }
 
 fn text(of: &Value, field: &str) -> Option<String> {
@@ -99,7 +100,16 @@ fn hook(chain: &Value) -> Option<Hook> {
 
 /// Statements that decide nothing.
 const PLAIN: &[&str] = &[
-    "counter", "log", "mangle", "notrack", "flow", "ct helper", "ct timeout", "set", "map", "last",
+    "counter",
+    "log",
+    "mangle",
+    "notrack",
+    "flow",
+    "ct helper",
+    "ct timeout",
+    "set",
+    "map",
+    "last",
 ];
 
 struct Reader<'a> {
@@ -188,50 +198,53 @@ impl Reader<'_> {
         let (kind, body) = left.as_object()?.iter().next()?;
         let numbers = || members.iter().map(number).collect::<Option<Vec<u64>>>();
         let any = |bit: u32| Some(numbers()?.iter().any(|n| n & u64::from(bit) != 0));
-        Some(match (kind.as_str(), string(body, "protocol"), name(body)) {
-            ("payload", "ip" | "ip6", "saddr") => What::Source(all(&members, addresses)?),
-            ("payload", "ip" | "ip6", "daddr") => What::Destination(all(&members, addresses)?),
-            ("payload", "ip", "protocol") | ("payload", "ip6", "nexthdr") | ("meta", _, "l4proto") => {
-                What::Protocol(all(&members, |m| u8::try_from(number(m)?).ok())?)
-            }
-            ("payload", "tcp" | "udp" | "sctp" | "th", "dport") => {
-                What::Port(all(&members, ports)?)
-            }
-            ("meta", _, "iifname" | "iif") => What::In(all(&members, link)?),
-            ("meta", _, "oifname" | "oif") => What::Out(all(&members, link)?),
-            ("meta", _, "nfproto") => match numbers()?.as_slice() {
-                [2] => What::Family(Family::V4),
-                [10] => What::Family(Family::V6),
-                _ => return None,
-            },
-            ("ct", _, "state") => What::State {
-                new: any(state::NEW)?,
-                translated: false,
-            },
-            ("ct", _, "status") => match numbers()?.as_slice() {
-                [bit] if *bit == u64::from(status::DNAT) => What::State {
-                    new: false,
-                    translated: true,
-                },
-                _ => return None,
-            },
-            ("fib", ..) if members.len() == 1 && number(members.first()?) == Some(2) => {
-                let flags = body.get("flags")?.as_array()?;
-                match (string(body, "result"), flags.as_slice()) {
-                    ("type", [of]) if of == "saddr" => What::SourceLocal,
-                    ("type", [of]) if of == "daddr" => What::DestinationLocal,
-                    _ => return None,
+        Some(
+            match (kind.as_str(), string(body, "protocol"), name(body)) {
+                ("payload", "ip" | "ip6", "saddr") => What::Source(all(&members, addresses)?),
+                ("payload", "ip" | "ip6", "daddr") => What::Destination(all(&members, addresses)?),
+                ("payload", "ip", "protocol")
+                | ("payload", "ip6", "nexthdr")
+                | ("meta", _, "l4proto") => {
+                    What::Protocol(all(&members, |m| u8::try_from(number(m)?).ok())?)
                 }
-            }
-            _ => return None,
-        })
+                ("payload", "tcp" | "udp" | "sctp" | "th", "dport") => {
+                    What::Port(all(&members, ports)?)
+                }
+                ("meta", _, "iifname" | "iif") => What::In(all(&members, link)?),
+                ("meta", _, "oifname" | "oif") => What::Out(all(&members, link)?),
+                ("meta", _, "nfproto") => match numbers()?.as_slice() {
+                    [2] => What::Family(Family::V4),
+                    [10] => What::Family(Family::V6),
+                    _ => return None,
+                },
+                ("ct", _, "state") => What::State {
+                    new: any(state::NEW)?,
+                    translated: false,
+                },
+                ("ct", _, "status") => match numbers()?.as_slice() {
+                    [bit] if *bit == u64::from(status::DNAT) => What::State {
+                        new: false,
+                        translated: true,
+                    },
+                    _ => return None,
+                },
+                ("fib", ..) if members.len() == 1 && number(members.first()?) == Some(2) => {
+                    let flags = body.get("flags")?.as_array()?;
+                    match (string(body, "result"), flags.as_slice()) {
+                        ("type", [of]) if of == "saddr" => What::SourceLocal,
+                        ("type", [of]) if of == "daddr" => What::DestinationLocal,
+                        _ => return None,
+                    }
+                }
+                _ => return None,
+            },
+        )
     }
 
     /// One value, or those of a set, a list or a set with a name.
     fn members(&self, right: &Value) -> Option<Vec<Value>> {
-        let list = |of: &Value| -> Option<Vec<Value>> {
-            Some(of.as_array()?.iter().map(bare).collect())
-        };
+        let list =
+            |of: &Value| -> Option<Vec<Value>> { Some(of.as_array()?.iter().map(bare).collect()) };
         match right {
             Value::String(name) if name.starts_with('@') => {
                 let set = self.sets.get(name.trim_start_matches('@'))?;

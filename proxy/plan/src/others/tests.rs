@@ -84,7 +84,11 @@ fn tables_of_iptables_are_walked_as_far_as_they_are_understood() {
             80,
             "refused DOCKER-USER: -s 10.9.0.0/16 -i eth+ -p tcp -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable",
         ),
-        ("10.9.0.1", 81, "dropped FORWARD: policy drop, no rule accepts it"),
+        (
+            "10.9.0.1",
+            81,
+            "dropped FORWARD: policy drop, no rule accepts it",
+        ),
         ("192.0.2.1", 8010, "passes"),
         (
             "10.1.0.1",

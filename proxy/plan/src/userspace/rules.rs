@@ -56,6 +56,11 @@ impl Options {
     }
 }
 
+/// Whether rules are of this form, and not those of services that iptables carries.
+pub fn is_ruleset(set: &Ruleset) -> bool {
+    set.rules(Nat, PORTALS_HOST).is_some()
+}
+
 /// The whole ruleset of a family. `open` are the ports of listeners; traffic to a service whose listener has none is
 /// refused.
 pub fn ruleset(

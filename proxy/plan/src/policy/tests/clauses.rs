@@ -364,13 +364,20 @@ fn the_reasons_have_names() {
 #[test]
 fn each_policy_says_what_it_lacks() {
     let mut cluster = Cluster::new(PODS);
-    let to_a = |rules: Value| json!({"podSelector": {"matchLabels": {"pod": "a"}}, "ingress": rules});
+    let to_a =
+        |rules: Value| json!({"podSelector": {"matchLabels": {"pod": "a"}}, "ingress": rules});
     let from_c = json!([{"podSelector": {"matchLabels": {"pod": "c"}}}]);
     let from_b = json!([{"podSelector": {"matchLabels": {"pod": "b"}}}]);
     cluster.policy("x/none", &json!({"policyTypes": ["Ingress"]}));
-    cluster.policy("x/peer", &to_a(json!([{"from": from_c, "ports": [{"port": 80}]}])));
+    cluster.policy(
+        "x/peer",
+        &to_a(json!([{"from": from_c, "ports": [{"port": 80}]}])),
+    );
     cluster.policy("x/port", &to_a(json!([{"from": from_b, "ports": [{"port": 81}]}, {"from": from_c, "ports": [{"port": 80}]}])));
-    cluster.policy("x/both", &to_a(json!([{"from": from_c, "ports": [{"port": 81}]}])));
+    cluster.policy(
+        "x/both",
+        &to_a(json!([{"from": from_c, "ports": [{"port": 81}]}])),
+    );
     cluster.policy("x/web", &to_a(json!([{"from": from_b}])));
     let packet = Packet {
         source: [10, 0, b'x', b'b'].into(),

@@ -1,0 +1,426 @@
+//! What becomes of a connection, in words: which service it is for, which endpoints it may go to and how likely, which
+//! rules lead there, what policies and others' rules do with it, where it leaves, and where connections that exist
+//! already go.
+
+mod connection;
+mod ends;
+mod foreign;
+mod mode;
+mod policies;
+mod route;
+
+pub use connection::{Connection, State};
+pub use ends::{Ends, Known, Question, ends, in_host_network, ips, node_of};
+pub use foreign::{Course, Said as ForeignSaid, say as foreign};
+pub use mode::{Live, live};
+pub use policies::{Flow, Policies, Said as PoliciesSaid};
+pub use route::Route;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::ipvs;
+use crate::model::{Entry, Family, Front, Kind, Policy, socket};
+use crate::packet::{Outcome, Packet, Source};
+use crate::select::usable;
+use crate::userspace::{Behind, Listener};
+use crate::walk::{Step, Way};
+
+/// What addresses are called.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Pods by address.
+    pub of: BTreeMap<IpAddr, String>,
+    /// The node that a pod's address is on.
+    pub nodes: BTreeMap<IpAddr, String>,
+}
+
+impl Names {
+    fn with(&self, ip: IpAddr, text: String) -> String {
+        match self.of.get(&ip) {
+            Some(name) => format!("{text} ({name})"),
+            None => text,
+        }
+    }
+}
+
+/// A way that the connection may take, and what follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The way through services' rules.
+    pub way: Way,
+    /// How likely it is.
+    pub chance: String,
+    /// What follows: policies, others' rules, the route.
+    pub then: Vec<String>,
+}
+
+/// All that is known.
+#[derive(Clone, Debug)]
+pub struct Story<'a> {
+    /// The connection's first packet.
+    pub packet: &'a Packet,
+    /// What it is for, if it is for a service.
+    pub service: Option<String>,
+    /// What services' traffic goes by on this node.
+    pub mode: Live,
+    /// What should be known beforehand.
+    pub notes: Vec<String>,
+    /// All connections.
+    pub connections: Vec<Connection>,
+    /// Where a new one may go.
+    pub candidates: Vec<Candidate>,
+    /// What addresses are called.
+    pub names: &'a Names,
+}
+
+/// What a packet is for: the service port's name and how it is reached.
+pub fn service(entries: &[Entry], packet: &Packet, is_node: bool) -> Option<String> {
+    let address = Front::Address(packet.destination, packet.protocol, packet.port);
+    let node = Front::Node(packet.protocol, packet.port);
+    let fronts = entries
+        .iter()
+        .flat_map(|e| e.fronts.iter().map(move |f| (e, f)));
+    let mut found: Vec<_> = fronts
+        .filter(|(_, (front, _))| *front == address || is_node && *front == node)
+        .collect();
+    // An address goes before a node port.
+    found.sort_by_key(|(_, (_, kind))| *kind == Kind::NodePort);
+    let (entry, (_, kind)) = found.first()?;
+    let kind = match kind {
+        Kind::Cluster => "cluster address",
+        Kind::External => "external address",
+        Kind::LoadBalancer => "load balancer's address",
+        Kind::NodePort => "node port",
+    };
+    let family = Family::of(&packet.destination);
+    let all: Vec<_> = entry.of(family).copied().collect();
+    let ready = usable(&all, Policy::Cluster).len();
+    let mut text = format!(
+        "service {}, {kind}, {} endpoints",
+        entry.port.name,
+        all.len()
+    );
+    if ready != all.len() {
+        let _ = write!(text, ", {ready} of them usable");
+    }
+    if let Some(seconds) = entry.port.affinity {
+        let _ = write!(
+            text,
+            "; a client stays with its endpoint for {seconds} s (session affinity)"
+        );
+    }
+    Some(text)
+}
+
+/// Ways by a process of this node: those to its port, and from there to whom stands behind the listener.
+pub fn proxied(ways: Vec<Way>, meant_for: Option<(Listener, Behind)>) -> Vec<Way> {
+    let Some((listener, behind)) = meant_for else {
+        return ways;
+    };
+    let count = u32::try_from(behind.endpoints.len()).unwrap_or(u32::MAX);
+    let local = match listener.local_only {
+        true => " of this node",
+        false => "",
+    };
+    let rule = format!(
+        "the proxy's listener of {}: a new client goes to the next of {count} endpoints{local} in turn",
+        listener.name
+    );
+    let all = ways.into_iter().flat_map(|way| {
+        let Outcome::Sent(_) = way.outcome else {
+            return vec![way];
+        };
+        let step = Step {
+            chain: "proxy".into(),
+            rule: rule.clone(),
+        };
+        let steps = [way.steps, vec![step]].concat();
+        let to = |at: &SocketAddr| Way {
+            outcome: Outcome::Sent([((at.ip(), at.port()), Source::Masked)].into()),
+            of: count,
+            steps: steps.clone(),
+        };
+        behind.endpoints.iter().map(to).collect()
+    });
+    all.collect()
+}
+
+/// How likely a way is.
+pub fn chance(way: &Way) -> String {
+    format!("{:.1} %", 100.0 / f64::from(way.of.max(1)))
+}
+
+/// How likely a virtual server's destination is: known of schedulers that take turns, and said by name of others.
+pub fn weighted(server: &ipvs::Server, way: &Way) -> String {
+    let sent = match &way.outcome {
+        Outcome::Sent(to) => to.keys().next().copied(),
+        _ => None,
+    };
+    let found = sent.and_then(|(ip, port)| server.destinations.get(&SocketAddr::new(ip, port)));
+    let Some(found) = found else {
+        return chance(way);
+    };
+    let open = server.destinations.values().filter(|d| d.weight > 0);
+    let name = server.server.scheduler.name();
+    let shares = match name {
+        "rr" => Some((1, open.count() as u64)),
+        "wrr" => Some((
+            u64::from(found.weight),
+            open.map(|d| u64::from(d.weight)).sum(),
+        )),
+        _ => None,
+    };
+    match shares {
+        Some((share, of)) => {
+            let percent = 100.0 * share as f64 / of.max(1) as f64;
+            format!("{percent:.1} % ({name}, weight {})", found.weight)
+        }
+        None => format!(
+            "as scheduler {name} chooses (weight {}, {} active and {} other connections)",
+            found.weight, found.active, found.inactive
+        ),
+    }
+}
+
+/// The whole answer.
+pub fn report(story: &Story<'_>) -> String {
+    let (packet, names) = (story.packet, story.names);
+    let mut out = String::new();
+    let to = socket(packet.destination, packet.port);
+    let _ = writeln!(out, "{packet}");
+    let from = names.with(packet.source, packet.source.to_string());
+    let _ = writeln!(out, "  from {from}");
+    let what = story.service.as_deref();
+    let what = what.unwrap_or("no service has this address and port");
+    let _ = writeln!(out, "  to {}: {what}", names.with(packet.destination, to));
+    let _ = writeln!(out, "services go by {}", story.mode);
+    for note in &story.notes {
+        let _ = writeln!(out, "note: {note}");
+    }
+    for line in connection::existing(packet, &story.connections, names) {
+        let _ = writeln!(out, "{line}");
+    }
+    let _ = writeln!(out, "a new connection:");
+    let common = common_steps(&story.candidates);
+    let steps = story.candidates.iter().flat_map(|c| &c.way.steps);
+    for step in steps.take(common) {
+        let _ = writeln!(out, "  {}: {}", step.chain, step.rule);
+    }
+    for candidate in &story.candidates {
+        candidate.tell(&mut out, common, names);
+    }
+    out
+}
+
+impl Candidate {
+    fn tell(&self, out: &mut String, common: usize, names: &Names) {
+        if let Outcome::Sent(to) = &self.way.outcome {
+            for ((ip, port), source) in to {
+                let who = names.with(*ip, socket(*ip, *port));
+                let _ = writeln!(out, "  {}: to {who}, {}", self.chance, seen(*source));
+            }
+        } else {
+            let _ = writeln!(out, "  {}", plain(&self.way.outcome));
+        }
+        for step in self.way.steps.iter().skip(common) {
+            let _ = writeln!(out, "    {}: {}", step.chain, step.rule);
+        }
+        for line in &self.then {
+            let _ = writeln!(out, "    {line}");
+        }
+    }
+}
+
+/// How many rules all ways have in common.
+fn common_steps(candidates: &[Candidate]) -> usize {
+    let Some((first, others)) = candidates.split_first() else {
+        return 0;
+    };
+    let same = |i: &usize| {
+        others
+            .iter()
+            .all(|c| c.way.steps.get(*i) == first.way.steps.get(*i))
+    };
+    (0..first.way.steps.len()).take_while(same).count()
+}
+
+fn seen(source: Source) -> &'static str {
+    match source {
+        Source::Kept => "which sees who asks",
+        Source::Masked => "which sees this node",
+    }
+}
+
+fn plain(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pass => "goes where it is sent: no service's rule changes it",
+        Outcome::Refused => "refused: the sender is told that nobody is there",
+        Outcome::Dropped => "dropped without a word",
+        Outcome::Sent(_) => "sent on",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Protocol;
+    use crate::nft::services::table;
+    use crate::nft::walk;
+    use crate::options::{Options, Pods};
+    use crate::packet::Node;
+    use crate::state::{self, Here};
+    use serde_json::json;
+
+    #[test]
+    fn a_cluster_address_and_its_endpoints() {
+        let mut state = state::State::default();
+        let service = json!({"metadata": {"namespace": "d", "name": "web"},
+            "spec": {"clusterIP": "10.43.0.9", "ports": [{"name": "http", "port": 80}]}});
+        state.set_service(&serde_json::from_value(service).expect("service"));
+        let slice = json!({"metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+            "endpoints": [{"addresses": ["10.42.0.2"], "nodeName": "me"}, {"addresses": ["10.42.1.2"]}]});
+        let slice = serde_json::from_value(slice).expect("slice");
+        state.set_slice(&slice, &Here::from("me"));
+        let entries: Vec<Entry> = state.all().flatten().collect();
+        let options = Options {
+            pods: Pods::Within(vec!["10.42.0.0/16".parse().expect("net")]),
+            ..Options::default()
+        };
+        let table = table(entries.iter(), Family::V4, &options);
+        let packet = Packet {
+            source: [10, 42, 0, 2].into(),
+            destination: [10, 43, 0, 9].into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            interface: Some("keelson0".into()),
+        };
+        let ways = walk::ways(&table, &Node::default(), &packet);
+        let connection = Connection {
+            protocol: Protocol::Tcp,
+            client: ([10, 42, 0, 2].into(), 4444),
+            destination: ([10, 43, 0, 9].into(), 80),
+            answerer: ([10, 42, 1, 2].into(), 8080),
+            answered: ([10, 42, 0, 2].into(), 4444),
+            state: State::Tcp("established"),
+        };
+        let other = Connection {
+            client: ([10, 42, 0, 3].into(), 4445),
+            ..connection
+        };
+        let names = Names {
+            of: [([10, 42, 0, 2].into(), "pod d/web-a".to_owned())].into(),
+            ..Names::default()
+        };
+        let candidates = ways.into_iter().map(|way| Candidate {
+            chance: chance(&way),
+            way,
+            then: vec!["route: leaves by keelson0".into()],
+        });
+        let many = (0..11).map(|n| Connection {
+            client: ([10, 42, 0, 2].into(), 5000 + n),
+            ..connection
+        });
+        insta::assert_snapshot!(report(&Story {
+            packet: &packet,
+            service: super::service(&entries, &packet, false),
+            mode: Live::Nftables,
+            notes: vec!["something".into()],
+            connections: [connection, other].into_iter().chain(many).collect(),
+            candidates: candidates.collect(),
+            names: &names,
+        }));
+    }
+
+    #[test]
+    fn a_proxys_endpoints_and_a_virtual_servers() {
+        let way = |to: &str| {
+            let at: SocketAddr = to.parse().expect("socket");
+            let to = [((at.ip(), at.port()), Source::Kept)];
+            Way {
+                outcome: Outcome::Sent(to.into()),
+                of: 1,
+                steps: Vec::new(),
+            }
+        };
+        let name = crate::model::PortName {
+            namespace: "d".into(),
+            service: "web".into(),
+            port: "".into(),
+        };
+        let listener = Listener {
+            family: Family::V4,
+            name,
+            protocol: Protocol::Tcp,
+            local_only: true,
+        };
+        let endpoints: Vec<SocketAddr> = ["10.42.0.2:80", "10.42.0.3:80"]
+            .map(|a| a.parse().expect("socket"))
+            .into();
+        let behind = Behind {
+            endpoints,
+            affinity: None,
+        };
+        let ways = proxied(vec![way("127.0.0.1:40000")], Some((listener, behind)));
+        let told: Vec<_> = ways.iter().map(|w| (chance(w), w.lines().pop())).collect();
+        let to = |ip| {
+            (
+                String::from("50.0 %"),
+                Some(format!("to {ip}:80 from this node's address")),
+            )
+        };
+        assert_eq!(told, [to("10.42.0.2"), to("10.42.0.3")]);
+        assert_eq!(
+            proxied(vec![way("127.0.0.1:4")], None),
+            [way("127.0.0.1:4")]
+        );
+
+        let server = |scheduler: &str| {
+            let mut destinations = BTreeMap::new();
+            for (at, weight) in [
+                ("10.42.0.2:80", 1),
+                ("10.42.0.3:80", 3),
+                ("10.42.0.4:80", 0),
+            ] {
+                let at = at.parse().expect("socket");
+                let new = ipvs::Destination::new(at);
+                destinations.insert(
+                    at,
+                    ipvs::Destination {
+                        weight,
+                        active: 7,
+                        ..new
+                    },
+                );
+            }
+            let key = ipvs::ServerKey {
+                address: [10, 43, 0, 9].into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+            };
+            let server = ipvs::VirtualServer {
+                key,
+                scheduler: ipvs::Scheduler::read(scheduler),
+                flags: ipvs::Flags::OURS,
+                timeout: 0,
+                netmask: u32::MAX,
+            };
+            ipvs::Server {
+                server,
+                destinations,
+            }
+        };
+        for (scheduler, want) in [
+            ("rr", "50.0 % (rr, weight 3)"),
+            ("wrr", "75.0 % (wrr, weight 3)"),
+            (
+                "lc",
+                "as scheduler lc chooses (weight 3, 7 active and 0 other connections)",
+            ),
+        ] {
+            assert_eq!(weighted(&server(scheduler), &way("10.42.0.3:80")), want);
+        }
+    }
+}
