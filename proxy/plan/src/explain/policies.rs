@@ -2,6 +2,7 @@
 //! have, as the API's policies decide.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use super::Names;
 use crate::model::Protocol;
@@ -34,7 +35,7 @@ pub struct Policies<'a> {
     /// This node's name.
     pub node: &'a str,
     /// The API's policies as seen from a node.
-    pub of: &'a dyn Fn(&str) -> State,
+    pub of: &'a dyn Fn(&str) -> Rc<State>,
     /// The live table.
     pub live: Option<&'a Table>,
     /// Packets don't come by its hook, for this reason.
@@ -254,7 +255,7 @@ mod tests {
         let say = |live: Option<&Table>, bypass, flow| {
             Policies {
                 node: "me",
-                of: &|node| state(node, &all),
+                of: &|node| Rc::new(state(node, &all)),
                 live,
                 bypass,
                 names: &names,

@@ -59,6 +59,9 @@ pub fn forwarded(table: &Table, packet: &Forwarded) -> Way {
     walker.over(end)
 }
 
+/// What steps in IPVS stand under, beside chains.
+pub const IPVS: &str = "ipvs";
+
 /// Where IPVS has a destination's packets go: addresses and ports that are chosen from; none: it is no virtual server's.
 pub type Balances<'a> = &'a dyn Fn(IpAddr, u16) -> Option<Vec<(IpAddr, u16)>>;
 
@@ -199,7 +202,7 @@ impl<'a> Walker<'a> {
             Some((ip, port)) => format!("virtual server {at}: to {}", socket(*ip, *port)),
             None => format!("virtual server {at} has no destination"),
         };
-        let chain = "ipvs".into();
+        let chain = IPVS.into();
         self.steps.push(Step { chain, rule });
         let Some((ip, port)) = chosen else {
             return Some(End::Refused);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::portals::{Behind, Listener, listeners};
-use super::rules::{Options, ruleset};
+use super::rules::{Options, guarded, ruleset};
 use crate::iptables::Ruleset;
 use crate::iptables::walk::Rules;
 use crate::model::Served;
@@ -31,10 +31,32 @@ pub fn meant_for(
     Some((listener.clone(), behind.clone()))
 }
 
-/// The ports at which the proxy listens, as far as live rules send somebody there.
-pub fn ports(live: &Ruleset, served: &[Served<'_>], options: &Options) -> BTreeMap<Listener, u16> {
+/// How live rules differ from what is wanted, by the ports of the proxy that runs; and the listeners whose port no live
+/// rule tells: for it stands `PORT`.
+pub fn differences(
+    live: &Ruleset,
+    served: &[Served<'_>],
+    options: &Options,
+) -> (String, Vec<Listener>) {
     let all = listeners(served, options);
-    let open = numbered(&all);
+    let mut open = ports(live, &all, served, options);
+    let needed = all.iter().filter(|(_, b)| !b.endpoints.is_empty());
+    let unknown = needed.map(|(l, _)| l).filter(|l| !open.contains_key(l));
+    let unknown: Vec<Listener> = unknown.cloned().collect();
+    open.extend(unknown.iter().map(|l| (l.clone(), 0)));
+    let text = ruleset(served, options, &open).differences(live);
+    let text = text.replace("--to-ports 0\n", "--to-ports PORT\n");
+    (text.replace("--dport 0 ", "--dport PORT "), unknown)
+}
+
+/// The ports at which the proxy listens, as far as live rules tell.
+fn ports(
+    live: &Ruleset,
+    all: &BTreeMap<Listener, Behind>,
+    served: &[Served<'_>],
+    options: &Options,
+) -> BTreeMap<Listener, u16> {
+    let open = numbered(all);
     let want = ruleset(served, options, &open);
     let mut there = BTreeMap::new();
     for (table, chain, rules) in live.all() {
@@ -52,6 +74,14 @@ pub fn ports(live: &Ruleset, served: &[Served<'_>], options: &Options) -> BTreeM
                 found.entry(listener.clone()).or_insert(*port);
             }
         }
+    }
+    // One whose endpoints have all gone stays open, though nobody is sent there.
+    for (listener, _) in all.iter().filter(|(_, b)| b.endpoints.is_empty()) {
+        let taken: Vec<u16> = found.values().copied().collect();
+        let port = guarded(live, listener)
+            .into_iter()
+            .find(|p| !taken.contains(p));
+        found.extend(port.map(|p| (listener.clone(), p)));
     }
     found
 }
@@ -79,7 +109,8 @@ mod tests {
         let mut state = State::default();
         let service = json!({"metadata": {"namespace": "d", "name": "web"}, "spec": {"clusterIP": "10.43.0.9", "type": "NodePort",
             "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local", "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}});
-        state.set_service(&serde_json::from_value(service).expect("service"));
+        let web = serde_json::from_value(service).expect("service");
+        state.set_service(&web);
         let slice = json!({"metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
             "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
             "endpoints": [{"addresses": ["10.42.0.2"], "nodeName": "me"}, {"addresses": ["10.42.1.2"]}]});
@@ -96,8 +127,28 @@ mod tests {
         let open: BTreeMap<Listener, u16> = all.keys().cloned().zip(40_000..).collect();
         assert_eq!(open.len(), 2, "{open:?}");
         let live = ruleset(&served, &options, &open);
-        assert_eq!(ports(&live, &served, &options), open);
-        assert!(ports(&Ruleset::default(), &served, &options).is_empty());
+        assert_eq!(ports(&live, &all, &served, &options), open);
+        let none = Ruleset::default();
+        assert!(ports(&none, &all, &served, &options).is_empty());
+        let same = differences(&live, &served, &options);
+        assert_eq!(same, (String::new(), Vec::new()));
+        let (text, unknown) = differences(&none, &served, &options);
+        assert_eq!(unknown.len(), 2);
+        assert!(
+            text.contains("-t nat -A KUBE-PORTALS-HOST -d 10.43.0.9/32 -p tcp"),
+            "{text}"
+        );
+        assert!(
+            text.contains("--to-ports PORT\n") && text.contains("--dport PORT -j ACCEPT\n"),
+            "{text}"
+        );
+        // Without endpoints it stays open: that is no difference.
+        let mut alone = State::default();
+        alone.set_service(&web);
+        let alone = alone.served(Family::V4);
+        let open_still = ruleset(&alone, &options, &open);
+        let same = differences(&open_still, &alone, &options);
+        assert_eq!(same, (String::new(), Vec::new()));
 
         let node = Node {
             addresses: vec![[192, 168, 9, 1].into()],

@@ -10,6 +10,6 @@ mod rules;
 
 pub use balancer::{Balancer, MAX_CLIENTS};
 pub use flows::Redirected;
-pub use live::{meant_for, ports};
+pub use live::{differences, meant_for};
 pub use portals::{Behind, Listener, listeners};
 pub use rules::{Options, is_ruleset, ruleset};
