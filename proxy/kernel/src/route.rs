@@ -95,7 +95,7 @@ fn nowhere(error: io::Error) -> io::Result<Route> {
         Some(EACCES) => "its route prohibits it",
         Some(EXDEV) => "packets of this source do not come by this interface (reverse path filter)",
         Some(EINVAL) => {
-            "the kernel takes no such packet (a black hole, or an address that is not to be forwarded)"
+            "the kernel takes no such packet (a black hole, or a source that is not behind this interface)"
         }
         Some(ENETUNREACH) => "network is unreachable",
         Some(EHOSTUNREACH) => {

@@ -4,6 +4,7 @@
 
 mod away;
 mod dataplane;
+mod explain;
 mod reboot;
 mod soak;
 mod stuck;
