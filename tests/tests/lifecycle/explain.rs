@@ -53,15 +53,19 @@ fn has(told: &str, words: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the pod reaches the service.
-fn reaches(bed: &Bed) -> bool {
-    bed.try_kubectl("exec ask -- /bin/busybox wget -T 2 -qO- http://web/")
-        .ok
+/// Whether the pod reaches the service; what it was told instead.
+fn reaches(bed: &Bed) -> anyhow::Result<()> {
+    let ip = bed.kubectl("get service web -o jsonpath={.spec.clusterIP}");
+    let ask = format!("exec ask -- /bin/busybox timeout 3 /bin/busybox wget -qO- http://{ip}/");
+    let asked = bed.try_kubectl(&ask);
+    anyhow::ensure!(asked.ok, "not reached: {} {}", asked.out, asked.err);
+    Ok(())
 }
 
 fn policy(bed: &Bed) {
     let told = explain(bed, ASKED);
     has(&told, &["allowed, no policy is for it"]).expect("without policies");
+    reaches(bed).expect("nobody is in the way");
     bed.apply("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: only-friends}\nspec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}], ports: [{port: 8080}]}]}\n");
     eventually("the policy is in force and told", secs(20), || {
         let told = explain(bed, ASKED);
@@ -74,7 +78,7 @@ fn policy(bed: &Bed) {
             &[&why, "table keelson-policy: dropped", "refuse: drop"],
         )
     });
-    assert!(!reaches(bed), "told to be refused");
+    assert!(reaches(bed).is_err(), "told to be refused");
     assert_eq!(diff(bed).0, "0");
     // As a friend it may.
     bed.kubectl("label pod ask app=friend");
@@ -88,24 +92,23 @@ fn policy(bed: &Bed) {
             ],
         )
     });
-    assert!(reaches(bed), "told to be allowed");
+    reaches(bed).expect("told to be allowed");
     bed.kubectl("label pod ask app-");
     bed.kubectl("delete networkpolicy only-friends");
     eventually("all may again", secs(20), || {
         has(&explain(bed, ASKED), &["allowed, no policy is for it"])?;
-        anyhow::ensure!(reaches(bed), "not reached");
-        Ok(())
+        reaches(bed)
     });
 }
 
 fn others(bed: &Bed) {
     let node = bed.server();
-    assert!(reaches(bed), "nobody is in the way");
+    reaches(bed).expect("nobody is in the way");
     node.sh("nft add table inet admin; nft add chain inet admin fence '{ type filter hook forward priority 10; }'; nft add rule inet admin fence ip daddr 10.42.0.0/16 tcp dport 8080 drop");
     let told = explain(bed, ASKED);
     let rule = "rules of others: dropped by nft table inet admin, chain fence (forward, priority 10): fence: ip daddr 10.42.0.0/16 tcp dport 8080 drop";
     assert!(told.contains(rule), "{told}");
-    assert!(!reaches(bed), "told to be dropped");
+    assert!(reaches(bed).is_err(), "told to be dropped");
     node.sh("nft delete table inet admin");
     // What is not understood is not judged.
     node.sh("iptables -I FORWARD -p tcp --dport 8080 -m length --length 9000: -j DROP");
@@ -116,7 +119,7 @@ fn others(bed: &Bed) {
         told.contains(rule) && !told.contains("dropped by"),
         "{told}"
     );
-    assert!(reaches(bed), "no packet is that long");
+    reaches(bed).expect("no packet is that long");
     node.sh(
         "iptables -F FORWARD; iptables -A FORWARD -s 10.42.0.0/16 -p tcp --dport 8080 -j REJECT",
     );
@@ -126,9 +129,9 @@ fn others(bed: &Bed) {
         told.contains(rule) && told.contains("refused by iptables"),
         "{told}"
     );
-    assert!(!reaches(bed), "told to be refused");
+    assert!(reaches(bed).is_err(), "told to be refused");
     node.sh("iptables -F FORWARD");
-    assert!(reaches(bed), "nobody is in the way any more");
+    reaches(bed).expect("nobody is in the way any more");
 }
 
 fn existing(bed: &Bed) {
@@ -173,6 +176,7 @@ fn errors(bed: &Bed) {
             "{want} in {told}"
         );
     };
+    bed.apply("apiVersion: v1\nkind: Service\nmetadata: {name: dns}\nspec: {selector: {app: web}, ports: [{name: a, port: 53, protocol: UDP}, {name: b, port: 53}]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: none}\nspec: {clusterIP: None, selector: {app: web}, ports: [{port: 8080}]}\n");
     bed.apply("apiVersion: v1\nkind: Service\nmetadata: {name: out}\nspec: {type: ExternalName, externalName: x.example}\n");
     refused("default/ask default/web:81", "no tcp port 81; it has ");
     refused(
@@ -180,7 +184,7 @@ fn errors(bed: &Bed) {
         "another name of x.example in DNS",
     );
     refused(
-        "default/ask default/each",
+        "default/ask default/none",
         "a headless service has no address",
     );
     refused(
@@ -192,14 +196,14 @@ fn errors(bed: &Bed) {
         "NAMESPACE/SERVICE[:PORT] or NAMESPACE/POD:PORT",
     );
     refused("--protocol udp node default/web", "no udp port; it has ");
-    bed.kubectl("delete service out");
     let told = explain(bed, "node 203.0.113.9:80");
     assert!(
         told.contains("route") && told.contains("no service has this address"),
         "{told}"
     );
-    let told = explain(bed, "--protocol udp default/ask kube-system/kube-dns:53");
+    let told = explain(bed, "--protocol udp default/ask default/dns");
     assert!(told.starts_with("udp from "), "{told}");
+    bed.kubectl("delete service out none dns");
 }
 
 fn differs(bed: &Bed) {

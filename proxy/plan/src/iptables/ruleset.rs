@@ -211,7 +211,7 @@ impl Ruleset {
     /// stand in another order are told as such.
     pub fn differences(&self, have: &Self) -> String {
         let mut out = String::new();
-        for (key @ (table, name), _) in &self.chains {
+        for key @ (table, name) in self.chains.keys() {
             if !have.chains.contains_key(key) {
                 let _ = writeln!(out, "-t {} -N {name}", table.name());
             }
@@ -229,7 +229,7 @@ impl Ruleset {
             let head = ("-I", *table, *name);
             lines_of(&mut out, head, is.unwrap_or(&none), want.unwrap_or(&none));
         }
-        for (key @ (table, name), _) in &have.chains {
+        for key @ (table, name) in have.chains.keys() {
             if !self.chains.contains_key(key) {
                 let _ = writeln!(out, "-t {} -X {name}", table.name());
             }

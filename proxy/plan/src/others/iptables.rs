@@ -33,9 +33,12 @@ const PLACES: &[(&str, Place)] = &[
 /// Chains of services are not others': they are walked as what they are.
 const SERVICES: &str = "KUBE-";
 
+/// A table's name, the table, and its rules with their chains: they name chains that come after them.
+type Read<'a> = (&'a str, Table, Vec<(&'a str, &'a str)>);
+
 /// All tables of a family, without services' chains. `program` is whose they are, for people.
 pub fn tables(saved: &str, family: Family, program: &str) -> Vec<Table> {
-    let mut tables: Vec<(&str, Table, Vec<(&str, &str)>)> = Vec::new();
+    let mut tables: Vec<Read<'_>> = Vec::new();
     for line in saved.lines() {
         if let Some(name) = line.strip_prefix('*') {
             let table = Table {
