@@ -18,6 +18,9 @@ pub(super) fn steps(bed: &Bed, suite: &mut Suite) {
     });
     suite.step("explain: others' rules are named", || others(bed));
     suite.step("explain: connections that exist are told", || existing(bed));
+    suite.step("explain: a client that is remembered is told", || {
+        remembered(bed)
+    });
     suite.step("explain: errors say what may stand there", || errors(bed));
     suite.step("explain: what others delete differs", || differs(bed));
     suite.step("explain: each mode's rules are walked and compared", || {
@@ -75,7 +78,12 @@ fn policy(bed: &Bed) {
         );
         has(
             &told,
-            &[&why, "table keelson-policy: dropped", "refuse: drop"],
+            &[
+                &why,
+                "table keelson-policy: dropped",
+                "refuse: drop",
+                "; dropped by network policies",
+            ],
         )
     });
     assert!(reaches(bed).is_err(), "told to be refused");
@@ -106,7 +114,7 @@ fn others(bed: &Bed) {
     reaches(bed).expect("nobody is in the way");
     node.sh("nft add table inet admin; nft add chain inet admin fence '{ type filter hook forward priority 10; }'; nft add rule inet admin fence ip daddr 10.42.0.0/16 tcp dport 8080 drop");
     let told = explain(bed, ASKED);
-    let rule = "rules of others: dropped by nft table inet admin, chain fence (forward, priority 10): fence: ip daddr 10.42.0.0/16 tcp dport 8080 drop";
+    let rule = "other rules: dropped by nft table inet admin, chain fence (forward, priority 10): fence: ip daddr 10.42.0.0/16 tcp dport 8080 drop";
     assert!(told.contains(rule), "{told}");
     assert!(reaches(bed).is_err(), "told to be dropped");
     node.sh("nft delete table inet admin");
@@ -161,6 +169,26 @@ fn existing(bed: &Bed) {
         found.contains(&format!("(pod default/{pod})")),
         "{found} {answer}"
     );
+}
+
+fn remembered(bed: &Bed) {
+    bed.apply("apiVersion: v1\nkind: Service\nmetadata: {name: stay}\nspec: {sessionAffinity: ClientIP, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n");
+    let asked = "default/ask default/stay";
+    eventually("both are to be had", secs(20), || {
+        let told = explain(bed, asked);
+        has(&told, &["10800 s (session affinity)"])?;
+        anyhow::ensure!(told.matches("50.0 %: to ").count() == 2, "{told}");
+        Ok(())
+    });
+    let ip = bed.kubectl("get service stay -o jsonpath={.spec.clusterIP}");
+    let answer = bed.kubectl(&format!("exec ask -- /bin/busybox wget -qO- http://{ip}/"));
+    let pod = answer.split("pod=").nth(1).expect(&answer);
+    let pod = pod.split_whitespace().next().expect(&answer);
+    let told = explain(bed, asked);
+    let chance = told.lines().find(|l| l.contains("100.0 %: to "));
+    let chance = chance.unwrap_or_else(|| panic!("{told}"));
+    assert!(chance.contains(&format!("(pod default/{pod})")), "{told}");
+    bed.kubectl("delete service stay");
 }
 
 fn errors(bed: &Bed) {

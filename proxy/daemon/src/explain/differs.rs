@@ -1,5 +1,7 @@
 //! How live rules differ from what is wanted.
 
+use std::path::Path;
+
 use keelson_proxy_kernel::ipvs::Ipvs;
 use keelson_proxy_kernel::nft::Nftables;
 use keelson_proxy_kernel::node::has_ipv6;
@@ -15,6 +17,7 @@ use kube::Client;
 
 use super::cluster::Cluster;
 use super::rules::Rules;
+use crate::backend::IPVS_IS_THERE;
 use crate::{Config, tables, userspace};
 
 /// How live rules differ from what is wanted.
@@ -107,6 +110,12 @@ fn by_proxy(
 
 /// What virtual servers, the link's addresses and the table beside them lack.
 fn by_ipvs(entries: &[Entry], config: &Config) -> anyhow::Result<(String, usize)> {
+    // Asking IPVS itself would load it.
+    let there = Path::new(IPVS_IS_THERE).exists();
+    anyhow::ensure!(
+        there,
+        "the rules beside IPVS are live, and IPVS itself is not (module ip_vs)"
+    );
     let mut servers = Ipvs::open()?;
     let options = ipvs::Options {
         common: config.rules.clone(),

@@ -14,8 +14,8 @@ use anyhow::{Context, bail};
 use keelson_proxy_kernel::ipvs::Ipvs;
 use keelson_proxy_kernel::{conntrack, node, route};
 use keelson_proxy_plan::explain::{
-    Candidate, Connection, Course, Flow, Live, Names, Policies, Route, Story, chance, ends,
-    foreign, proxied, report, service, weighted,
+    Candidate, Connection, Course, Flow, Live, Names, Policies, PoliciesSaid, Route, Story,
+    affinity, chance, ends, foreign, proxied, report, service, weighted,
 };
 use keelson_proxy_plan::iptables;
 use keelson_proxy_plan::ipvs::{Server, ServerKey};
@@ -115,9 +115,11 @@ impl Facts {
         let key = |way: &Way| servers.get(&self.server_of(way)?);
         let mut candidates = Vec::new();
         for way in ways {
+            let (then, end) = self.then(&way, &of)?;
             candidates.push(Candidate {
                 chance: key(&way).map_or_else(|| chance(&way), |s| weighted(s, &way)),
-                then: self.then(&way, &of)?,
+                then,
+                end,
                 way,
             });
         }
@@ -125,20 +127,27 @@ impl Facts {
             packet,
             service: what,
             mode: self.rules.mode,
-            notes: self.notes(),
+            notes: self.notes(&entries),
             connections: self.connections()?,
             candidates,
             names: &self.names,
         }))
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn notes(&self, entries: &[Entry]) -> Vec<String> {
+        let (packet, node) = (&self.packet, &self.node);
+        let stays = affinity(entries, packet, node.has(&packet.destination)).is_some();
+        let unread = stays && !matches!(self.rules.mode, Live::Nftables | Live::Nothing);
+        let unread = unread.then(|| {
+            "whether this client was here before, and stays with an endpoint, is not looked at"
+                .to_owned()
+        });
         let left = self.rules.leftovers.iter();
         let left = left.map(|l| {
             format!("services' rules of another mode are live too, which are not walked: {l}")
         });
         let (notes, read) = (self.notes.iter().cloned(), self.rules.notes.iter().cloned());
-        notes.chain(left).chain(read).collect()
+        notes.chain(unread).chain(left).chain(read).collect()
     }
 
     fn connections(&self) -> anyhow::Result<Vec<Connection>> {
@@ -216,15 +225,15 @@ impl Facts {
         })
     }
 
-    /// What follows a way: policies, others' rules, the route.
+    /// What follows a way: policies, others' rules, the route; and what it ends by, if it ends there.
     fn then(
         &self,
         way: &Way,
         of: &dyn Fn(&str) -> Rc<keelson_proxy_plan::policy::state::State>,
-    ) -> anyhow::Result<Vec<String>> {
+    ) -> anyhow::Result<(Vec<String>, Option<&'static str>)> {
         let packet = &self.packet;
         let ((ip, port), source) = match &way.outcome {
-            Outcome::Refused | Outcome::Dropped => return Ok(Vec::new()),
+            Outcome::Refused | Outcome::Dropped => return Ok((Vec::new(), None)),
             Outcome::Pass => ((packet.destination, packet.port), Source::Kept),
             Outcome::Sent(to) => {
                 let first = to.iter().next().context("a way without an end")?;
@@ -239,7 +248,8 @@ impl Facts {
             Source::Masked => route::to(ip, None)?.source(),
             Source::Kept => None,
         };
-        let mut lines = self.policies((ip, port), own, is_sent, of);
+        let policies = self.policies((ip, port), own, is_sent, of);
+        let mut lines = policies.lines;
         let course = Course {
             packet,
             to: (ip, port),
@@ -248,11 +258,17 @@ impl Facts {
             own,
         };
         let said = foreign(&self.others, &self.node, &course);
-        lines.extend(said.lines.iter().map(|l| format!("rules of others: {l}")));
+        lines.extend(said.lines.iter().map(|l| format!("other rules: {l}")));
         if !matches!(route, Route::Here { .. }) || !is_sent {
             lines.push(route.words());
         }
-        Ok(lines)
+        let ends = [
+            (policies.dropped, "dropped by network policies"),
+            (said.ends, "turned away by other rules"),
+            (matches!(route, Route::Nowhere(_)), "no route leads there"),
+        ];
+        let end = ends.into_iter().find(|(ends, _)| *ends);
+        Ok((lines, end.map(|(_, words)| words)))
     }
 
     fn policies(
@@ -261,7 +277,7 @@ impl Facts {
         own: Option<IpAddr>,
         is_sent: bool,
         of: &dyn Fn(&str) -> Rc<keelson_proxy_plan::policy::state::State>,
-    ) -> Vec<String> {
+    ) -> PoliciesSaid {
         let packet = &self.packet;
         let by_proxy = is_sent && matches!(self.rules.mode, Live::Userspace(_));
         let from_node = packet.interface.is_none() || by_proxy;
@@ -287,6 +303,6 @@ impl Facts {
             port,
             host,
         };
-        policies.say(&flow).lines
+        policies.say(&flow)
     }
 }

@@ -1,9 +1,11 @@
 //! The rules that are live, of one family.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use keelson_proxy_kernel::Error;
 use keelson_proxy_kernel::iptables::Programs;
 use keelson_proxy_kernel::ipvs::Ipvs;
 use keelson_proxy_kernel::nft::Nftables;
@@ -48,15 +50,19 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) async fn read(family: Family) -> anyhow::Result<Self> {
         let kernel = Nftables::open()?;
-        // A kernel without nf_tables has no table of ours.
         let mut notes = Vec::new();
-        let mut read = |name| {
-            kernel.read(name, family).unwrap_or_else(|error| {
+        let mut read = |name| match kernel.read(name, family) {
+            Err(Error::Netlink { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+                bail!("live rules are read by root only")
+            }
+            // A kernel without nf_tables has no table of ours.
+            Err(error) => {
                 notes.push(format!("table {name} is not known: {error}"));
-                None
-            })
+                Ok(None)
+            }
+            Ok(table) => Ok(table),
         };
-        let (table, policies) = (read(TABLE), read(policies::TABLE));
+        let (table, policies) = (read(TABLE)?, read(policies::TABLE)?);
         let mut iptables = Vec::new();
         for programs in Programs::installed() {
             let variant = programs.variant();
@@ -71,6 +77,10 @@ impl Rules {
         }
         let held: Vec<_> = iptables.iter().map(|s| (s.variant, &s.ours)).collect();
         let (mode, leftovers) = live(table.as_ref(), &held);
+        // What could not be read may be what services go by.
+        if mode == Live::Nothing && !notes.is_empty() {
+            bail!("live rules are not known: {}", notes.join("; "));
+        }
         Ok(Self {
             family,
             mode,
@@ -142,8 +152,9 @@ impl Rules {
 /// The virtual servers that the kernel has, with their destinations.
 pub(super) fn servers() -> anyhow::Result<BTreeMap<ServerKey, Server>> {
     let mut all = BTreeMap::new();
+    // Asking IPVS itself would load it.
     if !Path::new(IPVS_IS_THERE).exists() {
-        return Ok(all);
+        bail!("the rules beside IPVS are live, and IPVS itself is not (module ip_vs)");
     }
     let mut ipvs = Ipvs::open()?;
     for server in ipvs.servers().context("read virtual servers")? {

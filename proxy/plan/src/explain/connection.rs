@@ -70,7 +70,9 @@ pub(super) fn existing(packet: &Packet, connections: &[Connection], names: &Name
         let to = (packet.destination, packet.port);
         c.protocol == packet.protocol && c.client.0 == packet.source && c.destination == to
     };
-    let found: Vec<_> = connections.iter().filter(same).collect();
+    let mut found: Vec<_> = connections.iter().filter(same).collect();
+    // Those that go on come first.
+    found.sort_by_key(|c| (!matches!(c.state, State::Tcp("established")), c.client));
     let told = found.iter().take(TOLD).map(|c| {
         let (ip, port) = c.answerer;
         let source = match c.answered.0 == c.client.0 {

@@ -54,6 +54,8 @@ pub struct Candidate {
     pub chance: String,
     /// What follows: policies, others' rules, the route.
     pub then: Vec<String>,
+    /// What of that it ends by.
+    pub end: Option<&'static str>,
 }
 
 /// All that is known.
@@ -75,19 +77,27 @@ pub struct Story<'a> {
     pub names: &'a Names,
 }
 
-/// What a packet is for: the service port's name and how it is reached.
-pub fn service(entries: &[Entry], packet: &Packet, is_node: bool) -> Option<String> {
+/// The service port that a packet is for, and as what.
+fn meant<'a>(entries: &'a [Entry], packet: &Packet, is_node: bool) -> Option<(&'a Entry, Kind)> {
     let address = Front::Address(packet.destination, packet.protocol, packet.port);
     let node = Front::Node(packet.protocol, packet.port);
     let fronts = entries
         .iter()
         .flat_map(|e| e.fronts.iter().map(move |f| (e, f)));
-    let mut found: Vec<_> = fronts
-        .filter(|(_, (front, _))| *front == address || is_node && *front == node)
-        .collect();
+    let found = fronts.filter(|(_, (front, _))| *front == address || is_node && *front == node);
     // An address goes before a node port.
-    found.sort_by_key(|(_, (_, kind))| *kind == Kind::NodePort);
-    let (entry, (_, kind)) = found.first()?;
+    let first = found.min_by_key(|(_, (_, kind))| *kind == Kind::NodePort);
+    first.map(|(entry, (_, kind))| (entry, *kind))
+}
+
+/// For how many seconds a client stays with its endpoint, of the service that a packet is for.
+pub fn affinity(entries: &[Entry], packet: &Packet, is_node: bool) -> Option<u32> {
+    meant(entries, packet, is_node)?.0.port.affinity
+}
+
+/// What a packet is for: the service port's name and how it is reached.
+pub fn service(entries: &[Entry], packet: &Packet, is_node: bool) -> Option<String> {
+    let (entry, kind) = meant(entries, packet, is_node)?;
     let kind = match kind {
         Kind::Cluster => "cluster address",
         Kind::External => "external address",
@@ -124,8 +134,11 @@ pub fn proxied(ways: Vec<Way>, meant_for: Option<(Listener, Behind)>) -> Vec<Way
         true => " of this node",
         false => "",
     };
+    let stays = behind.affinity.map_or_else(String::new, |seconds| {
+        format!("; it stays with its endpoint for {seconds} s")
+    });
     let rule = format!(
-        "the proxy's listener of {}: a new client goes to the next of {count} endpoints{local} in turn",
+        "listener of {}: a new client goes to the next of {count} endpoints{local} in turn{stays}",
         listener.name
     );
     let all = ways.into_iter().flat_map(|way| {
@@ -164,6 +177,10 @@ pub fn weighted(server: &ipvs::Server, way: &Way) -> String {
     };
     let open = server.destinations.values().filter(|d| d.weight > 0);
     let name = server.server.scheduler.name();
+    let stays = match server.server.timeout {
+        0 => String::new(),
+        seconds => format!(", clients stay for {seconds} s"),
+    };
     let shares = match name {
         "rr" => Some((1, open.count() as u64)),
         "wrr" => Some((
@@ -175,10 +192,10 @@ pub fn weighted(server: &ipvs::Server, way: &Way) -> String {
     match shares {
         Some((share, of)) => {
             let percent = 100.0 * share as f64 / of.max(1) as f64;
-            format!("{percent:.1} % ({name}, weight {})", found.weight)
+            format!("{percent:.1} % ({name}, weight {}{stays})", found.weight)
         }
         None => format!(
-            "as scheduler {name} chooses (weight {}, {} active and {} other connections)",
+            "as scheduler {name} chooses (weight {}, {} active and {} other connections{stays})",
             found.weight, found.active, found.inactive
         ),
     }
@@ -216,13 +233,15 @@ pub fn report(story: &Story<'_>) -> String {
 
 impl Candidate {
     fn tell(&self, out: &mut String, common: usize, names: &Names) {
+        let end = self.end.map(|e| format!("; {e}")).unwrap_or_default();
         if let Outcome::Sent(to) = &self.way.outcome {
             for ((ip, port), source) in to {
                 let who = names.with(*ip, socket(*ip, *port));
-                let _ = writeln!(out, "  {}: to {who}, {}", self.chance, seen(*source));
+                let (chance, seen) = (&self.chance, seen(*source));
+                let _ = writeln!(out, "  {chance}: to {who}, {seen}{end}");
             }
         } else {
-            let _ = writeln!(out, "  {}", plain(&self.way.outcome));
+            let _ = writeln!(out, "  {}{end}", plain(&self.way.outcome));
         }
         for step in self.way.steps.iter().skip(common) {
             let _ = writeln!(out, "    {}: {}", step.chain, step.rule);
@@ -318,6 +337,7 @@ mod tests {
             chance: chance(&way),
             way,
             then: vec!["route: leaves by keelson0".into()],
+            end: Some("turned away by other rules"),
         });
         let many = (0..11).map(|n| Connection {
             client: ([10, 42, 0, 2].into(), 5000 + n),

@@ -10,6 +10,9 @@ use super::{Chain, Does, Hook, Rule, Table, Test, What};
 use crate::model::Family;
 use crate::nft::table::{Place, state, status};
 
+/// Names of keelson's own tables begin so: what services and policies don't know of them is walked as others' are.
+const OURS: &str = "keelson-";
+
 /// Family and name of all tables of a list (`nft --json list tables`). Errors: it is no such list.
 pub fn names(json: &str) -> Result<Vec<(String, String)>, String> {
     let objects = objects(json)?;
@@ -27,7 +30,10 @@ pub fn table(json: &str, printed: &str) -> Result<Table, String> {
     let (family, name) = (text(own, "family"), text(own, "name"));
     let (family, name) = (family.unwrap_or_default(), name.unwrap_or_default());
     let mut table = Table {
-        name: format!("nft table {family} {name}"),
+        name: match name.starts_with(OURS) {
+            true => format!("keelson's nft table {family} {name}"),
+            false => format!("nft table {family} {name}"),
+        },
         ..Table::default()
     };
     match &*family {

@@ -1,6 +1,10 @@
+use proptest::prelude::*;
+
 use super::*;
+use crate::iptables::walk::Rules;
+use crate::iptables::{Ruleset, Table as Own};
 use crate::model::Protocol;
-use crate::packet::Node;
+use crate::packet::{Node, Outcome, Packet};
 
 const ADMIN_JSON: &str = include_str!("testdata/admin.json");
 const ADMIN: &str = include_str!("testdata/admin.nft");
@@ -145,4 +149,92 @@ fn what_is_turned_away_meets_nobody_else() {
         told(&tables, seen("10.0.0.1", 80)),
         ["passes", "dropped c: -"]
     );
+}
+
+/// A rule that services' walker understands too.
+fn rule() -> impl Strategy<Value = String> {
+    let matches = proptest::sample::subsequence(
+        vec![
+            "-s 10.42.0.0/16",
+            "! -s 10.42.0.2/32",
+            "-d 192.0.2.0/24",
+            "! -d 192.0.2.1/32",
+            "-i eth+",
+            "! -i eth0",
+            "-p tcp",
+            "-p udp",
+            "-m addrtype --src-type LOCAL",
+            "-m conntrack --ctstate NEW,RELATED",
+            "-m conntrack --ctstate ESTABLISHED",
+            "-m comment --comment \"a -j DROP\"",
+            "-p tcp -m tcp --dport 80",
+        ],
+        0..3,
+    );
+    let targets = proptest::sample::select(vec![
+        "ACCEPT", "DROP", "REJECT", "RETURN", "MY-A", "MY-B", "MY-C",
+    ]);
+    (matches, targets).prop_map(|(matches, target)| {
+        let matches: Vec<String> = matches.iter().map(|m| format!("{m} ")).collect();
+        format!("{}-j {target}", matches.concat())
+    })
+}
+
+/// A rule of one of these chains may jump to those that come after it.
+fn later(chain: usize, rule: &str) -> bool {
+    let to = ["MY-A", "MY-B", "MY-C"]
+        .iter()
+        .position(|c| rule.ends_with(c));
+    to.is_none_or(|to| to >= chain)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn what_both_walkers_understand_they_judge_alike(
+        chains in proptest::collection::vec(proptest::collection::vec(rule(), 0..5), 4),
+        source in proptest::sample::select(vec!["10.42.0.2", "10.42.0.3", "192.168.9.1", "203.0.113.5"]),
+        to in proptest::sample::select(vec!["192.0.2.1", "192.0.2.2", "198.51.100.1"]),
+        (tcp, port) in (any::<bool>(), proptest::sample::select(vec![80, 81])),
+        input in proptest::sample::select(vec!["eth0", "eth1", "keelson0"]),
+    ) {
+        let (mut set, mut saved) = (Ruleset::default(), String::from("*filter\n:FORWARD ACCEPT [0:0]\n:MY-A - [0:0]\n:MY-B - [0:0]\n:MY-C - [0:0]\n"));
+        for (n, name) in ["FORWARD", "MY-A", "MY-B", "MY-C"].into_iter().enumerate() {
+            set.chain(Own::Filter, name);
+            for rule in chains[n].iter().filter(|r| later(n, r)) {
+                set.rule(Own::Filter, name, rule.as_str());
+                saved += &format!("-A {name} {rule}\n");
+            }
+        }
+        let node = Node { addresses: vec!["192.168.9.1".parse().expect("address")] };
+        let packet = Packet {
+            source: source.parse().expect("address"),
+            destination: to.parse().expect("address"),
+            protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+            port,
+            interface: Some(input.into()),
+        };
+        let want = Rules::new(&set).expect("rules").outcome(&node, &packet).expect("an outcome");
+        let seen = Seen {
+            source: packet.source,
+            destination: packet.destination,
+            protocol: packet.protocol,
+            port,
+            input: packet.interface,
+            output: Some("out".into()),
+            translated: false,
+        };
+        let tables = iptables::tables(&saved, Family::V4, "iptables");
+        let found = judge(&tables, &node, &forward(seen));
+        let judged = found.first().map_or(&Judged::Passes, |f| &f.judged);
+        let found_outcome = match judged {
+            Judged::Passes => Outcome::Pass,
+            Judged::Dropped(_) => Outcome::Dropped,
+            Judged::Refused(_) => Outcome::Refused,
+            Judged::Translated(_) => return Err(TestCaseError::fail("nothing translates")),
+        };
+        prop_assert_eq!(found_outcome, want, "{}", saved);
+        prop_assert!(found.iter().all(|f| f.unjudged.is_empty()), "{:?}", found);
+    }
 }
