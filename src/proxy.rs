@@ -35,7 +35,7 @@ enum Command {
 /// Of which node, and how the cluster is asked.
 #[derive(clap::Args)]
 pub(crate) struct Of {
-    /// kubeconfig of somebody who may list Services, EndpointSlices and Pods.
+    /// kubeconfig of somebody who may list Services, EndpointSlices, Pods, Namespaces and NetworkPolicies, and read Nodes.
     #[arg(
         long,
         env = "KUBECONFIG",

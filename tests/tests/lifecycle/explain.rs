@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use keelson_tests::bins::program;
+use keelson_tests::images::ECHO;
 use keelson_tests::wait::secs;
 use keelson_tests::{Bed, Suite, eventually};
 
@@ -311,4 +312,48 @@ fn modes(bed: &Bed) {
         &["services go by nftables (table keelson-proxy)", "50.0 %"],
     )
     .expect("nftables");
+}
+
+/// A pod on a node of its own choosing.
+fn place(bed: &Bed, name: &str, node: &str, host: bool) {
+    bed.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec: {{nodeName: {node}, hostNetwork: {host}, terminationGracePeriodSeconds: 0, containers: [{{name: c, image: '{ECHO}'}}]}}\n"));
+}
+
+#[test]
+fn explained_between_nodes() {
+    let bed = Bed::cluster(2);
+    place(&bed, "near", "n1", false);
+    place(&bed, "far", "n2", false);
+    place(&bed, "host", "n1", true);
+    bed.kubectl("wait pods --all --for=condition=Ready --timeout=60s");
+    let reaches = || {
+        let ip = bed.kubectl("get pod far -o jsonpath={.status.podIP}");
+        let ask = "exec near -- /bin/busybox timeout 3 /bin/busybox wget -qO-";
+        bed.try_kubectl(&format!("{ask} http://{ip}:8080/")).ok
+    };
+    let out = "route: leaves by eth0 to gateway 10.88.0.12";
+    let open = "ingress of pod default/far: node n2's own rules decide; by the policies of the API: allowed, no policy is for it";
+    let told = explain(&bed, "default/near default/far:8080");
+    has(&told, &["goes where it is sent", open, out]).expect("without policies");
+    assert!(reaches(), "told to be allowed");
+
+    bed.apply("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: alone}\nspec: {podSelector: {matchLabels: {app: far}}}\n");
+    eventually("node n2 refuses", secs(20), || {
+        anyhow::ensure!(!reaches(), "reached");
+        Ok(())
+    });
+    let refused = "node n2's own rules decide; by the policies of the API: refused by policy default/alone (allows nobody from here)";
+    let told = explain(&bed, "default/near default/far:8080");
+    has(&told, &[refused, "table keelson-policy: passes", out]).expect("with a policy");
+    let told = explain(&bed, "default/host default/far:8080");
+    let note = "pod default/host is in the network of node n1";
+    has(&told, &[note, "tcp from 10.88.0.11 to ", refused]).expect("from the node's network");
+    let told = explain(&bed, "default/far default/near:8080");
+    let note = "pod default/far is on node n2, whose rules come first";
+    has(&told, &[note, "route: leaves by keelson0"]).expect("from the other node");
+
+    bed.server().sh("ip route add unreachable 203.0.113.0/24");
+    let told = explain(&bed, "default/near 203.0.113.1:80");
+    let nowhere = "no route leads there: host is unreachable";
+    has(&told, &[nowhere, "; no route leads there"]).expect("no route");
 }
