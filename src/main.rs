@@ -7,6 +7,7 @@ mod explain;
 mod image;
 mod images;
 mod join;
+mod keeper;
 mod machine;
 mod memory;
 mod node;

@@ -32,15 +32,17 @@ pub(crate) fn tune() {}
 
 /// How often what is free is given back.
 const EVERY: Duration = Duration::from_secs(30);
+/// After the start, when lists come, more often: after this time, twice that and so on.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// Gives back free memory between what is used, which the allocator keeps by itself: what archives and lists took at
 /// the start, and what a burst of pods took later. Never returns.
 pub(crate) async fn give_back() {
-    // At the first tick, which comes at once, the parts have only begun to run.
-    let mut ticks = tokio::time::interval(EVERY);
+    let mut pause = FIRST;
     loop {
-        ticks.tick().await;
+        tokio::time::sleep(pause).await;
         trim();
+        pause = EVERY.min(pause * 2);
     }
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Taint;
 use keelson_agent::Certs;
 use keelson_auth::pki::Issued;
+use keelson_proxy::config::{Flags, Loaded};
 use kube::Client;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{self, Cluster};
 use crate::images;
 use crate::join::{self, Joined};
+use crate::keeper::Systemd;
 use crate::machine;
 use crate::memory;
 use crate::options::{AgentOptions, NodeOptions};
@@ -165,13 +167,22 @@ pub(crate) fn spawn(
     node: Node,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let settings = proxy_settings(&node)?;
+    keelson_proxy::kernel_settings(&settings.settings.conntrack);
     let proxy = keelson_proxy::Config {
-        mode: proxy_mode(node.options.proxy_mode.as_deref())?,
+        mode: settings.settings.mode,
         health_check_addresses: node.ips.borrow().clone(),
+        ports: keelson_proxy::Ports {
+            healthz: settings.settings.healthz,
+            metrics: settings.settings.metrics,
+            hard_fail: false,
+            configz: settings.configz(),
+        },
         ..proxy_config(&node.name, &node.cluster)
     };
     let (enforcer, policies) = keelson_proxy::policy::new(keelson_proxy::policy::Config {
         node_name: node.name.clone(),
+        ipvs: proxy.mode == keelson_proxy::Mode::Ipvs,
         ruleset: proxy.ruleset.clone(),
         ..keelson_proxy::policy::Config::default()
     });
@@ -201,14 +212,17 @@ pub(crate) fn proxy_config(name: &str, cluster: &Cluster) -> keelson_proxy::Conf
     }
 }
 
-fn proxy_mode(told: Option<&str>) -> anyhow::Result<keelson_proxy::Mode> {
-    let all = keelson_proxy::Mode::ALL;
-    let name = told.unwrap_or("auto");
-    let found = all.iter().find(|(n, _)| *n == name);
-    found.map(|(_, mode)| *mode).with_context(|| {
-        let names = all.map(|(name, _)| name).join(", ");
-        format!("--proxy-mode {name}: not one of {names}")
-    })
+/// kube-proxy's configuration as a node's options make it.
+fn proxy_settings(node: &Node) -> anyhow::Result<Loaded> {
+    let cidrs = node.cluster.cluster_cidrs.iter().map(ToString::to_string);
+    let options = &node.options;
+    let mut flags = Flags::default();
+    flags.mode = options.proxy_mode.clone();
+    flags.hostname_override = Some(node.name.clone());
+    flags.cluster_cidr = Some(cidrs.collect::<Vec<_>>().join(","));
+    flags.healthz_bind_address = options.proxy_healthz_bind_address.clone();
+    flags.metrics_bind_address = options.proxy_metrics_bind_address.clone();
+    Loaded::new(None, &flags).context("options of the proxy")
 }
 
 /// The cluster's names, where nodes answer them themselves.
@@ -218,6 +232,7 @@ fn dns(cluster: &Cluster) -> Option<keelson_proxy::Dns> {
     (cluster.node_dns && !cluster.cluster_dns.is_empty()).then(|| keelson_proxy::Dns {
         zone: cluster.cluster_domain.clone(),
         listen: cluster.cluster_dns.iter().map(at).collect(),
+        keeper: Systemd::is_here().then(|| Arc::new(Systemd) as Arc<_>),
         ..keelson_proxy::Dns::default()
     })
 }

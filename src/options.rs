@@ -71,6 +71,14 @@ pub(crate) struct NodeOptions {
     /// nftables where the kernel has it, else iptables].
     #[arg(long)]
     pub(crate) proxy_mode: Option<String>,
+    /// Where the proxy's /healthz and /livez answer, for load balancers: an address with a port, or empty: nowhere
+    /// [default: 0.0.0.0:10256, which is all addresses of both families].
+    #[arg(long)]
+    pub(crate) proxy_healthz_bind_address: Option<String>,
+    /// Where the proxy's /metrics, /proxyMode and /configz answer, without authentication; empty: nowhere
+    /// [default: 127.0.0.1:10249].
+    #[arg(long)]
+    pub(crate) proxy_metrics_bind_address: Option<String>,
     /// Most pods on this node [default: 110].
     #[arg(long)]
     pub(crate) max_pods: Option<u32>,

@@ -178,6 +178,10 @@ fn api_config(
         node_ports: from..=to,
         pki_dir: paths.data.join("server/pki"),
         cluster_domain: cluster.cluster_domain.clone(),
+        dns_addresses: match cluster.node_dns {
+            true => cluster.cluster_dns.clone(),
+            false => Vec::new(),
+        },
         certificates_last: lasts,
     })
 }

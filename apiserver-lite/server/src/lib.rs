@@ -68,6 +68,9 @@ pub struct Config {
     pub pki_dir: PathBuf,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
+    /// Where nodes answer for the cluster's names; empty: they don't. Those within [`Self::service_cidrs`] are the
+    /// Service `kube-dns`'.
+    pub dns_addresses: Vec<IpAddr>,
     /// How long the server's own certificates are valid. They are made anew at every start, and before they end.
     pub certificates_last: Duration,
 }
@@ -83,6 +86,7 @@ impl Default for Config {
             node_ports: 30000..=32767,
             pki_dir: PathBuf::from("/var/lib/keelson/server/pki"),
             cluster_domain: "cluster.local".to_owned(),
+            dns_addresses: Vec::new(),
             certificates_last: Duration::from_secs(365 * 24 * 3600),
         }
     }

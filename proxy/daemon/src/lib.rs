@@ -41,7 +41,7 @@ pub use backend::IpvsConfig;
 pub use config::Mode;
 use feed::{Feed, Watched};
 use health::{Health, ServiceHealth};
-pub use keelson_dns::Config as Dns;
+pub use keelson_dns::{Config as Dns, Keeper as DnsKeeper, Sockets as DnsSockets};
 pub use keelson_proxy_plan::ipvs::Timeouts;
 use metrics::{Metrics, trigger_time};
 

@@ -13,6 +13,7 @@
 mod answer;
 mod cache;
 mod forward;
+mod keeper;
 mod metrics;
 mod name;
 mod query;
@@ -40,6 +41,7 @@ use tokio_util::task::TaskTracker;
 
 use cache::Cache;
 use forward::{Forwarder, Source};
+pub use keeper::{Keeper, Sockets};
 use metrics::{Metrics, Recorder};
 use name::ZoneName;
 use resolv::Servers;
@@ -50,6 +52,9 @@ use zone::Zone;
 const TIDY: Duration = Duration::from_secs(10);
 /// How often it is tried to have an address that somebody else has.
 const RETRY: Duration = Duration::from_secs(1);
+/// Questions wait for the first lists of the cluster at most this long, as CoreDNS' do.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How it runs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -74,6 +79,8 @@ pub struct Config {
     pub cache_bytes: usize,
     /// Connections at once, on all addresses together; one asker may have a quarter of them.
     pub connections: usize,
+    /// Who holds the sockets while this process restarts, if somebody does.
+    pub keeper: Option<Arc<dyn Keeper>>,
 }
 
 impl Default for Config {
@@ -89,6 +96,7 @@ impl Default for Config {
             cache_entries: 10_000,
             cache_bytes: 8 << 20,
             connections: 256,
+            keeper: None,
         }
     }
 }
@@ -171,15 +179,22 @@ impl Dns {
 
     /// Opens the sockets.
     pub fn bind(self) -> Result<Bound, Error> {
-        let pairs = self.open()?;
+        let mut kept = self.kept();
+        let pairs = self.open(&mut kept)?;
         Ok(Bound { dns: self, pairs })
+    }
+
+    fn kept(&self) -> Sockets {
+        let keeper = self.config.keeper.as_ref();
+        keeper.map(|k| k.take()).unwrap_or_default()
     }
 
     /// Opens the sockets as soon as they can be had: somebody else may listen on all addresses. Tells of it once.
     pub async fn bind_when_free(self) -> Bound {
         let mut told = false;
+        let mut kept = self.kept();
         loop {
-            match self.open() {
+            match self.open(&mut kept) {
                 Ok(pairs) => return Bound { dns: self, pairs },
                 Err(error) if told => tracing::debug!(%error, "still no names"),
                 Err(error) => {
@@ -191,11 +206,27 @@ impl Dns {
         }
     }
 
-    fn open(&self) -> Result<Vec<Pair>, Error> {
-        let sockets = self.config.sockets;
-        let bind =
-            |a: &SocketAddr| server::bind(*a, sockets).map_err(|error| Error::Bind(*a, error));
-        self.config.listen.iter().map(bind).collect()
+    fn open(&self, kept: &mut Sockets) -> Result<Vec<Pair>, Error> {
+        let count = self.config.sockets.max(1);
+        let mut are_kept = true;
+        let mut open = |address: &SocketAddr| match kept.of(*address, count) {
+            Some(pair) => Ok(pair),
+            None => {
+                are_kept = false;
+                server::bind(*address, count).map_err(|error| Error::Bind(*address, error))
+            }
+        };
+        let pairs: Vec<Pair> = self
+            .config
+            .listen
+            .iter()
+            .map(&mut open)
+            .collect::<Result<_, _>>()?;
+        let are_as_left = are_kept && kept.is_empty();
+        if let (Some(holder), false) = (&self.config.keeper, are_as_left) {
+            holder.keep(&keeper::all(&pairs));
+        }
+        Ok(pairs)
     }
 
     /// Opens the sockets and answers until shutdown.
@@ -234,9 +265,12 @@ impl Handle {
         self.write(|zone| zone.retain(services, slices))
     }
 
-    /// Says that the first lists of both are complete. Until then names of the zone get `SERVFAIL`, so that askers try again.
+    /// Says that the first lists of both are complete. Until then questions wait for a while; after that, names of the zone
+    /// get `SERVFAIL`, so that askers try again.
     pub fn set_complete(&self) {
-        self.0.synced.store(true, Ordering::Release);
+        if !self.0.synced.swap(true, Ordering::AcqRel) {
+            self.0.complete.notify_waiters();
+        }
     }
 
     fn write<T>(&self, change: impl FnOnce(&mut Zone) -> T) -> T {
@@ -268,6 +302,10 @@ impl Bound {
         };
         let known = source.read();
         core.forwarder.set_routes(&stub_domains, known.clone());
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            _ = tokio::time::timeout(PATIENCE, core.completed()) => {}
+        }
         let (room, stop) = (
             Arc::new(Room::new(config.connections)),
             shutdown.child_token(),

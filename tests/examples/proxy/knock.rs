@@ -2,16 +2,16 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddrV4;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrIn, connect, getsockopt, setsockopt, socket, sockopt,
 };
-use nix::sys::time::TimeVal;
 
 /// What became of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) struct Watch {
 
 /// Connects through a device, and resets what was made.
 pub(crate) fn knock(device: &str, to: SocketAddrV4, patience: Duration) -> anyhow::Result<Attempt> {
-    let flags = SockFlag::SOCK_CLOEXEC;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
     setsockopt(&socket, sockopt::BindToDevice, &OsString::from(device))?;
     // Nothing is left waiting, neither here nor in a node's table of connections.
@@ -61,17 +61,24 @@ pub(crate) fn knock(device: &str, to: SocketAddrV4, patience: Duration) -> anyho
         l_linger: 0,
     };
     setsockopt(&socket, sockopt::Linger, &reset)?;
-    let micros = i64::try_from(patience.as_micros())?;
-    let patience = TimeVal::new(micros / 1_000_000, micros % 1_000_000);
-    setsockopt(&socket, sockopt::SendTimeout, &patience)?;
-    let to = SockaddrIn::from(to);
     let begin = Instant::now();
-    let done = connect(socket.as_raw_fd(), &to);
+    let mut done = connect(socket.as_raw_fd(), &SockaddrIn::from(to));
+    if done == Err(Errno::EINPROGRESS) {
+        let mut sockets = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+        // A socket's own patience counts in ticks of the kernel, some milliseconds each; this counts finely.
+        if ppoll(&mut sockets, Some(patience.into()), None)? > 0 {
+            let error = getsockopt(&socket, sockopt::SocketError)?;
+            done = match error {
+                0 => Ok(()),
+                error => Err(Errno::from_raw(error)),
+            };
+        }
+    }
     let took = begin.elapsed();
     let (answer, at) = match done {
         Ok(()) => (Answer::Open, begin + took),
         Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH) => (Answer::Closed, begin + took),
-        Err(Errno::EINPROGRESS | Errno::EAGAIN | Errno::ETIMEDOUT) => (Answer::Silent, begin),
+        Err(Errno::EINPROGRESS | Errno::ETIMEDOUT) => (Answer::Silent, begin),
         Err(error) => return Err(error).with_context(|| format!("connect to {to} by {device}")),
     };
     Ok(Attempt { answer, took, at })
@@ -80,11 +87,14 @@ pub(crate) fn knock(device: &str, to: SocketAddrV4, patience: Duration) -> anyho
 /// Waits for a state; when the last of what was waited for was first seen.
 pub(crate) fn watch(what: &Watch) -> anyhow::Result<Instant> {
     let end = Instant::now() + what.within;
+    // Refusals come by ICMP, of which the kernel sends only so many: most attempts before a service is there are silent.
+    // Waiting long for each would be taken for time until it is there.
+    let patience = Duration::from_millis(if what.open && what.times == 1 { 1 } else { 20 });
     let mut latest = None;
     for to in &what.to {
         let (mut row, mut first) = (0, None);
         while row < what.times {
-            let attempt = knock(&what.device, *to, Duration::from_millis(20))?;
+            let attempt = knock(&what.device, *to, patience)?;
             if (attempt.answer == Answer::Open) == what.open {
                 first.get_or_insert(attempt.at);
                 row += 1;

@@ -40,6 +40,9 @@ fn two_nodes() {
     suite.step("a pod reaches itself through its service", || {
         network::hairpin(&bed)
     });
+    suite.step("proxies tell how they do", || {
+        network::ports_of_proxies(&bed)
+    });
     suite.step("hostPort", || network::host_port(&bed));
     suite.step("hostNetwork", || network::host_network(&bed));
     suite.step("pods reach the API", || network::api(&bed));

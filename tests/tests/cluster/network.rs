@@ -372,3 +372,27 @@ pub(crate) fn logs(bed: &Bed) {
         assert!(output.out.contains(&wanted), "{output:?}");
     }
 }
+
+/// Load balancers ask each node; scrapers that run on it read figures, and others don't.
+pub(crate) fn ports_of_proxies(bed: &Bed) {
+    for node in &bed.nodes {
+        let at = |ip: std::net::Ipv4Addr, port: u16| SocketAddr::from((ip, port));
+        let own = |path: &'static str| {
+            node.space
+                .enter(move || get(at([127, 0, 0, 1].into(), 10249), path))
+        };
+        assert_eq!(own("/proxyMode").unwrap(), "nftables");
+        let configz = own("/configz").unwrap();
+        assert!(
+            configz.contains(&format!(r#""hostnameOverride":"{}""#, node.name)),
+            "{configz}"
+        );
+        let figures = own("/metrics").unwrap();
+        let name = "kubeproxy_sync_proxy_rules_duration_seconds_count";
+        assert!(figures.contains(name), "{figures}");
+        let (health, figures) = (at(node.ip, 10256), at(node.ip, 10249));
+        let healthy = bed.client.enter(move || get(health, "/healthz"));
+        assert!(healthy.unwrap().contains("lastUpdated"));
+        assert!(bed.client.enter(move || get(figures, "/metrics")).is_err());
+    }
+}

@@ -65,7 +65,8 @@ fn systemd_keeps_cgroups_and_shutdowns_wait() {
     m.sh(UP);
     println!("up");
     type Step = (&'static str, fn(&mut Machine));
-    let steps: [Step; 3] = [
+    let steps: [Step; 4] = [
+        ("names", names),
         ("cgroups", cgroups),
         ("called off", called_off),
         ("reboot", reboot),
@@ -78,6 +79,33 @@ fn systemd_keeps_cgroups_and_shutdowns_wait() {
     m.sh("/opt/keelson/scripts/down; rm /root/keelson.yaml");
     let diff = before.diff(&Snapshot::of(m));
     assert!(diff.is_empty(), "scripts/down leaves a difference:\n{diff}");
+}
+
+/// systemd holds the sockets of the cluster's names while keelson restarts.
+fn names(m: &mut Machine) {
+    m.until(
+        60,
+        "[ $(systemctl show -P NFileDescriptorStore keelson) = 2 ]",
+    );
+    m.sh("cat >/root/ask <<'SH'
+while [ -e /run/asking ]; do
+  busybox nslookup -type=a kubernetes.default.svc.cluster.local 10.43.0.10 >/root/answer 2>&1 && echo yes || cat /root/answer
+done
+SH
+touch /run/asking; setsid sh /root/ask >/root/asked 2>&1 </dev/null &");
+    m.sh("sleep 2; systemctl restart keelson; sleep 5; systemctl kill -s KILL keelson; sleep 2");
+    m.until(
+        60,
+        "systemctl is-active keelson && kubectl get --raw /readyz",
+    );
+    m.sh("rm /run/asking; sleep 6");
+    let asked = m.sh("sort /root/asked | uniq -c; rm /root/ask /root/asked /root/answer");
+    let lines: Vec<&str> = asked.lines().collect();
+    assert!(
+        matches!(lines.as_slice(), [one] if one.ends_with(" yes")),
+        "{asked}"
+    );
+    assert_eq!(m.sh("systemctl show -P NFileDescriptorStore keelson"), "2");
 }
 
 fn cgroups(m: &mut Machine) {

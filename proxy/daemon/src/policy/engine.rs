@@ -94,7 +94,7 @@ impl Engine {
         client: kube::Client,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut writer = Writer::new(&self.config.ruleset);
+        let mut writer = Writer::new(&self.config);
         let mut policies = feed::watch::<NetworkPolicy>(&client);
         let mut followed = Followed::default();
         let mut resync = tokio::time::interval(self.config.resync);

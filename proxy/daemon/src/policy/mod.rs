@@ -32,6 +32,8 @@ pub struct Config {
     pub resync: Duration,
     /// How long a pod's start waits until its rules are in force, before that is an error.
     pub patience: Duration,
+    /// Services go by IPVS, whose packets come by another hook.
+    pub ipvs: bool,
     /// Shared with the service proxy's.
     pub ruleset: Ruleset,
 }
@@ -43,6 +45,7 @@ impl Default for Config {
             coalesce: Duration::from_millis(5),
             resync: Duration::from_secs(10),
             patience: Duration::from_secs(10),
+            ipvs: false,
             ruleset: Ruleset::default(),
         }
     }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use keelson_proxy_kernel::{Error, sysctl};
 use keelson_proxy_plan::model::Family;
-use keelson_proxy_plan::nft::policies::{Live, TABLE, forms, table};
+use keelson_proxy_plan::nft::policies::{Live, TABLE, forms, judge_ipvs, table};
 use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::policy::diff::Delta;
 use keelson_proxy_plan::policy::state::State;
 
+use super::Config;
 use crate::tables::{self, Ruleset, Tables};
 
 /// Where the kernel's tables are.
@@ -24,6 +25,7 @@ enum Stand {
 
 pub(super) struct Writer {
     ruleset: Ruleset,
+    ipvs: bool,
     tables: Option<Tables>,
     sides: Vec<Live>,
     stand: Stand,
@@ -32,9 +34,10 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Connects to the kernel when it is needed: who has no policies may do without nftables.
-    pub(super) fn new(ruleset: &Ruleset) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
-            ruleset: ruleset.clone(),
+            ruleset: config.ruleset.clone(),
+            ipvs: config.ipvs,
             tables: None,
             sides: tables::families().map(Live::new).collect(),
             stand: Stand::Unknown,
@@ -112,8 +115,12 @@ impl Writer {
             .for_each(|live| live.reset(state.compiled()));
         self.tables()?.look()?;
         for family in self.families() {
+            let mut want = table(state.compiled(), family);
+            if self.ipvs {
+                judge_ipvs(&mut want);
+            }
+            let want = Arc::new(want);
             let tables = self.tables()?;
-            let want = Arc::new(table(state.compiled(), family));
             let wanted = want.clone();
             let compare = tables.read(move |kernel| {
                 let have = kernel.read(TABLE, family)?;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::answer::Outcome;
@@ -35,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) zone: RwLock<Zone>,
     /// The zone is complete.
     pub(crate) synced: AtomicBool,
+    /// It has become so.
+    pub(crate) complete: Notify,
     pub(crate) forwarder: Arc<Forwarder>,
     pub(crate) metrics: Arc<Metrics>,
     waiting: Arc<Semaphore>,
@@ -88,10 +90,19 @@ impl Core {
         Self {
             zone: RwLock::new(zone),
             synced: AtomicBool::new(false),
+            complete: Notify::new(),
             forwarder,
             metrics,
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             tasks,
+        }
+    }
+
+    /// Ends when the zone is complete.
+    pub(crate) async fn completed(&self) {
+        let complete = self.complete.notified();
+        if !self.synced.load(Ordering::Acquire) {
+            complete.await;
         }
     }
 

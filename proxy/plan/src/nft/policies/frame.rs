@@ -1,8 +1,9 @@
 //! What is in the table whatever the policies are.
 
 use super::TABLE;
-use super::names::{EGRESS, FORWARD, INGRESS, ITSELF, REFUSE, UNTRACKED};
+use super::names::{EGRESS, FORWARD, INGRESS, ITSELF, OUTPUT, REFUSE, UNTRACKED};
 use crate::model::Family;
+use crate::nft::parts::own_source;
 use crate::nft::table::{
     Chain, Field, Holds, Hook, Load, Part, Place, Rule, Set, Table, Verdict, state,
 };
@@ -37,6 +38,21 @@ pub(super) fn frame(family: Family) -> Table {
         table.chains.insert(name.into(), Chain { hook, rules });
     }
     table
+}
+
+/// Judges what IPVS hands on as well: it takes packets in and sends them out, so that they never come by the forward
+/// hook. What this node sends of its own is exempt there as everywhere.
+pub fn judge_ipvs(table: &mut Table) {
+    let own = vec![own_source(), Part::Verdict(Verdict::Return)];
+    let chain = Chain {
+        hook: Some(Hook {
+            nat: false,
+            place: Place::Output,
+            priority: FILTER,
+        }),
+        rules: [vec![own], forward()].concat(),
+    };
+    table.chains.insert(OUTPUT.into(), chain);
 }
 
 fn forward() -> Vec<Rule> {

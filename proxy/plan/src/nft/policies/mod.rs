@@ -28,6 +28,7 @@ mod group;
 mod live;
 mod names;
 
+pub use frame::judge_ipvs;
 pub use live::Live;
 pub use names::{EGRESS, INGRESS, ITSELF};
 

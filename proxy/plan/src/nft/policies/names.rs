@@ -13,6 +13,8 @@ pub const ITSELF: &str = "self";
 
 /// The base chain.
 pub(super) const FORWARD: &str = "forward";
+/// The base chain for what IPVS hands on.
+pub(super) const OUTPUT: &str = "output";
 /// What no rule of a group allows.
 pub(super) const REFUSE: &str = "refuse";
 /// Packets that are of no connection.

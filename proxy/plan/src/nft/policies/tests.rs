@@ -123,6 +123,26 @@ fn a_policy_of_everything() {
 }
 
 #[test]
+fn what_ipvs_hands_on_is_judged_and_what_the_node_sends_is_not() {
+    let mut table = table(&compiled(), Family::V4);
+    judge_ipvs(&mut table);
+    let text = table.to_string();
+    let (_, output) = text.split_once("chain output { ").expect("a chain");
+    let lines: Vec<&str> = output.lines().map(str::trim).take(6).collect();
+    assert_eq!(
+        lines,
+        [
+            "type filter hook output priority 0; policy accept;",
+            "fib saddr type local return",
+            "ct state related return",
+            "ct state invalid,untracked goto untracked",
+            "ct original ip saddr vmap @egress",
+            "ct reply ip saddr vmap @ingress",
+        ]
+    );
+}
+
+#[test]
 fn what_is_of_no_connection() {
     let table = table(&compiled(), Family::V6);
     let packet = |source: &str, destination: &str, protocol, port| Forwarded {

@@ -1,11 +1,11 @@
 //! The table as it changes: what a Service put in before is compared with what it puts in now, so that work is
 //! proportional to the change.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::TABLE;
-use super::pieces::{Piece, pieces};
+use super::pieces::{Piece, Shared, pieces};
 use crate::model::{Change, Entry, Family};
 use crate::nft::table::{Chain, Value};
 use crate::nft::transaction::Transaction;
@@ -16,7 +16,8 @@ use crate::options::Options;
 pub struct Live {
     family: Family,
     options: Options,
-    users: HashMap<Piece, u32>,
+    addresses: BTreeMap<(Shared, IpAddr), u32>,
+    chains: BTreeMap<Piece, u32>,
 }
 
 impl Live {
@@ -25,7 +26,8 @@ impl Live {
         Self {
             family,
             options,
-            users: HashMap::new(),
+            addresses: BTreeMap::new(),
+            chains: BTreeMap::new(),
         }
     }
 
@@ -36,7 +38,8 @@ impl Live {
 
     /// Begins anew with all that is there.
     pub fn reset<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
-        self.users.clear();
+        self.addresses.clear();
+        self.chains.clear();
         for entry in entries {
             for piece in pieces(entry, self.family, &self.options) {
                 self.take(piece);
@@ -70,39 +73,30 @@ impl Live {
 
     /// Counts a user; gives the piece if it is the first.
     fn take(&mut self, piece: Piece) -> Option<Piece> {
-        if let Piece::Own(..) | Piece::Stays(..) = piece {
-            return Some(piece);
-        }
-        match self.users.entry(piece) {
-            Slot::Occupied(mut users) => {
-                *users.get_mut() += 1;
-                None
-            }
-            Slot::Vacant(slot) => {
-                let piece = slot.key().clone();
-                slot.insert(1);
-                Some(piece)
-            }
-        }
+        let is_first = match piece {
+            Piece::Own(..) | Piece::Stays(..) => true,
+            Piece::Shared(shared, ip) => one_more(&mut self.addresses, &(shared, ip)),
+            _ => one_more(&mut self.chains, &piece),
+        };
+        is_first.then_some(piece)
     }
 
     /// Counts a user less; gives the piece if it was the last.
     fn give_back(&mut self, piece: Piece) -> Option<Piece> {
-        if let Piece::Own(..) | Piece::Stays(..) = piece {
-            return Some(piece);
-        }
-        let users = self.users.get_mut(&piece)?;
-        *users = users.saturating_sub(1);
-        if *users > 0 {
-            return None;
-        }
-        self.users.remove(&piece);
-        Some(piece)
+        let was_last = match piece {
+            Piece::Own(..) | Piece::Stays(..) => true,
+            Piece::Shared(shared, ip) => one_less(&mut self.addresses, &(shared, ip)),
+            _ => one_less(&mut self.chains, &piece),
+        };
+        was_last.then_some(piece)
     }
 
     fn add(&self, transaction: &mut Transaction, piece: Piece) {
         match piece {
-            Piece::Shared(set, key) => transaction.add_element(set, key, Value::None),
+            Piece::Shared(shared, ip) => {
+                let (set, key) = shared.element(ip);
+                transaction.add_element(set, key, Value::None);
+            }
             Piece::Own(set, key, value) => transaction.add_element(set, key, value),
             Piece::Stays(..) => {}
             Piece::Memory(sticky) => {
@@ -124,9 +118,33 @@ impl Live {
     }
 }
 
+fn one_more<K: Ord + Clone>(users: &mut BTreeMap<K, u32>, of: &K) -> bool {
+    match users.get_mut(of) {
+        Some(users) => {
+            *users += 1;
+            false
+        }
+        None => users.insert(of.clone(), 1).is_none(),
+    }
+}
+
+fn one_less<K: Ord>(users: &mut BTreeMap<K, u32>, of: &K) -> bool {
+    match users.get_mut(of) {
+        Some(users @ 2..) => {
+            *users -= 1;
+            false
+        }
+        Some(_) => users.remove(of).is_some(),
+        None => false,
+    }
+}
+
 fn remove(transaction: &mut Transaction, piece: Piece) {
     match piece {
-        Piece::Shared(set, key) => transaction.delete_element(set, key, Value::None),
+        Piece::Shared(shared, ip) => {
+            let (set, key) = shared.element(ip);
+            transaction.delete_element(set, key, Value::None);
+        }
         Piece::Own(set, key, value) => transaction.delete_element(set, key, value),
         Piece::Path(path) => transaction.delete_chain(path.name()),
         Piece::Memory(sticky) => transaction.delete_chain(sticky.name()),

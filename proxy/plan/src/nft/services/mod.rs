@@ -29,7 +29,7 @@ pub use guard::{Guard, Then};
 pub use live::Live;
 pub use names::{AFFINITY, AFFINITY_LOCAL, CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS};
 pub use path::{Mask, Path, Slots, Sticky};
-pub use pieces::{Piece, pieces};
+pub use pieces::{Piece, Shared, pieces};
 
 use std::collections::HashSet;
 
@@ -84,7 +84,10 @@ pub fn stale(
 
 fn put(table: &mut Table, piece: Piece, options: &Options) {
     let (set, key, value) = match piece {
-        Piece::Shared(set, key) => (set, key, Value::None),
+        Piece::Shared(shared, ip) => {
+            let (set, key) = shared.element(ip);
+            (set, key, Value::None)
+        }
         Piece::Own(set, key, value) => (set, key, value),
         Piece::Path(path) => return chain(table, path.name(), || path.rules(options)),
         Piece::Stays(..) => return,

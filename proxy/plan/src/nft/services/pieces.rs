@@ -15,8 +15,9 @@ use crate::select::usable;
 /// Something in the table that is there for a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Piece {
-    /// An element that other services may want too: it is there once.
-    Shared(Name, Words),
+    /// An element that other services may want too: it is there once. As an address, of which there may be many, and
+    /// all are remembered.
+    Shared(Shared, IpAddr),
     /// An element of one service only.
     Own(Name, Words, Value),
     /// The chain of a path.
@@ -27,6 +28,26 @@ pub enum Piece {
     Memory(Sticky),
     /// In a map of clients, those of a front may stay with this endpoint. Nothing of it is in the table.
     Stays(Name, Words, Words),
+}
+
+/// Sets whose elements are there for one address each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Shared {
+    /// Cluster addresses.
+    ClusterIp,
+    /// Endpoints that may send to themselves.
+    Hairpin,
+}
+
+impl Shared {
+    /// The set and its element.
+    pub fn element(self, ip: IpAddr) -> (Name, Words) {
+        let address = Writer::default().address(ip);
+        match self {
+            Self::ClusterIp => (CLUSTER_IPS.into(), address.words()),
+            Self::Hairpin => (HAIRPIN.into(), address.address(ip).words()),
+        }
+    }
 }
 
 /// Endpoints by who may be sent to them: slots of those for packets that stay on this node come first, then slots
@@ -124,8 +145,7 @@ impl Maker<'_> {
             match front {
                 Front::Address(ip, ..) if Family::of(ip) != family => continue,
                 Front::Address(ip, ..) if *kind == Kind::Cluster => {
-                    let key = Writer::default().address(*ip).words();
-                    self.pieces.push(Piece::Shared(CLUSTER_IPS.into(), key));
+                    self.pieces.push(Piece::Shared(Shared::ClusterIp, *ip));
                 }
                 _ => {}
             }
@@ -245,8 +265,7 @@ impl Maker<'_> {
     fn hairpin(&mut self) {
         let kept = self.port.external_policy == Policy::Local;
         for e in self.choice.endpoints.iter().filter(|e| kept || e.local) {
-            let pair = Writer::default().address(e.ip).address(e.ip).words();
-            self.pieces.push(Piece::Shared(HAIRPIN.into(), pair));
+            self.pieces.push(Piece::Shared(Shared::Hairpin, e.ip));
         }
     }
 }

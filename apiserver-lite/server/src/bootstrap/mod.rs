@@ -1,5 +1,7 @@
 //! What a cluster has from its first start: namespaces, default roles, priority classes and the Service
-//! of the API server itself. Made through the server's own router, as anybody would make it.
+//! of the API server itself, and that of the cluster's DNS. Made through the server's own router, as anybody would make it.
+
+mod dns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +39,16 @@ pub(crate) async fn run(server: &Server, router: &Router) -> Result<(), Error> {
     for object in keelson_auth::defaults::objects() {
         ensure(server, router, object, mended).await?;
     }
-    own_service(server, router).await
+    own_service(server, router).await?;
+    keep_dns(server, router).await;
+    Ok(())
+}
+
+/// A cluster without this Service is one all the same: somebody may have taken its address.
+async fn keep_dns(server: &Server, router: &Router) {
+    if let Err(error) = dns::keep(server, router).await {
+        tracing::warn!(%error, "keep the Service of the cluster's DNS");
+    }
 }
 
 /// The class of volumes that are directories of a node (`keelson_controllers::volume::LocalPath`).
@@ -55,7 +66,8 @@ fn local_path() -> Value {
     })
 }
 
-/// Makes the Service of the API server again whenever somebody deletes it, until the server stops.
+/// Makes the Services of the API server and of the cluster's DNS again whenever somebody deletes them, until the server
+/// stops.
 pub(crate) async fn keep(server: Arc<Server>) {
     let router = Router::new(server.clone(), Some(user()));
     loop {
@@ -66,10 +78,11 @@ pub(crate) async fn keep(server: Arc<Server>) {
         if let Err(error) = own_service(&server, &router).await {
             tracing::warn!(%error, "keep the Service of the API server");
         }
+        keep_dns(&server, &router).await;
     }
 }
 
-/// How often the API server's own Service is looked after (upstream's interval).
+/// How often these are looked after (upstream's interval).
 const KEEP: Duration = Duration::from_secs(10);
 
 async fn own_service(server: &Server, router: &Router) -> Result<(), Error> {
