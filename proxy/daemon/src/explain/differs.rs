@@ -81,7 +81,7 @@ pub async fn diff(config: &Config, client: &Client) -> anyhow::Result<Difference
             ));
         }
     }
-    all.changes += &policy(&cluster, &sides);
+    all.changes += &policy(&cluster, &sides, mode == Live::Ipvs);
     all.remarks.insert(0, format!("services go by {mode}"));
     all.remarks.dedup();
     Ok(all)
@@ -142,7 +142,7 @@ fn by_ipvs(entries: &[Entry], config: &Config) -> anyhow::Result<(String, usize)
 }
 
 /// What the policies' tables lack. Without policies there is none.
-fn policy(cluster: &Cluster, sides: &[(Family, Rules)]) -> String {
+fn policy(cluster: &Cluster, sides: &[(Family, Rules)], by_ipvs: bool) -> String {
     let mut text = String::new();
     let state = cluster.policies(&cluster.known.node);
     for (family, rules) in sides {
@@ -152,7 +152,10 @@ fn policy(cluster: &Cluster, sides: &[(Family, Rules)]) -> String {
             text += &have.map_or_else(String::new, |_| format!("delete table {family} {name}\n"));
             continue;
         }
-        let want = policies::table(state.compiled(), *family);
+        let mut want = policies::table(state.compiled(), *family);
+        if by_ipvs {
+            policies::judge_ipvs(&mut want);
+        }
         text += &of_table(have, &want);
     }
     text

@@ -20,6 +20,7 @@ use keelson_proxy_plan::explain::{
 use keelson_proxy_plan::iptables;
 use keelson_proxy_plan::ipvs::{Server, ServerKey};
 use keelson_proxy_plan::model::{Entry, Family};
+use keelson_proxy_plan::nft::table::Place;
 use keelson_proxy_plan::nft::walk;
 use keelson_proxy_plan::others;
 use keelson_proxy_plan::packet::{self, Outcome, Packet, Source};
@@ -286,12 +287,15 @@ impl Facts {
             (_, true) => Host::Destination,
             _ => Host::Neither,
         };
-        let bypass = is_sent && self.rules.mode == Live::Ipvs;
+        let place = match is_sent && self.rules.mode == Live::Ipvs {
+            true => Place::Output,
+            false => Place::Forward,
+        };
         let policies = Policies {
             node: &self.cluster.known.node,
             of,
             live: self.rules.policies.as_ref(),
-            bypass: bypass.then_some("what IPVS translates leaves by the output hook"),
+            place,
             names: &self.names,
         };
         let seen = own.unwrap_or(packet.source);

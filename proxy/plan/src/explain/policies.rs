@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use super::Names;
 use crate::model::Protocol;
-use crate::nft::table::Table;
-use crate::nft::walk::{Forwarded, forwarded};
+use crate::nft::table::{Place, Table};
+use crate::nft::walk::{Forwarded, sent_on};
 use crate::packet;
 use crate::policy::decide::{Lack, Outcome, explain, why};
 use crate::policy::model::{Direction, Host, Name, Packet, Transport};
@@ -38,8 +38,8 @@ pub struct Policies<'a> {
     pub of: &'a dyn Fn(&str) -> Rc<State>,
     /// The live table.
     pub live: Option<&'a Table>,
-    /// Packets don't come by its hook, for this reason.
-    pub bypass: Option<&'static str>,
+    /// The hook by which packets go: forward, or, what IPVS hands on, output.
+    pub place: Place,
     /// Whose the addresses are.
     pub names: &'a Names,
 }
@@ -112,21 +112,22 @@ impl Policies<'_> {
         if flow.host != Host::Neither || flow.source == flow.destination {
             return;
         }
-        if let Some(why) = self.bypass {
-            said.lines
-                .push(format!("table {} is not asked: {why}", table.name));
+        let hooks = table.chains.values().filter_map(|c| c.hook);
+        if !hooks.into_iter().any(|h| h.place == self.place) {
+            said.lines.push(format!(
+                "table {} is not asked: it has no chain where the packet goes by",
+                table.name
+            ));
             return;
         }
-        let way = forwarded(
-            table,
-            &Forwarded {
-                source: flow.source,
-                destination: flow.destination,
-                protocol: flow.protocol.number(),
-                port: flow.port,
-                tracked: true,
-            },
-        );
+        let packet = Forwarded {
+            source: flow.source,
+            destination: flow.destination,
+            protocol: flow.protocol.number(),
+            port: flow.port,
+            tracked: true,
+        };
+        let way = sent_on(table, &packet, self.place);
         said.dropped = way.outcome == packet::Outcome::Dropped;
         let name = table.name;
         said.lines.push(match said.dropped {
@@ -202,7 +203,7 @@ fn policies<'a>(
 mod tests {
     use super::*;
     use crate::model::Family;
-    use crate::nft::policies::table;
+    use crate::nft::policies::{judge_ipvs, table};
     use serde_json::{Value, json};
 
     fn state(node: &str, policies: &[(&str, Value)]) -> State {
@@ -252,17 +253,17 @@ mod tests {
         };
         let here = state("me", &all);
         let live = table(here.compiled(), Family::V4);
-        let say = |live: Option<&Table>, bypass, flow| {
+        let say = |live: Option<&Table>, place, flow| {
             Policies {
                 node: "me",
                 of: &|node| Rc::new(state(node, &all)),
                 live,
-                bypass,
+                place,
                 names: &names,
             }
             .say(&flow)
         };
-        let said = say(Some(&live), None, flow(3, 80));
+        let said = say(Some(&live), Place::Forward, flow(3, 80));
         assert!(said.dropped);
         let refused = "ingress of pod d/web: refused by policies d/deny (allows nobody from here), d/tls (allows 10.42.0.2, but not tcp port 80)";
         assert_eq!(
@@ -273,7 +274,7 @@ mod tests {
         assert_eq!(said.lines[2], "table keelson-policy: dropped");
         assert!(said.lines.iter().any(|l| l == "  refuse: drop"), "{said:?}");
 
-        let said = say(Some(&live), None, flow(3, 443));
+        let said = say(Some(&live), Place::Forward, flow(3, 443));
         assert!(!said.dropped);
         assert_eq!(
             said.lines[1],
@@ -282,20 +283,27 @@ mod tests {
         assert_eq!(said.lines[2], "table keelson-policy: passes");
 
         // The other node's rules decide, and this one's pass.
-        let said = say(Some(&live), None, flow(4, 80));
+        let said = say(Some(&live), Place::Forward, flow(4, 80));
         assert!(!said.dropped);
         let far = "ingress of pod d/far: node other's own rules decide; by the policies of the API: refused by policies d/deny (";
         assert!(said.lines[1].starts_with(far), "{said:?}");
 
-        let said = say(None, None, flow(3, 80));
+        let said = say(None, Place::Forward, flow(3, 80));
         assert!(said.lines[2].contains("nothing enforces that"), "{said:?}");
-        let said = say(Some(&live), Some("it goes another way"), flow(3, 80));
-        let bypassed = "table keelson-policy is not asked: it goes another way";
-        assert_eq!((said.dropped, said.lines[2].as_str()), (false, bypassed));
+        // What IPVS hands on: only a table that looks there drops it.
+        let said = say(Some(&live), Place::Output, flow(3, 80));
+        let line = "table keelson-policy is not asked: it has no chain where the packet goes by";
+        assert_eq!((said.dropped, said.lines[2].as_str()), (false, line));
+        let mut both = live.clone();
+        judge_ipvs(&mut both);
+        let said = say(Some(&both), Place::Output, flow(3, 80));
+        assert!(said.dropped, "{said:?}");
+        assert_eq!(said.lines[2], "table keelson-policy: dropped");
+        assert!(!say(Some(&both), Place::Output, flow(3, 443)).dropped);
 
         let old = state("me", &[]);
         let old = table(old.compiled(), Family::V4);
-        let said = say(Some(&old), None, flow(3, 80));
+        let said = say(Some(&old), Place::Forward, flow(3, 80));
         assert!(!said.dropped);
         assert!(
             said.lines.iter().any(|l| l.contains("keelson proxy diff")),

@@ -45,6 +45,11 @@ pub struct Forwarded {
 
 /// What becomes of a packet that is sent on: it passes or is dropped.
 pub fn forwarded(table: &Table, packet: &Forwarded) -> Way {
+    sent_on(table, packet, Place::Forward)
+}
+
+/// The same of one that comes by another hook: IPVS hands on what it takes by the output hook.
+pub fn sent_on(table: &Table, packet: &Forwarded, place: Place) -> Way {
     let whole = Packet {
         source: packet.source,
         destination: packet.destination,
@@ -55,7 +60,7 @@ pub fn forwarded(table: &Table, packet: &Forwarded) -> Way {
     let node = Node::default();
     let mut walker = Walker::new(table, &node, &whole, 0);
     (walker.protocol, walker.tracked) = (packet.protocol, packet.tracked);
-    let end = walker.hook(Place::Forward);
+    let end = walker.hook(place);
     walker.over(end)
 }
 
