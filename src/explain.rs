@@ -17,7 +17,8 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// What becomes of a connection on this node: which service it is for, which endpoints it may go to and how likely,
-    /// by which rules, and where existing connections go. Reads the live rules.
+    /// by which rules, what network policies and others' rules do with it, where it leaves, and where existing
+    /// connections go. Reads what is live, whatever carries services here, and changes nothing.
     Connection {
         /// An address, NAMESPACE/POD, or "node" for a process of this node.
         from: String,

@@ -25,15 +25,17 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Says what must change for the rules of a keelson node to be what is wanted, and changes nothing. Prints nothing
-    /// where they are.
+    /// Says what must change for the rules of a keelson node to be what is wanted, and changes nothing: of services, by
+    /// the mode that is live, and of network policies. What was compared and what can't be is told on standard error.
+    ///
+    /// Exit codes, as `kubectl diff` has them: 0: nothing differs; 1: something does; 2: it could not be compared.
     Diff(Of),
 }
 
 /// Of which node, and how the cluster is asked.
 #[derive(clap::Args)]
 pub(crate) struct Of {
-    /// kubeconfig of somebody who may list Services, EndpointSlices and Pods.
+    /// kubeconfig of somebody who may list Services, EndpointSlices, Pods, Namespaces and NetworkPolicies, and read Nodes.
     #[arg(
         long,
         env = "KUBECONFIG",
@@ -58,9 +60,7 @@ impl Of {
 /// Runs until shutdown. Rules stay when it ends: traffic goes on.
 pub(crate) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     if let Some(Command::Diff(of)) = args.command {
-        let (config, client) = of.config().await?;
-        print!("{}", keelson_proxy::explain::diff(&config, &client).await?);
-        return Ok(());
+        std::process::exit(diff(&of).await);
     }
     let loaded = Loaded::read(&args.flags)?;
     for warning in &loaded.warnings {
@@ -81,6 +81,32 @@ pub(crate) async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Resu
     keelson_proxy::kernel_settings(&loaded.settings.conntrack);
     tokio::spawn(crate::memory::give_back());
     keelson_proxy::run(config, client, shutdown).await
+}
+
+/// Prints differences; gives the exit code.
+async fn diff(of: &Of) -> i32 {
+    const SAME: i32 = 0;
+    const DIFFERS: i32 = 1;
+    const FAILED: i32 = 2;
+    let compared = async {
+        let (config, client) = of.config().await?;
+        keelson_proxy::explain::diff(&config, &client).await
+    };
+    match compared.await {
+        Ok(found) => {
+            found.remarks.iter().for_each(|r| eprintln!("{r}"));
+            print!("{}", found.changes);
+            if found.changes.is_empty() {
+                SAME
+            } else {
+                DIFFERS
+            }
+        }
+        Err(error) => {
+            eprintln!("keelson: {error:#}");
+            FAILED
+        }
+    }
 }
 
 async fn client(settings: &Settings) -> anyhow::Result<Client> {

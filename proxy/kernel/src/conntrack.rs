@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use keelson_proxy_plan::conntrack::Flow;
-use keelson_proxy_plan::explain::Connection;
+use keelson_proxy_plan::explain::{Connection, State};
 use keelson_proxy_plan::model::Protocol::{Sctp, Tcp, Udp};
 use keelson_proxy_plan::model::{self, Family};
 use netlink_packet_netfilter::conntrack::{
-    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol,
+    Status, Tuple,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -31,8 +32,8 @@ pub fn clean(stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
 /// UDP flows of a family, each with the tuple that names it.
 fn udp_flows(family: Family) -> Result<Vec<(Flow, Vec<Tuple>)>, Error> {
     let mut flows = Vec::new();
-    each_entry(family, |original, reply| {
-        if let Some(c) = connection(&original, &reply)
+    each_entry(family, |original, reply, state| {
+        if let Some(c) = connection(&original, &reply, state)
             && c.protocol == Udp
         {
             let flow = Flow {
@@ -48,13 +49,16 @@ fn udp_flows(family: Family) -> Result<Vec<(Flow, Vec<Tuple>)>, Error> {
 /// All connections of a family. Blocks: call it where that is allowed.
 pub fn connections(family: Family) -> Result<Vec<Connection>, Error> {
     let mut all = Vec::new();
-    each_entry(family, |original, reply| {
-        all.extend(connection(&original, &reply))
+    each_entry(family, |original, reply, state| {
+        all.extend(connection(&original, &reply, state))
     })?;
     Ok(all)
 }
 
-fn each_entry(family: Family, mut each: impl FnMut(Vec<Tuple>, Vec<Tuple>)) -> Result<(), Error> {
+fn each_entry(
+    family: Family,
+    mut each: impl FnMut(Vec<Tuple>, Vec<Tuple>, State),
+) -> Result<(), Error> {
     let all = message(family, ConntrackMessage::Get(vec![]));
     let listed = line()?.dump(all, |entry| {
         let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = entry.inner
@@ -62,15 +66,20 @@ fn each_entry(family: Family, mut each: impl FnMut(Vec<Tuple>, Vec<Tuple>)) -> R
             return;
         };
         let (mut original, mut reply) = (None, None);
+        let (mut tcp, mut answered) = (None, State::Unanswered);
         for attribute in attributes {
             match attribute {
                 ConntrackAttribute::CtaTupleOrig(t) => original = Some(t),
                 ConntrackAttribute::CtaTupleReply(t) => reply = Some(t),
+                ConntrackAttribute::CtaProtoInfo(info) => tcp = info.iter().find_map(tcp_state),
+                ConntrackAttribute::CtaStatus(s) if s.contains(Status::SeenReply) => {
+                    answered = State::Answered;
+                }
                 _ => {}
             }
         }
         if let (Some(original), Some(reply)) = (original, reply) {
-            each(original, reply);
+            each(original, reply, tcp.unwrap_or(answered));
         }
     });
     listed.map_err(|source| Error::Netlink {
@@ -104,7 +113,17 @@ fn delete(family: Family, originals: Vec<Vec<Tuple>>) -> Result<usize, Error> {
     failed.map(|()| removed)
 }
 
-fn connection(original: &[Tuple], reply: &[Tuple]) -> Option<Connection> {
+fn tcp_state(info: &ProtoInfo) -> Option<State> {
+    let ProtoInfo::TCP(parts) = info else {
+        return None;
+    };
+    parts.iter().find_map(|part| match part {
+        ProtoInfoTCP::State(number) => State::tcp(*number),
+        _ => None,
+    })
+}
+
+fn connection(original: &[Tuple], reply: &[Tuple], state: State) -> Option<Connection> {
     let (protocol, client, destination) = ends(original)?;
     let (_, answerer, answered) = ends(reply)?;
     Some(Connection {
@@ -113,6 +132,7 @@ fn connection(original: &[Tuple], reply: &[Tuple]) -> Option<Connection> {
         destination,
         answerer,
         answered,
+        state,
     })
 }
 

@@ -29,7 +29,7 @@ pub struct Detected {
     pub warning: Option<String>,
 }
 
-fn is_there(program: &str) -> bool {
+pub(crate) fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     dirs.into_iter().any(|dir| dir.join(program).exists())
@@ -108,6 +108,11 @@ impl Programs {
         Ok(Ruleset::parse(&self.save(family).await?))
     }
 
+    /// All rules of a family, ours and others', as the program prints them.
+    pub async fn saved(&self, family: Family) -> Result<String, Error> {
+        self.save(family).await
+    }
+
     /// Removes what Debian's `portmap` leaves when the last host port is gone.
     pub async fn remove_leftovers(&self, family: Family) -> Result<(), Error> {
         match leftovers(&self.save(family).await?) {
@@ -157,7 +162,7 @@ async fn version() -> Option<Variant> {
     Variant::of_version(&text)
 }
 
-async fn output(program: &'static str, args: &[&str]) -> Result<String, Error> {
+pub(crate) async fn output(program: &'static str, args: &[&str]) -> Result<String, Error> {
     let output = Command::new(program)
         .args(args)
         .stdin(Stdio::null())

@@ -8,6 +8,8 @@ pub mod loopback;
 mod netlink;
 pub mod nft;
 pub mod node;
+pub mod others;
+pub mod route;
 pub mod sysctl;
 
 /// What went wrong, naming the action.

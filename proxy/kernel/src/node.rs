@@ -14,13 +14,15 @@ pub fn has_ipv6() -> bool {
     std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
-/// All addresses of this node.
+/// All addresses of this node, without those of services on the link that IPVS needs.
 pub fn addresses() -> Result<Vec<IpAddr>, Error> {
     let fail = |e: nix::Error| Error::Netlink {
         action: "list this node's addresses",
         source: e.into(),
     };
     let all = nix::ifaddrs::getifaddrs().map_err(fail)?;
+    // Services' addresses that IPVS needs on a link are not meant.
+    let all = all.filter(|a| a.interface_name != crate::ipvs::LINK);
     let ips = all.filter_map(|a| {
         let address = a.address?;
         let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));

@@ -12,6 +12,7 @@ pub mod ipvs;
 pub mod model;
 pub mod nft;
 pub mod options;
+pub mod others;
 pub mod packet;
 pub mod policy;
 pub mod select;

@@ -9,7 +9,7 @@ use keelson_tests::stream::during;
 use keelson_tests::wait::secs;
 use keelson_tests::{Bed, Suite, eventually};
 
-const NODE_PORT: &str = "10.88.0.11:30080";
+pub(super) const NODE_PORT: &str = "10.88.0.11:30080";
 
 #[test]
 fn dataplane() {
@@ -25,6 +25,7 @@ fn dataplane() {
         explained(&bed)
     });
     suite.step("what others change is told and mended", || mended(&bed));
+    super::explain::steps(&bed, &mut suite);
     suite.step("modes change under traffic", || modes(&bed));
     suite.step("connections live through a change of modes", || lives(&bed));
     suite.done();
@@ -113,7 +114,8 @@ fn explained(bed: &Bed) {
 
 fn mended(bed: &Bed) {
     let table = "ip keelson-proxy";
-    let diff = || keelson(bed, "proxy diff --node-name n1");
+    // 1: something differs.
+    let diff = || keelson(bed, "proxy diff --node-name n1 || [ $? = 1 ]");
     eventually("nothing differs", secs(10), || {
         let diff = diff();
         anyhow::ensure!(diff.is_empty(), "{diff}");
@@ -134,7 +136,7 @@ fn mended(bed: &Bed) {
     });
 }
 
-fn switch(bed: &Bed, mode: &str) {
+pub(super) fn switch(bed: &Bed, mode: &str) {
     bed.server().stop();
     bed.server().set_option("--proxy-mode", mode);
     super::again(bed);

@@ -5,6 +5,7 @@
 mod away;
 mod dataplane;
 mod dns;
+mod explain;
 mod reboot;
 mod soak;
 mod stuck;

@@ -17,7 +17,7 @@ use keelson_proxy_plan::state::State;
 use crate::tables;
 
 /// Is there where this network namespace has IPVS; asking IPVS itself would load it.
-const THERE: &str = "/proc/thread-self/net/ip_vs";
+pub(crate) const THERE: &str = "/proc/thread-self/net/ip_vs";
 
 /// What only this mode needs.
 #[derive(Clone, Debug, Default)]

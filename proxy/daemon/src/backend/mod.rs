@@ -18,6 +18,7 @@ use crate::{Config, Mode, programs, tables};
 use iptables::Iptables;
 pub use ipvs::Config as IpvsConfig;
 use ipvs::Ipvs;
+pub(crate) use ipvs::THERE as IPVS_IS_THERE;
 use nftables::Nftables;
 
 enum Kind {

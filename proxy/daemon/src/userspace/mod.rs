@@ -94,6 +94,22 @@ impl From<&keelson_proxy_plan::options::Options> for Config {
     }
 }
 
+/// What a family's rules depend on beside the services, by what all modes are told.
+pub(crate) fn options(common: &keelson_proxy_plan::options::Options, family: Family) -> Options {
+    Config::from(common).of(family)
+}
+
+impl Config {
+    fn of(&self, family: Family) -> Options {
+        Options {
+            family,
+            cluster_cidrs: self.cluster_cidrs.clone(),
+            node_port_addresses: self.node_port_addresses.clone(),
+            localhost_node_ports: self.localhost_node_ports,
+        }
+    }
+}
+
 /// The backend. Dropped, it stops listening; connections live on.
 pub struct Userspace {
     programs: Used,
@@ -156,14 +172,7 @@ impl Port {
 impl Userspace {
     /// A backend that listens nowhere yet. Lets the process have as many open files as it may.
     pub fn new(config: Config) -> Self {
-        let side = |family| {
-            Side::new(Options {
-                family,
-                cluster_cidrs: config.cluster_cidrs.clone(),
-                node_port_addresses: config.node_port_addresses.clone(),
-                localhost_node_ports: config.localhost_node_ports,
-            })
-        };
+        let side = |family| Side::new(config.of(family));
         let files = sockets::raise_file_limit();
         let limit = config.connections.unwrap_or(files);
         Self {

@@ -158,6 +158,11 @@ impl Ipvs {
         Ok(servers)
     }
 
+    /// What is there, read again; of virtual servers that are not ours, the destinations only where one of them is wanted.
+    pub fn live(&mut self, wanted: &Wanted) -> Result<Live, Error> {
+        self.read(wanted)
+    }
+
     /// The destinations of a virtual server.
     pub fn destinations(&mut self, key: &ServerKey) -> Result<Vec<Destination>, Error> {
         let mut found = Vec::new();

@@ -12,5 +12,6 @@ pub mod walk;
 
 pub use hostport::leftovers;
 pub use names::{endpoint_chain, service_chain};
+pub(crate) use rule::words;
 pub use ruleset::{Line, Ruleset, Table};
 pub use services::{Live, ruleset};

@@ -253,7 +253,7 @@ fn destination(text: &str) -> Result<Target, String> {
 }
 
 /// Words, some of them within double quotes, in which a backslash takes the next letter as it is.
-fn words(text: &str) -> Result<Vec<String>, String> {
+pub(crate) fn words(text: &str) -> Result<Vec<String>, String> {
     let (mut words, mut word) = (Vec::new(), None::<String>);
     let (mut quoted, mut letters) = (false, text.chars());
     while let Some(letter) = letters.next() {

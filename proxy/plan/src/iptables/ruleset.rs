@@ -207,9 +207,61 @@ impl Ruleset {
         }
     }
 
+    /// What must change to make `self` out of `have`, a line each, in the words of iptables: for people. Rules that only
+    /// stand in another order are told as such.
+    pub fn differences(&self, have: &Self) -> String {
+        let mut out = String::new();
+        for key @ (table, name) in self.chains.keys() {
+            if !have.chains.contains_key(key) {
+                let _ = writeln!(out, "-t {} -N {name}", table.name());
+            }
+        }
+        let none = Vec::new();
+        let chains: BTreeSet<_> = have.chains.keys().chain(self.chains.keys()).collect();
+        for key @ (table, name) in chains {
+            let (is, want) = (have.chains.get(key), self.chains.get(key));
+            let head = ("-A", *table, name.as_str());
+            lines_of(&mut out, head, is.unwrap_or(&none), want.unwrap_or(&none));
+        }
+        let jumps: BTreeSet<_> = have.jumps.keys().chain(self.jumps.keys()).collect();
+        for key @ (table, name) in jumps {
+            let (is, want) = (have.jumps.get(key), self.jumps.get(key));
+            let head = ("-I", *table, *name);
+            lines_of(&mut out, head, is.unwrap_or(&none), want.unwrap_or(&none));
+        }
+        for key @ (table, name) in have.chains.keys() {
+            if !self.chains.contains_key(key) {
+                let _ = writeln!(out, "-t {} -X {name}", table.name());
+            }
+        }
+        out
+    }
+
     /// All as one would restore it into an empty kernel: for people and snapshots.
     pub fn render(&self) -> String {
         self.transaction(&Self::default()).unwrap_or_default()
+    }
+}
+
+fn lines_of(
+    out: &mut String,
+    (add, table, chain): (&str, Table, &str),
+    is: &[Line],
+    want: &[Line],
+) {
+    let before = out.len();
+    let table = table.name();
+    for rule in is.iter().filter(|r| !want.contains(r)) {
+        let _ = writeln!(out, "-t {table} -D {chain} {rule}");
+    }
+    for rule in want.iter().filter(|r| !is.contains(r)) {
+        let _ = writeln!(out, "-t {table} {add} {chain} {rule}");
+    }
+    if out.len() == before && is != want {
+        let _ = writeln!(
+            out,
+            "-t {table} {chain}: the same rules in another order, or more than once"
+        );
     }
 }
 
@@ -290,6 +342,38 @@ mod tests {
             nothing,
             "*nat\n:KUBE-A - [0:0]\n-D OUTPUT -j KUBE-A\n-X KUBE-A\nCOMMIT\n"
         );
+    }
+
+    #[test]
+    fn differences_are_told_rule_by_rule() {
+        let have = set(
+            &[
+                ("KUBE-A", &["-j KUBE-B", "-j KUBE-D"]),
+                ("KUBE-B", &["-j RETURN", "-j ACCEPT"]),
+                ("KUBE-C", &["-j DROP"]),
+            ],
+            &["-m x -j KUBE-A"],
+        );
+        assert_eq!(have.differences(&have), "");
+        let want = set(
+            &[
+                ("KUBE-A", &["-j KUBE-B"]),
+                ("KUBE-B", &["-j ACCEPT", "-j RETURN"]),
+                ("KUBE-D", &["-j RETURN"]),
+            ],
+            &["-j KUBE-A"],
+        );
+        let lines = [
+            "-t nat -N KUBE-D",
+            "-t nat -D KUBE-A -j KUBE-D",
+            "-t nat KUBE-B: the same rules in another order, or more than once",
+            "-t nat -D KUBE-C -j DROP",
+            "-t nat -A KUBE-D -j RETURN",
+            "-t nat -D OUTPUT -m x -j KUBE-A",
+            "-t nat -I OUTPUT -j KUBE-A",
+            "-t nat -X KUBE-C",
+        ];
+        assert_eq!(want.differences(&have).lines().collect::<Vec<_>>(), lines);
     }
 
     proptest! {

@@ -10,6 +10,7 @@
 //! the kernel, and a restart forgets nothing of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::server::{Destination, Forwarding, ServerKey, VirtualServer};
@@ -52,6 +53,36 @@ pub enum Action {
     Bind(IpAddr),
     /// Remove an address from our link.
     Unbind(IpAddr),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = |f: &mut fmt::Formatter<'_>, verb, s: &VirtualServer| {
+            write!(f, "{verb} virtual server {} {}", s.key, s.scheduler.name())?;
+            match s.timeout {
+                0 => Ok(()),
+                seconds => write!(f, " persistent {seconds}"),
+            }
+        };
+        match self {
+            Self::AddServer(s) => server(f, "add", s),
+            Self::SetServer(s) => server(f, "change", s),
+            Self::DeleteServer(key) => write!(f, "delete virtual server {key}"),
+            Self::AddDestination(key, d) => {
+                write!(f, "add destination {} of {key} weight {}", d.at, d.weight)
+            }
+            Self::SetDestination(key, d) => {
+                write!(
+                    f,
+                    "change destination {} of {key} to weight {}",
+                    d.at, d.weight
+                )
+            }
+            Self::DeleteDestination(key, at) => write!(f, "delete destination {at} of {key}"),
+            Self::Bind(address) => write!(f, "add address {address}"),
+            Self::Unbind(address) => write!(f, "delete address {address}"),
+        }
+    }
 }
 
 /// What to do, in order. Virtual servers that are not ours stay, unless they stand where one is wanted: then they

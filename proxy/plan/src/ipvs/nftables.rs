@@ -50,6 +50,11 @@ pub fn table(rules: &Rules, family: Family, options: &Options) -> Table {
     table
 }
 
+/// Whether a table is of this form, and not that of services that nftables carries.
+pub fn is_table(table: &Table) -> bool {
+    table.sets.contains_key(BOUND)
+}
+
 /// Fronts to guards.
 const GUARDS: &str = "guards";
 /// Fronts to whose sources are masked.

@@ -71,11 +71,13 @@ fn origin(options: &Options, packet: &Packet) -> Origin {
 mod tests {
     use super::*;
     use crate::decide::decide;
-    use crate::ipvs::wanted;
-    use crate::model::{Entry, Policy, Protocol};
+    use crate::ipvs::{table, wanted};
+    use crate::model::{Entry, Family, Policy, Protocol};
+    use crate::nft::walk::balanced;
     use crate::options;
     use crate::packet::Node;
     use crate::state::State;
+    use crate::walk::outcome;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -166,6 +168,30 @@ mod tests {
         }
     }
 
+    /// The same from the table, and from virtual servers as the kernel lists them.
+    fn by_rules(found: &Wanted, options: &Options, packet: &Packet) -> Result<Outcome, String> {
+        let table = table(&found.rules, Family::V4, &options.common);
+        let mut addresses = vec![ip(NODE)];
+        addresses.extend(&found.addresses);
+        let node = Node { addresses };
+        let mut packet = packet.clone();
+        if packet.interface.is_none() {
+            packet.source = packet.destination;
+        }
+        let protocol = packet.protocol;
+        let balances = |address, port| {
+            let key = ServerKey {
+                address,
+                protocol,
+                port,
+            };
+            let server = found.servers.get(&key)?;
+            let all = server.destinations.iter();
+            Some(all.map(|d| (d.ip(), d.port())).collect())
+        };
+        outcome(&balanced(&table, &node, &packet, &balances))
+    }
+
     /// What IPVS can't do as the model says, by its nature.
     fn is_known_to_differ(entries: &[Entry], options: &Options, packet: &Packet) -> bool {
         // Its own connections begin with a service's address, and must not leave with it.
@@ -210,7 +236,8 @@ mod tests {
                 // All addresses of services are the node's own: no other port of theirs leads anywhere.
                 let bound = found.addresses.contains(&packet.destination);
                 let want = if bound && want == Outcome::Pass { Outcome::Refused } else { want };
-                prop_assert_eq!(walk(&found, &options, &packet), want, "{}", packet);
+                prop_assert_eq!(walk(&found, &options, &packet), want.clone(), "{}", packet);
+                prop_assert_eq!(by_rules(&found, &options, &packet), Ok(want), "{}", packet);
             }
         }
     }

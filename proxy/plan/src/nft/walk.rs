@@ -8,7 +8,7 @@ use super::table::{
     Chain, LOCAL, Load, Name, Part, Place, Rule, Set, Table, Value, Verdict, Words, Writer, state,
     status,
 };
-use crate::model::Protocol;
+use crate::model::{Protocol, socket};
 use crate::packet::{Node, Outcome, Packet, Source};
 use crate::walk::{self, Step, Way};
 
@@ -45,6 +45,11 @@ pub struct Forwarded {
 
 /// What becomes of a packet that is sent on: it passes or is dropped.
 pub fn forwarded(table: &Table, packet: &Forwarded) -> Way {
+    sent_on(table, packet, Place::Forward)
+}
+
+/// The same of one that comes by another hook: IPVS hands on what it takes by the output hook.
+pub fn sent_on(table: &Table, packet: &Forwarded, place: Place) -> Way {
     let whole = Packet {
         source: packet.source,
         destination: packet.destination,
@@ -55,8 +60,28 @@ pub fn forwarded(table: &Table, packet: &Forwarded) -> Way {
     let node = Node::default();
     let mut walker = Walker::new(table, &node, &whole, 0);
     (walker.protocol, walker.tracked) = (packet.protocol, packet.tracked);
-    let end = walker.hook(Place::Forward);
+    let end = walker.hook(place);
     walker.over(end)
+}
+
+/// What steps in IPVS stand under, beside chains.
+pub const IPVS: &str = "ipvs";
+
+/// Where IPVS has a destination's packets go: addresses and ports that are chosen from; none: it is no virtual server's.
+pub type Balances<'a> = &'a dyn Fn(IpAddr, u16) -> Option<Vec<(IpAddr, u16)>>;
+
+/// All ways that a packet may take where IPVS takes it over between our chains: as many as there are destinations, in
+/// the order in which it is told of them. How likely each is depends on the scheduler.
+pub fn balanced(table: &Table, node: &Node, packet: &Packet, balances: Balances<'_>) -> Vec<Way> {
+    let way = |choice| {
+        let mut walker = Walker::new(table, node, packet, choice);
+        let end = walker.balanced(balances);
+        walker.over(end)
+    };
+    let first = way(0);
+    let others = (1..first.of).map(way);
+    let others: Vec<Way> = others.collect();
+    std::iter::once(first).chain(others).collect()
 }
 
 fn way(table: &Table, node: &Node, packet: &Packet, choice: u32) -> Way {
@@ -150,6 +175,46 @@ impl<'a> Walker<'a> {
                 }
             })
         }
+    }
+
+    /// A packet to one of the node's addresses is IPVS's before our last chain of the input hook, what the node sends
+    /// before it is routed; what it sends on meets the output hook and leaves.
+    fn balanced(&mut self, balances: Balances<'_>) -> Option<End> {
+        let own = self.packet.interface.is_none();
+        let first = if own {
+            Place::Output
+        } else {
+            Place::Prerouting
+        };
+        if let Some(end) = self.hook(first) {
+            return Some(end);
+        }
+        let here = self.node.has(&self.packet.destination);
+        let (ip, port) = (self.packet.destination, self.packet.port);
+        let found = balances(ip, port).filter(|_| here || own);
+        let Some(destinations) = found else {
+            let next: &[Place] = match (here, own) {
+                (true, _) => &[Place::Input],
+                (false, true) => &[Place::Postrouting],
+                (false, false) => &[Place::Forward, Place::Postrouting],
+            };
+            return next.iter().find_map(|place| self.hook(*place));
+        };
+        let at = socket(ip, port);
+        self.of = u32::try_from(destinations.len()).unwrap_or(u32::MAX).max(1);
+        let chosen = destinations.get(self.choice as usize);
+        let rule = match chosen {
+            Some((ip, port)) => format!("virtual server {at}: to {}", socket(*ip, *port)),
+            None => format!("virtual server {at} has no destination"),
+        };
+        let chain = IPVS.into();
+        self.steps.push(Step { chain, rule });
+        let Some((ip, port)) = chosen else {
+            return Some(End::Refused);
+        };
+        (self.packet.destination, self.packet.port) = (*ip, *port);
+        self.translated = true;
+        self.hook(Place::Postrouting)
     }
 
     fn hook(&mut self, place: Place) -> Option<End> {

@@ -58,6 +58,38 @@ pub fn explain(state: &State, packet: &Packet) -> Decision {
     }
 }
 
+/// What a policy that selects a pod lacks for a connection to be allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// It has no rule in this direction: it allows nobody.
+    Rules,
+    /// A rule has this port, and not this peer.
+    Peer,
+    /// A rule has this peer, and not this port.
+    Port,
+    /// No rule has either.
+    Both,
+}
+
+/// Why a policy does not allow the first packet of a connection; `None`: there is no such policy, or it does.
+pub fn why(state: &State, packet: &Packet, direction: Direction, policy: &Name) -> Option<Lack> {
+    let policy = state.policies().find(|p| p.name == *policy)?;
+    let rules = policy.rules(direction)?;
+    if rules.iter().any(|r| allows(state, packet, direction, r)) {
+        return None;
+    }
+    let any = |matches: &dyn Fn(&PolicyRule) -> bool| rules.iter().any(matches);
+    let peer = any(&|r| is_any_peer(state, packet, direction, r));
+    let port = any(&|r| is_any_port(state, packet, r));
+    Some(match (rules.is_empty(), peer, port) {
+        (true, ..) => Lack::Rules,
+        // Of two rules each may have one of both: the peer is what is looked for first.
+        (_, true, _) => Lack::Port,
+        (_, _, true) => Lack::Peer,
+        _ => Lack::Both,
+    })
+}
+
 /// A pod with its name.
 type Named<'a> = (Name, &'a Pod);
 
@@ -124,19 +156,21 @@ fn pod_at(state: &State, address: IpAddr) -> Option<Named<'_>> {
 
 /// "The traffic must match both ports and from" (or to).
 fn allows(state: &State, packet: &Packet, direction: Direction, rule: &PolicyRule) -> bool {
+    is_any_peer(state, packet, direction, rule) && is_any_port(state, packet, rule)
+}
+
+fn is_any_peer(state: &State, packet: &Packet, direction: Direction, rule: &PolicyRule) -> bool {
     let peer = match direction {
         Direction::Egress => packet.destination,
         Direction::Ingress => packet.source,
     };
-    let is_peer = rule
-        .peers
-        .as_ref()
-        .is_none_or(|peers| peers.iter().any(|p| is_peer(state, peer, p)));
-    is_peer
-        && rule
-            .ports
-            .as_ref()
-            .is_none_or(|ports| ports.iter().any(|p| is_port(state, packet, p)))
+    let peers = rule.peers.as_ref();
+    peers.is_none_or(|peers| peers.iter().any(|p| is_peer(state, peer, p)))
+}
+
+fn is_any_port(state: &State, packet: &Packet, rule: &PolicyRule) -> bool {
+    let ports = rule.ports.as_ref();
+    ports.is_none_or(|ports| ports.iter().any(|p| is_port(state, packet, p)))
 }
 
 fn is_peer(state: &State, address: IpAddr, peer: &Peer) -> bool {

@@ -4,10 +4,12 @@
 
 mod balancer;
 mod flows;
+mod live;
 mod portals;
 mod rules;
 
 pub use balancer::{Balancer, MAX_CLIENTS};
 pub use flows::Redirected;
+pub use live::{differences, meant_for};
 pub use portals::{Behind, Listener, listeners};
-pub use rules::{Options, ruleset};
+pub use rules::{Options, is_ruleset, ruleset};

@@ -56,6 +56,11 @@ impl Options {
     }
 }
 
+/// Whether rules are of this form, and not those of services that iptables carries.
+pub fn is_ruleset(set: &Ruleset) -> bool {
+    set.rules(Nat, PORTALS_HOST).is_some()
+}
+
 /// The whole ruleset of a family. `open` are the ports of listeners; traffic to a service whose listener has none is
 /// refused.
 pub fn ruleset(
@@ -129,6 +134,22 @@ fn guard(set: &mut Ruleset, listener: &Listener, port: u16) {
             reject(listener.family)
         ),
     );
+}
+
+/// The ports that live rules guard for a listener, or for another of the same service port.
+pub(super) fn guarded(set: &Ruleset, listener: &Listener) -> Vec<u16> {
+    let mut example = Ruleset::default();
+    guard(&mut example, listener, 0);
+    let example = example.rules(Filter, NON_LOCAL).and_then(<[_]>::first);
+    let Some((before, after)) = example.and_then(|rule| rule.split_once("--dport 0")) else {
+        return Vec::new();
+    };
+    let port = |rule: &str| {
+        let rest = rule.strip_prefix(before)?.strip_prefix("--dport ")?;
+        rest.strip_suffix(after)?.parse().ok()
+    };
+    let rules = set.rules(Filter, NON_LOCAL).unwrap_or_default();
+    rules.iter().filter_map(|rule| port(rule)).collect()
 }
 
 /// Writes one service port's rules.

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::support::Cluster;
-use crate::policy::decide::{Outcome, explain};
+use crate::policy::decide::{Lack, Outcome, explain, why};
 use crate::policy::model::{Direction, Host, Name, Packet, Verdict};
 
 const PODS: &str = "x/a x/b y/a y/b z/a";
@@ -359,4 +359,44 @@ fn the_reasons_have_names() {
         ask("q/q", "x/b", "tcp:80", neither),
         (Outcome::NotHere, Outcome::Denied(named(&["deny"])))
     );
+}
+
+#[test]
+fn each_policy_says_what_it_lacks() {
+    let mut cluster = Cluster::new(PODS);
+    let to_a =
+        |rules: Value| json!({"podSelector": {"matchLabels": {"pod": "a"}}, "ingress": rules});
+    let from_c = json!([{"podSelector": {"matchLabels": {"pod": "c"}}}]);
+    let from_b = json!([{"podSelector": {"matchLabels": {"pod": "b"}}}]);
+    cluster.policy("x/none", &json!({"policyTypes": ["Ingress"]}));
+    cluster.policy(
+        "x/peer",
+        &to_a(json!([{"from": from_c, "ports": [{"port": 80}]}])),
+    );
+    cluster.policy("x/port", &to_a(json!([{"from": from_b, "ports": [{"port": 81}]}, {"from": from_c, "ports": [{"port": 80}]}])));
+    cluster.policy(
+        "x/both",
+        &to_a(json!([{"from": from_c, "ports": [{"port": 81}]}])),
+    );
+    cluster.policy("x/web", &to_a(json!([{"from": from_b}])));
+    let packet = Packet {
+        source: [10, 0, b'x', b'b'].into(),
+        destination: [10, 0, b'x', b'a'].into(),
+        transport: crate::policy::model::Transport::Port(crate::model::Protocol::Tcp, 80),
+        host: Host::Neither,
+    };
+    let lack = |name: &str| {
+        let name = Name::new("x", name);
+        why(&cluster.state, &packet, Direction::Ingress, &name)
+    };
+    for (name, want) in [
+        ("none", Some(Lack::Rules)),
+        ("peer", Some(Lack::Peer)),
+        ("port", Some(Lack::Port)),
+        ("both", Some(Lack::Both)),
+        ("web", None),
+        ("nobody", None),
+    ] {
+        assert_eq!(lack(name), want, "{name}");
+    }
 }
