@@ -9,6 +9,6 @@ pub mod world;
 
 pub use bed::Bed;
 pub use room::sh;
-pub use sample::{Told, sample};
+pub use sample::{Case, Told, sample};
 pub use talk::Seen;
 pub use world::World;
