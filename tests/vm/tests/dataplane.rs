@@ -18,31 +18,36 @@ const NO_CLIENT: &str = "ip netns del client";
 
 /// Programs of clients, by bash itself, which connects faster than it starts others.
 ///
-/// `stream NAME ADDRESS PORT`: asks on a new connection, again and again, until `/run/traffic/stop`; who failed, and
-/// how many there were, is in files. `hold NAME ADDRESS PORT`: sends half a question, the rest when there is
-/// `/run/traffic/go`, and writes the answer to a file.
+/// `stream NAME ADDRESS PORT` asks on a new connection, again and again, until there is a file `stop`; who failed, and
+/// how many there were, is in files. `hold NAME ADDRESS PORT` asks again and again on one, and writes down who answered.
 const PROGRAMS: &str = r#"
-mkdir -p /run/traffic
-cat >/run/traffic/stream <<'BASH'
+mkdir -p /root/traffic
+cat >/root/traffic/stream <<'BASH'
 #!/bin/bash
-n=0
-until [ -e /run/traffic/stop ]; do
+cd /root/traffic; n=0
+exec 9<> <(:)
+until [ -e stop ]; do
   line=; n=$((n + 1))
   { printf 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3 && read -r -t 20 line <&3; } 3<>/dev/tcp/$2/$3
-  [[ $line == *' 200 '* ]] || echo "$EPOCHREALTIME: $line" >>/run/traffic/$1.failed
-done 2>/run/traffic/$1.errors
-echo $n >/run/traffic/$1.count
+  [[ $line == *' 200 '* ]] || echo "$EPOCHREALTIME: $line" >>$1.failed
+  read -r -t 0.02 -u 9
+done 2>$1.errors
+echo $n >$1.count
 BASH
-cat >/run/traffic/hold <<'BASH'
+cat >/root/traffic/hold <<'BASH'
 #!/bin/bash
+cd /root/traffic
 exec 3<>/dev/tcp/$2/$3 || exit
-printf 'GET / HTTP/1.1\r\nConnection: close\r\n' >&3
-touch /run/traffic/$1.open
-until [ -e /run/traffic/go ]; do sleep 0.2; done
-printf 'Host: x\r\n\r\n' >&3
-timeout 20 cat <&3 >/run/traffic/$1.answer
+until [ -e stop ]; do
+  printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\n' >&3
+  until [[ $line == pod=* ]]; do read -r -t 20 line <&3 || { echo broken >>$1.held; exit; }; done
+  echo "$line" >>$1.held
+  line=
+  sleep 1
+done
+echo done >>$1.held
 BASH
-chmod +x /run/traffic/stream /run/traffic/hold"#;
+chmod +x /root/traffic/stream /root/traffic/hold"#;
 
 const PLACES: &str = "
 ip=$(kubectl get service echo -o jsonpath='{.spec.clusterIP}')
@@ -85,7 +90,7 @@ fn services_go_by_ipvs() {
         step(m);
         println!("{name}");
     }
-    m.sh(&format!("{NO_CLIENT}; rm -r /run/traffic"));
+    m.sh(&format!("{NO_CLIENT}; rm -r /root/traffic"));
     m.sh("/opt/keelson/scripts/down");
     let diff = before.diff(&Snapshot::of(m));
     assert!(diff.is_empty(), "scripts/down leaves a difference:\n{diff}");
@@ -94,34 +99,39 @@ fn services_go_by_ipvs() {
 /// Connections are held open and new ones made while something is done.
 fn during(m: &mut Machine, what: impl FnOnce(&mut Machine)) {
     let mut begin =
-        format!("{PLACES}cd /run/traffic; rm -f go stop *.open *.answer *.failed *.count\n");
+        format!("{PLACES}cd /root/traffic; rm -f stop *.held *.failed *.errors *.count\n");
     for (name, who, place) in WAYS {
         for program in ["hold", "stream"] {
             begin += &format!(
-                "systemd-run -q --collect --unit={program}-{name} {who} /run/traffic/{program} {name} {place}\n"
+                "systemd-run -q --collect --nice=19 --unit={program}-{name} {who} /root/traffic/{program} {name} {place}\n"
             );
         }
     }
     m.sh(&begin);
     let each = |test: &str| {
-        let all = WAYS.map(|(name, ..)| format!("[ {test} /run/traffic/{name}.{{}} ]"));
+        let all = WAYS.map(|(name, ..)| test.replace("{}", &format!("/root/traffic/{name}")));
         all.join(" && ")
     };
-    m.until(30, &each("-e").replace("{}", "open"));
+    m.until(60, &each("grep -q pod=echo- {}.held"));
     what(m);
-    m.sh("sleep 2; touch /run/traffic/go /run/traffic/stop");
-    m.until(40, &each("-s").replace("{}", "count"));
-    m.until(40, &each("-s").replace("{}", "answer"));
-    let failed = m.sh("cd /run/traffic; tail -n 5 *.failed *.errors 2>/dev/null | grep -v '^==>' | grep . || true");
+    m.sh("sleep 2; touch /root/traffic/stop");
+    m.until(
+        60,
+        &each("[ -s {}.count ] && tail -n 1 {}.held | grep -E 'done|broken'"),
+    );
+    let failed =
+        m.sh("cd /root/traffic; wc -l *.failed 2>/dev/null; cat *.errors | sort | uniq -c");
     assert!(failed.is_empty(), "new connections: {failed}");
     for (name, ..) in WAYS {
-        let answer = m.sh(&format!("cat /run/traffic/{name}.answer"));
-        assert!(answer.contains("pod=echo-"), "{name}, held open: {answer}");
+        let held = m.sh(&format!("sort -u /root/traffic/{name}.held"));
+        let lines: Vec<&str> = held.lines().collect();
+        assert!(
+            lines.len() == 2 && lines[0] == "done",
+            "{name}, held open: {held}"
+        );
     }
-    println!(
-        "  {} connections",
-        m.sh("cat /run/traffic/*.count").replace('\n', ", ")
-    );
+    let counts = m.sh("cat /root/traffic/*.count").replace('\n', ", ");
+    println!("  {counts} connections");
 }
 
 /// That the rules and virtual servers of a mode, and no other's, are there.
@@ -142,7 +152,7 @@ sed -i 's/ --proxy-mode [a-z]*//; s/keelson server/& --proxy-mode {mode}/' keels
 systemctl daemon-reload
 systemctl restart keelson"
         ));
-        m.until(90, &is_in_place(mode));
+        m.until(200, &is_in_place(mode));
     });
 }
 
@@ -212,14 +222,14 @@ fn killed(m: &mut Machine) {
     during(m, |m| {
         let before = m.sh(servers);
         m.sh(
-            "systemd-run -q --collect --unit=see-rules bash -c 'nft monitor >/run/traffic/rules'
-systemd-run -q --collect --unit=see-links bash -c 'ip monitor link address >/run/traffic/links'
+            "systemd-run -q --collect --unit=see-rules bash -c 'nft monitor >/root/traffic/rules'
+systemd-run -q --collect --unit=see-links bash -c 'ip monitor link address >/root/traffic/links'
 sleep 1
 systemctl kill -s KILL keelson",
         );
-        m.until(90, "journalctl -u keelson -o cat | grep -c 'proxy starts' | grep -qx 3 && kubectl get --raw /readyz");
+        m.until(200, "journalctl -u keelson -o cat | grep -c 'proxy starts' | grep -qx 3 && kubectl get --raw /readyz");
         m.sh("sleep 5; systemctl stop see-rules see-links");
-        let written = m.sh("grep -h keelson-proxy /run/traffic/rules || true; grep -h keelson-ipvs0 /run/traffic/links || true");
+        let written = m.sh("grep -h keelson-proxy /root/traffic/rules || true; grep -h keelson-ipvs0 /root/traffic/links || true");
         assert_eq!(written, "", "nothing is written");
         assert_eq!(m.sh(servers), before);
     });
