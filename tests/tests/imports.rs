@@ -56,7 +56,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// The binary joins all, tests may use all.
-const ANYTHING: &[&str] = &["keelson", "keelson-tests", "keelson-tests-vm"];
+const ANYTHING: &[&str] = &[
+    "keelson",
+    "keelson-tests",
+    "keelson-tests-packets",
+    "keelson-tests-vm",
+];
 
 /// Those that only decide: nothing in them can wait, open or ask the clock of the system's I/O.
 const PURE: &[&str] = &[

@@ -6,6 +6,7 @@
 //! ```
 
 mod backend;
+mod bridges;
 pub mod config;
 mod dns;
 pub mod explain;
@@ -38,6 +39,7 @@ pub use tables::Ruleset;
 
 use backend::Backend;
 pub use backend::IpvsConfig;
+use bridges::Bridges;
 pub use config::Mode;
 use feed::{Feed, Watched};
 use health::{Health, ServiceHealth};
@@ -173,6 +175,7 @@ struct Proxy {
     services: Feed,
     slices: Feed,
     backend: Backend,
+    bridges: Bridges,
     health: Health,
     service_health: ServiceHealth,
     metrics: Metrics,
@@ -229,6 +232,7 @@ impl Proxy {
             services: Feed::default(),
             slices: Feed::default(),
             backend,
+            bridges: Bridges::default(),
             health,
             metrics,
             dns,
@@ -329,6 +333,7 @@ impl Proxy {
     }
 
     async fn look_for_drift(&mut self) {
+        self.bridges.filter();
         if self.backend.has_synced() && self.backend.look_for_drift().await {
             self.dirty(true);
         }

@@ -1,8 +1,9 @@
 //! Real packets through the rules: a node, pods and a client outside, each a network namespace of its own.
 #![allow(missing_docs)]
 
+mod rules;
+
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -11,16 +12,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use keelson_proxy_kernel::iptables::Programs;
-use keelson_proxy_kernel::{conntrack, nft, sysctl};
+use keelson_proxy_kernel::{conntrack, sysctl};
 use keelson_proxy_plan::conntrack::Wanted;
 use keelson_proxy_plan::iptables::variant::Variant;
-use keelson_proxy_plan::iptables::{Live, Ruleset, ruleset};
+use keelson_proxy_plan::iptables::{Live, Ruleset};
 use keelson_proxy_plan::model::{Entry, Family};
-use keelson_proxy_plan::nft::services::{TABLE, stale, table};
-use keelson_proxy_plan::nft::transaction::Transaction;
 use keelson_proxy_plan::options::{Options, Pods};
 use keelson_proxy_plan::state::State;
-use nix::sched::{CloneFlags, setns};
+use rules::{BACKENDS, Backend, inside, wait_inside};
 use serde_json::{Value, json};
 
 const CLIENT: &str = "192.168.9.2";
@@ -41,29 +40,6 @@ fn ip(args: &str) {
         String::from_utf8_lossy(&out.stderr)
     );
 }
-
-/// Runs in a network namespace, on a thread of its own: the namespace is the thread's.
-fn inside<T: Send + 'static>(ns: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
-    let file = File::open(format!("/run/netns/{ns}")).expect("namespace");
-    let thread = std::thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).expect("run as root");
-        f()
-    });
-    thread.join().expect("inside")
-}
-
-/// By which rules packets are sent on: each property holds with every one of them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Backend {
-    Iptables(Variant),
-    Nftables,
-}
-
-const BACKENDS: [Backend; 3] = [
-    Backend::Iptables(Variant::Legacy),
-    Backend::Iptables(Variant::Nft),
-    Backend::Nftables,
-];
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -95,6 +71,11 @@ impl Bed {
         for ns in ["node", "a", "b", "client"] {
             ip(&format!("netns add {}", bed.ns(ns)));
             ip(&format!("-n {} link set lo up", bed.ns(ns)));
+            // While a link-local address is not sure of being the only one (DAD, two seconds), the kernel asks no
+            // neighbour in its own name, and that is in whose it asks for a packet whose source is kept.
+            inside(&bed.ns(ns), || {
+                std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").expect("sysctl");
+            });
         }
         let node = bed.ns("node");
         ip(&format!("-n {node} link add br0 type bridge"));
@@ -207,62 +188,13 @@ impl Bed {
 
     /// Makes the rules so; how much was written to the kernel.
     fn sync(&self) -> usize {
-        let sync = |family| match self.backend {
-            Backend::Iptables(variant) => self.sync_iptables(Programs::of(variant), family),
-            Backend::Nftables => self.sync_nftables(family),
-        };
-        FAMILIES.into_iter().map(sync).sum()
+        let (node, entries) = (self.ns("node"), self.entries());
+        let write = |family| self.backend.write(&node, &entries, family, &self.options);
+        FAMILIES.into_iter().map(write).sum()
     }
 
-    fn sync_nftables(&self, family: Family) -> usize {
-        let (entries, options) = (self.entries(), self.options.clone());
-        let want = table(entries.iter(), family, &options);
-        inside(&self.ns("node"), move || {
-            let kernel = nft::Nftables::open().expect("socket");
-            let have = kernel.read(TABLE, family).expect("read");
-            let mut transaction = Transaction::between(have.as_ref(), &want);
-            assert!(!transaction.anew, "the table's form is read back");
-            if have.is_some() {
-                let clients = kernel.clients(family).expect("clients");
-                transaction.forget = stale(clients, &entries, family, &options);
-            }
-            kernel
-                .apply(&transaction, have.as_ref().unwrap_or(&want))
-                .expect("apply");
-            let now = kernel.read(TABLE, family).expect("read").expect("table");
-            let left = Transaction::between(Some(&now), &want);
-            assert!(
-                left.is_empty(),
-                "reads back as it was written: {}",
-                left.render(&want)
-            );
-            let (added, deleted, chains) = transaction.size();
-            added + deleted + chains
-        })
-    }
-
-    fn sync_iptables(&self, programs: Programs, family: Family) -> usize {
-        let want = ruleset(self.entries().iter(), family, &self.options);
-        self.in_node(async move || {
-            let have = programs.read(family).await.expect("read");
-            let Some(text) = want.transaction(&have) else {
-                return 0;
-            };
-            programs.apply(family, &text).await.expect("apply");
-            let now = programs.read(family).await.expect("read");
-            assert_eq!(want.transaction(&now), None, "reads back as it was written");
-            text.len()
-        })
-    }
-
-    fn in_node<T: Send + 'static>(&self, f: impl AsyncFnOnce() -> T + Send + 'static) -> T {
-        inside(&self.ns("node"), move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("runtime")
-                .block_on(f())
-        })
+    fn in_node<T: Send>(&self, f: impl AsyncFnOnce() -> T + Send) -> T {
+        wait_inside(&self.ns("node"), f)
     }
 
     /// Connects from a namespace; the answer, or the error's kind.
@@ -689,6 +621,12 @@ fn node_ports_only_on_addresses_within_the_networks() {
 fn ipv6_is_as_ipv4() {
     for backend in BACKENDS {
         let mut bed = Bed::new(backend);
+        bed.service(|_| (), &["fd42::2"]);
+        assert_eq!(
+            bed.tcp("b", &to(CLUSTER_IP6, 80)).as_deref(),
+            Ok("a fd42::3"),
+            "{backend:?}: a pod's address is kept, and its first packet arrives"
+        );
         let both = &["fd42::2", "fd42::3", "10.42.0.2", "10.42.0.3"];
         bed.service(|_| (), both);
         for (from, address) in [

@@ -7,7 +7,7 @@ use keelson_proxy_kernel::Error;
 use keelson_proxy_kernel::ipvs::Ipvs as Servers;
 use keelson_proxy_kernel::nft::Nftables as Rules;
 use keelson_proxy_kernel::node::has_ipv6;
-use keelson_proxy_plan::ipvs::{Options, Scheduler, Timeouts, Wanted, table, wanted};
+use keelson_proxy_plan::ipvs::{Options, Scheduler, Timeouts, Wanted, is_beside, table, wanted};
 use keelson_proxy_plan::model::Entry;
 use keelson_proxy_plan::nft::services::TABLE;
 use keelson_proxy_plan::nft::transaction::Transaction;
@@ -66,7 +66,7 @@ impl Ipvs {
             self.config.clone(),
             self.kernel.clone(),
         );
-        let draining = tables::blocking(move || {
+        tables::blocking(move || {
             let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
             let done = write(&mut kernel, &entries, common, &config);
             if done.is_err() {
@@ -75,9 +75,7 @@ impl Ipvs {
             }
             done
         })
-        .await?;
-        tracing::debug!(draining, "virtual servers written");
-        Ok(())
+        .await
     }
 
     /// Another mode carries new connections: servers go when their last connection has ended. Gives how many wait.
@@ -90,13 +88,14 @@ impl Ipvs {
     }
 }
 
-/// Rules come before servers: nothing is reached that they would have kept.
+/// Rules come before servers: nothing is reached that they would have kept. Only where they take the place of another
+/// mode's rules, which carry new connections to their end, servers are to be there when those go.
 fn write(
     kernel: &mut Option<Kernel>,
     entries: &[Entry],
     common: options::Options,
     config: &Config,
-) -> Result<usize, Error> {
+) -> Result<(), Error> {
     let kernel = match kernel {
         Some(kernel) => kernel,
         None => {
@@ -114,15 +113,25 @@ fn write(
     };
     let mut wanted = wanted(entries, &options);
     wanted.rules.bound.extend(kernel.servers.bound()?);
+    let mut changes = Vec::new();
+    let mut takes_over = false;
     for family in tables::families() {
         let want = table(&wanted.rules, family, &options.common);
         let have = kernel.rules.read(TABLE, family)?;
+        takes_over |= have.as_ref().is_some_and(|h| !is_beside(h));
         let transaction = Transaction::between(have.as_ref(), &want);
-        if !transaction.is_empty() {
-            kernel
-                .rules
-                .apply(&transaction, have.as_ref().unwrap_or(&want))?;
-        }
+        changes.push((transaction, have.unwrap_or(want)));
     }
-    Ok(kernel.servers.sync(&wanted)?.draining)
+    let mut actions = 0;
+    if takes_over {
+        actions = kernel.servers.sync(&wanted)?.actions.len();
+    }
+    for (transaction, forms) in changes.iter().filter(|(t, _)| !t.is_empty()) {
+        kernel.rules.apply(transaction, forms)?;
+    }
+    let synced = kernel.servers.sync(&wanted)?;
+    actions += synced.actions.len();
+    let draining = synced.draining;
+    tracing::debug!(actions, draining, "virtual servers written");
+    Ok(())
 }

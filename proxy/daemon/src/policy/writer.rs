@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keelson_proxy_kernel::{Error, sysctl};
+use keelson_proxy_kernel::Error;
 use keelson_proxy_plan::model::Family;
 use keelson_proxy_plan::nft::policies::{Live, TABLE, forms, judge_ipvs, table};
 use keelson_proxy_plan::nft::transaction::Transaction;
@@ -10,6 +10,7 @@ use keelson_proxy_plan::policy::diff::Delta;
 use keelson_proxy_plan::policy::state::State;
 
 use super::Config;
+use crate::bridges::Bridges;
 use crate::tables::{self, Ruleset, Tables};
 
 /// Where the kernel's tables are.
@@ -147,27 +148,5 @@ impl Writer {
         }
         self.stand = Stand::Absent;
         Ok(())
-    }
-}
-
-/// Whether packets between pods of one bridge meet rules.
-#[derive(Default)]
-struct Bridges {
-    asked: bool,
-    told: bool,
-}
-
-impl Bridges {
-    /// Sees to it. A node whose pods are on no bridge does without, so it is no error.
-    fn filter(&mut self) {
-        let may_load = !std::mem::replace(&mut self.asked, true);
-        let done = sysctl::filter_bridges(may_load);
-        if let Err(error) = &done
-            && !self.told
-        {
-            tracing::warn!(%error, "network policies do not hold between pods of one bridge: the kernel module \
-                br_netfilter is needed (modprobe br_netfilter)");
-        }
-        self.told = done.is_err();
     }
 }

@@ -44,7 +44,7 @@ pub fn live(
     table: Option<&Table>,
     rules: &[(Option<Variant>, &iptables::Ruleset)],
 ) -> (Live, Vec<Live>) {
-    let of_table = table.map(|t| match ipvs::is_table(t) {
+    let of_table = table.map(|t| match ipvs::is_beside(t) {
         true => Live::Ipvs,
         false => Live::Nftables,
     });

@@ -13,7 +13,7 @@ mod wanted;
 
 pub use diff::{Action, Live, Server, diff};
 pub use iptables::ruleset;
-pub use nftables::{is_table, table};
+pub use nftables::{is_beside, table};
 pub use rules::{Dropped, Masquerade, Origin, Rules, Treatment};
 pub use server::{
     Destination, Flags, Forwarding, Scheduler, ServerKey, Timeouts, UnknownScheduler, VirtualServer,

@@ -50,9 +50,9 @@ pub fn table(rules: &Rules, family: Family, options: &Options) -> Table {
     table
 }
 
-/// Whether a table is of this form, and not that of services that nftables carries.
-pub fn is_table(table: &Table) -> bool {
-    table.sets.contains_key(BOUND)
+/// Whether these are the rules beside IPVS, and not those of a mode that does without: their table has the same name.
+pub fn is_beside(table: &Table) -> bool {
+    table.sets.contains_key(SOURCES)
 }
 
 /// Fronts to guards.
@@ -207,10 +207,20 @@ fn postrouting(options: &Options) -> Vec<Rule> {
 mod tests {
     use super::*;
     use crate::ipvs::rules::tests::{example, options};
+    use crate::nft::services;
 
     #[test]
     fn every_rule_has_its_place() {
         insta::assert_snapshot!(table(&example(), Family::V4, &options()));
+    }
+
+    #[test]
+    fn another_modes_rules_are_told_from_these() {
+        for family in [Family::V4, Family::V6] {
+            assert!(is_beside(&table(&Rules::default(), family, &options())));
+            let other = services::table(std::iter::empty(), family, &options());
+            assert!(!is_beside(&other));
+        }
     }
 
     #[test]

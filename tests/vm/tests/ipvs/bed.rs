@@ -251,15 +251,9 @@ impl Bed {
         let mut wanted = self.wanted();
         let bound = self.in_node(|| Ipvs::open().expect("open").bound().expect("addresses"));
         wanted.rules.bound.extend(bound);
-        let common = &self.options.common;
-        for family in FAMILIES {
-            match self.beside {
-                Beside::Nftables => self.write(ipvs::table(&wanted.rules, family, common)),
-                Beside::Iptables => {
-                    self.restore(family, ipvs::ruleset(&wanted.rules, family, common))
-                }
-            };
-        }
+        let node = self.ns("node");
+        self.beside
+            .write(&node, &wanted.rules, &self.options.common);
         self.sync_servers(&wanted)
     }
 
@@ -268,9 +262,13 @@ impl Bed {
         let (entries, common) = (self.entries(), &self.options.common);
         for family in FAMILIES {
             match self.beside {
-                Beside::Nftables => self.write(services::table(entries.iter(), family, common)),
+                Beside::Nftables => write(
+                    &self.ns("node"),
+                    services::table(entries.iter(), family, common),
+                ),
                 Beside::Iptables => {
-                    self.restore(family, chains::ruleset(entries.iter(), family, common))
+                    let want = chains::ruleset(entries.iter(), family, common);
+                    restore(&self.ns("node"), family, want);
                 }
             };
         }
@@ -282,50 +280,13 @@ impl Bed {
                 Beside::Nftables => {
                     self.in_node(|| nftables().remove(services::TABLE, family).expect("remove"))
                 }
-                Beside::Iptables => self.restore(family, Ruleset::default()),
+                Beside::Iptables => restore(&self.ns("node"), family, Ruleset::default()),
             }
         }
     }
 
     pub(crate) fn sync_servers(&self, wanted: &Wanted) -> Synced {
         self.in_node(|| Ipvs::open().expect("open").sync(wanted).expect("sync"))
-    }
-
-    fn write(&self, want: Table) {
-        self.in_node(|| {
-            let kernel = nftables();
-            let have = kernel.read(services::TABLE, want.family).expect("read");
-            let transaction = Transaction::between(have.as_ref(), &want);
-            kernel
-                .apply(&transaction, have.as_ref().unwrap_or(&want))
-                .expect("apply");
-            let now = kernel.read(services::TABLE, want.family).expect("read");
-            let left = Transaction::between(now.as_ref(), &want);
-            assert!(
-                left.is_empty(),
-                "reads back as it was written: {}",
-                left.render(&want)
-            );
-        });
-    }
-
-    fn restore(&self, family: Family, want: Ruleset) {
-        self.in_node(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("runtime");
-            runtime.block_on(async {
-                let programs = Programs::detect().await.programs;
-                let have = programs.read(family).await.expect("read");
-                let Some(text) = want.transaction(&have) else {
-                    return;
-                };
-                programs.apply(family, &text).await.expect("apply");
-                let now = programs.read(family).await.expect("read");
-                assert_eq!(want.transaction(&now), None, "reads back as it was written");
-            });
-        });
     }
 
     /// Connects from a namespace and asks once; the answer, or the error's kind.
@@ -371,6 +332,55 @@ impl Bed {
         }
         counts
     }
+}
+
+impl Beside {
+    /// Rules of both families, in place of those that are there.
+    pub(crate) fn write(self, ns: &str, rules: &ipvs::Rules, common: &options::Options) {
+        for family in FAMILIES {
+            match self {
+                Self::Nftables => write(ns, ipvs::table(rules, family, common)),
+                Self::Iptables => restore(ns, family, ipvs::ruleset(rules, family, common)),
+            };
+        }
+    }
+}
+
+fn write(ns: &str, want: Table) {
+    inside(ns, || {
+        let kernel = nftables();
+        let have = kernel.read(services::TABLE, want.family).expect("read");
+        let transaction = Transaction::between(have.as_ref(), &want);
+        kernel
+            .apply(&transaction, have.as_ref().unwrap_or(&want))
+            .expect("apply");
+        let now = kernel.read(services::TABLE, want.family).expect("read");
+        let left = Transaction::between(now.as_ref(), &want);
+        assert!(
+            left.is_empty(),
+            "reads back as it was written: {}",
+            left.render(&want)
+        );
+    });
+}
+
+fn restore(ns: &str, family: Family, want: Ruleset) {
+    inside(ns, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime");
+        runtime.block_on(async {
+            let programs = Programs::detect().await.programs;
+            let have = programs.read(family).await.expect("read");
+            let Some(text) = want.transaction(&have) else {
+                return;
+            };
+            programs.apply(family, &text).await.expect("apply");
+            let now = programs.read(family).await.expect("read");
+            assert_eq!(want.transaction(&now), None, "reads back as it was written");
+        });
+    });
 }
 
 impl Drop for Bed {

@@ -3,6 +3,7 @@
 
 mod bed;
 mod cases;
+mod sample;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -18,28 +19,40 @@ const INSIDE: &str = "KEELSON_TEST_INSIDE";
 const ONLY: &str = "KEELSON_STEP";
 /// Set by people: of how many services the case of many is.
 const SERVICES: &str = "KEELSON_SERVICES";
+/// Set by people: of how many worlds the sample is.
+const WORLDS: &str = "KEELSON_WORLDS";
 
 #[test]
 fn services_by_ipvs() {
+    in_machine("services_by_ipvs", cases_inside);
+}
+
+#[test]
+fn a_sample_by_ipvs() {
+    in_machine("a_sample_by_ipvs", sample::inside);
+}
+
+/// Runs a test of this name in a machine; there, it is what is given.
+fn in_machine(test: &str, inside: fn()) {
     if std::env::var_os(INSIDE).is_some() {
         return inside();
     }
     let program = std::env::current_exe().expect("own path");
     let name = program.file_name().expect("a name").to_string_lossy();
     let mut machine = Machine::bare(&program);
-    let people = [ONLY, SERVICES].map(|name| {
+    let people = [ONLY, SERVICES, WORLDS].map(|name| {
         let value = std::env::var(name).unwrap_or_default();
         format!("{name}='{value}'")
     });
     let run = format!(
-        "{INSIDE}=1 {} /opt/keelson/bin/{name} --exact services_by_ipvs --nocapture",
+        "{INSIDE}=1 {} /opt/keelson/bin/{name} --exact {test} --nocapture",
         people.join(" ")
     );
     println!("{}", machine.sh(&run));
 }
 
 /// All cases, one after the other; those that failed are told at the end.
-fn inside() {
+fn cases_inside() {
     let only = std::env::var(ONLY).unwrap_or_default();
     let mut failed = Vec::new();
     let mut bed = Bed::new();
