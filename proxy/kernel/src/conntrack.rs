@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use keelson_proxy_plan::conntrack::Flow;
 use keelson_proxy_plan::explain::Connection;
 use keelson_proxy_plan::model::Protocol::{Sctp, Tcp, Udp};
-use keelson_proxy_plan::model::{self, Family};
+use keelson_proxy_plan::model::{self, Family, Front};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, Nla};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
 };
@@ -17,21 +18,83 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::Error;
 use crate::netlink::Line;
 
-/// Removes all UDP flows that `stale` says; gives their number. Blocks: call it where that is allowed.
-pub fn clean(stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
+/// The kernel is asked for the flows of so many fronts one by one; beyond, for all of them once.
+const FEW: usize = 8;
+
+/// `IPCTNL_MSG_CT_GET`.
+const GET: u8 = 1;
+/// `CTA_TUPLE_ORIG`, `CTA_ZONE`, `CTA_FILTER`, and within the latter `CTA_FILTER_ORIG_FLAGS`.
+const ORIGINAL: u16 = 1;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+const FILTER_ORIGINAL: u16 = 1;
+/// What of a tuple is compared: the bits of the kernel's `CTA_FILTER_FLAG`.
+const DESTINATION: u32 = 1 << 1;
+const PROTOCOL: u32 = 1 << 3;
+const DESTINATION_PORT: u32 = 1 << 5;
+
+/// Removes all UDP flows to some fronts that `stale` says, or, without any, to anywhere; gives their number. Blocks: call it
+/// where that is allowed.
+pub fn clean<'a>(
+    fronts: impl ExactSizeIterator<Item = &'a Front>,
+    stale: impl Fn(&Flow) -> bool,
+) -> Result<usize, Error> {
     let mut removed = 0;
-    for family in [Family::V4, Family::V6] {
-        let flows = udp_flows(family)?.into_iter();
+    for (family, asked) in questions(fronts) {
+        let flows = udp_flows(family, asked)?.into_iter();
         let gone = flows.filter(|(flow, _)| stale(flow)).map(|(_, t)| t);
         removed += delete(family, gone.collect())?;
     }
     Ok(removed)
 }
 
-/// UDP flows of a family, each with the tuple that names it.
-fn udp_flows(family: Family) -> Result<Vec<(Flow, Vec<Tuple>)>, Error> {
+/// What to ask the kernel for: all that it hands out has to be looked at, and a table may be large.
+fn questions<'a>(
+    fronts: impl ExactSizeIterator<Item = &'a Front>,
+) -> Vec<(Family, Vec<DefaultNla>)> {
+    const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+    if !(1..=FEW).contains(&fronts.len()) {
+        return FAMILIES.map(|f| (f, only(None, None))).into();
+    }
+    let each = fronts.map(|front| match front {
+        Front::Address(ip, _, port) => vec![(Family::of(ip), only(Some(*ip), Some(*port)))],
+        Front::Node(_, port) => FAMILIES.map(|f| (f, only(None, Some(*port)))).into(),
+    });
+    each.flatten().collect()
+}
+
+/// UDP to an address and a port. Kernels before 5.8 don't know filters and give all.
+fn only(ip: Option<IpAddr>, port: Option<u16>) -> Vec<DefaultNla> {
+    let mut compared = PROTOCOL;
+    let mut tuple = Vec::new();
+    if let Some(ip) = ip {
+        compared |= DESTINATION;
+        tuple.push(Tuple::Ip(vec![IPTuple::DestinationAddress(ip)]));
+    }
+    let mut proto = vec![ProtoTuple::Protocol(Protocol::Udp)];
+    if let Some(port) = port {
+        compared |= DESTINATION_PORT;
+        proto.push(ProtoTuple::DestinationPort(port));
+    }
+    tuple.push(Tuple::Proto(proto));
+    let filter = DefaultNla::new(FILTER_ORIGINAL, compared.to_ne_bytes().into());
+    // The crate's own attributes lack the filter, and don't say of others that they are nested.
+    vec![
+        DefaultNla::new(ORIGINAL | NLA_F_NESTED, pack(&tuple)),
+        DefaultNla::new(FILTER | NLA_F_NESTED, pack(&[filter])),
+    ]
+}
+
+fn pack<T: Nla>(attributes: &[T]) -> Vec<u8> {
+    let mut bytes = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut bytes);
+    bytes
+}
+
+/// UDP flows of a family, as far as they were asked for, each with the tuple that names it.
+fn udp_flows(family: Family, asked: Vec<DefaultNla>) -> Result<Vec<(Flow, Vec<Tuple>)>, Error> {
     let mut flows = Vec::new();
-    each_entry(family, |original, reply| {
+    each_entry(family, asked, |original, reply| {
         if let Some(c) = connection(&original, &reply)
             && c.protocol == Udp
         {
@@ -48,15 +111,24 @@ fn udp_flows(family: Family) -> Result<Vec<(Flow, Vec<Tuple>)>, Error> {
 /// All connections of a family. Blocks: call it where that is allowed.
 pub fn connections(family: Family) -> Result<Vec<Connection>, Error> {
     let mut all = Vec::new();
-    each_entry(family, |original, reply| {
+    each_entry(family, Vec::new(), |original, reply| {
         all.extend(connection(&original, &reply))
     })?;
     Ok(all)
 }
 
-fn each_entry(family: Family, mut each: impl FnMut(Vec<Tuple>, Vec<Tuple>)) -> Result<(), Error> {
-    let all = message(family, ConntrackMessage::Get(vec![]));
-    let listed = line()?.dump(all, |entry| {
+/// Both tuples of each entry. Those of a zone are left out: no rule of ours puts packets into one.
+fn each_entry(
+    family: Family,
+    asked: Vec<DefaultNla>,
+    mut each: impl FnMut(Vec<Tuple>, Vec<Tuple>),
+) -> Result<(), Error> {
+    let get = ConntrackMessage::Other {
+        message_type: GET,
+        attributes: asked,
+    };
+    let ask = message(family, get);
+    let listed = line()?.dump(ask, |entry| {
         let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = entry.inner
         else {
             return;
@@ -66,6 +138,7 @@ fn each_entry(family: Family, mut each: impl FnMut(Vec<Tuple>, Vec<Tuple>)) -> R
             match attribute {
                 ConntrackAttribute::CtaTupleOrig(t) => original = Some(t),
                 ConntrackAttribute::CtaTupleReply(t) => reply = Some(t),
+                ConntrackAttribute::Other(nla) if nla.kind() == ZONE => return,
                 _ => {}
             }
         }

@@ -1,5 +1,6 @@
 //! What the kernel knows of this node's place in the network.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
@@ -7,7 +8,7 @@ use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::RouteMessageBuilder;
 
-use crate::Error;
+use crate::{Error, ipvs};
 
 /// Whether the kernel has IPv6 here.
 pub fn has_ipv6() -> bool {
@@ -16,17 +17,27 @@ pub fn has_ipv6() -> bool {
 
 /// All addresses of this node.
 pub fn addresses() -> Result<Vec<IpAddr>, Error> {
+    Ok(with_links()?.map(|(_, ip)| ip).collect())
+}
+
+/// All but those that the IPVS mode gives it, which are services'.
+pub fn own_addresses() -> Result<BTreeSet<IpAddr>, Error> {
+    let own = with_links()?.filter(|(link, _)| !ipvs::LINKS.contains(&link.as_str()));
+    Ok(own.map(|(_, ip)| ip).collect())
+}
+
+fn with_links() -> Result<impl Iterator<Item = (String, IpAddr)>, Error> {
     let fail = |e: nix::Error| Error::Netlink {
         action: "list this node's addresses",
         source: e.into(),
     };
     let all = nix::ifaddrs::getifaddrs().map_err(fail)?;
-    let ips = all.filter_map(|a| {
+    Ok(all.filter_map(|a| {
         let address = a.address?;
         let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()))
-    });
-    Ok(ips.collect())
+        let ip = v4.or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()));
+        Some((a.interface_name, ip?))
+    }))
 }
 
 /// The interface behind which the main routing table has an address; rules for other tables are not asked.
