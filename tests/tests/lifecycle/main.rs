@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod alone;
 mod away;
 mod dataplane;
 mod reboot;
 mod soak;
 mod stuck;
+mod traffic;
 
 use std::collections::BTreeMap;
 

@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use keelson_proxy_kernel::Error;
 use keelson_proxy_kernel::iptables::Programs;
 use keelson_proxy_plan::conntrack::{Flow, Wanted};
+use keelson_proxy_plan::model::Change;
 use keelson_proxy_plan::nft::services::TABLE;
+use keelson_proxy_plan::options::Options;
 use keelson_proxy_plan::state::State;
 
 use crate::flows;
@@ -145,6 +147,25 @@ impl Backend {
             self.flows = Wanted::default();
         }
         self.end_flows().await
+    }
+
+    /// What only this process carries is left to the kernel: rules that lead to it would refuse whom they lead. Ends flows
+    /// that go through it.
+    pub(crate) async fn leave(&mut self, state: &State, options: &Options) -> anyhow::Result<()> {
+        let Kind::Userspace(b) = &self.kind else {
+            return Ok(());
+        };
+        if self.synced {
+            let mut kernel = Iptables::with(options, b.programs().clone());
+            kernel.sync(state, &[]).await?;
+            let all = state.all().map(|after| Change {
+                before: Vec::new(),
+                after,
+            });
+            self.flows.add(&all.collect::<Vec<_>>());
+            self.end_flows().await?;
+        }
+        Ok(())
     }
 
     /// Ends flows that outlived their endpoint: looks for those that a change can have left, and again after an error.
