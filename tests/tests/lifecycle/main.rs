@@ -4,7 +4,9 @@
 
 mod alone;
 mod away;
+mod churn;
 mod dataplane;
+mod flows;
 mod reboot;
 mod soak;
 mod stuck;

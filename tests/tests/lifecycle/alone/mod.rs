@@ -7,6 +7,7 @@
 //! ```
 
 pub(crate) mod crowd;
+pub(crate) mod objects;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
