@@ -108,6 +108,33 @@ fn flows_move_when_their_endpoint_goes() {
     }
 }
 
+/// An endpoint on its way out that still answers keeps who is there; new clients go to the other.
+#[test]
+fn flows_stay_while_their_endpoint_answers() {
+    for backend in BACKENDS {
+        let mut bed = Bed::new(backend);
+        bed.service(all_ways, ENDPOINTS_A);
+        clean(&mut bed);
+        let client = Client::new(&bed);
+        client.is_answered(Some("a"), "by the only one");
+        for (is, by) in [("serving", "a"), ("gone", "b")] {
+            let going = json!({"ready": false, "serving": is == "serving", "terminating": true});
+            for (name, kind, place) in [("web-4", "IPv4", 0), ("web-6", "IPv6", 1)] {
+                let (old, new) = (ENDPOINTS_A[place], ENDPOINTS_B[place]);
+                let slice = json!({"metadata": {"namespace": "d", "name": name, "labels": {"kubernetes.io/service-name": "web"}},
+                    "addressType": kind, "ports": [{"name": "u", "port": 8080, "protocol": "UDP"}],
+                    "endpoints": [{"addresses": [old], "conditions": going}, {"addresses": [new]}]});
+                let slice = serde_json::from_value(slice).expect("slice");
+                bed.state.set_slice(&slice, &"me".into());
+            }
+            bed.sync();
+            let ended = if by == "b" { ways().len() } else { 0 };
+            assert_eq!(clean(&mut bed), (ended, 0), "{backend:?}, {is}");
+            client.is_answered(Some(by), is);
+        }
+    }
+}
+
 #[test]
 fn flows_move_when_there_is_an_endpoint_at_last() {
     for backend in BACKENDS {
