@@ -89,9 +89,10 @@ impl Crowd {
         };
         let before = count();
         eventually("every connection is used", secs(120), || {
-            let (now, failures) = (count(), self.failures().len());
+            let (now, failures) = (count(), self.failures());
             let all = before.iter().zip(now).all(|(b, n)| n >= b + 2);
-            anyhow::ensure!(all, "{before:?}, now {now:?}; {failures} failures");
+            let (first, many) = (failures.first(), failures.len());
+            anyhow::ensure!(all, "{before:?}, now {now:?}; {many} failures: {first:?}");
             Ok(())
         });
     }
