@@ -1,5 +1,6 @@
 //! The connection table: finds and removes UDP flows that outlived their endpoint.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use keelson_proxy_plan::conntrack::Flow;
@@ -18,7 +19,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::Error;
 use crate::netlink::Line;
 
-/// The kernel is asked for the flows of so many fronts one by one; beyond, for all of them once.
+/// The kernel is asked so many times for a part of its table; where that is not enough, for all of it once. For each answer it
+/// walks through the whole table, some 10 ms; what it hands out has to be read, which takes longer when it is much.
 const FEW: usize = 8;
 
 /// `IPCTNL_MSG_CT_GET`.
@@ -36,7 +38,7 @@ const DESTINATION_PORT: u32 = 1 << 5;
 /// Removes all UDP flows to some fronts that `stale` says, or, without any, to anywhere; gives their number. Blocks: call it
 /// where that is allowed.
 pub fn clean<'a>(
-    fronts: impl ExactSizeIterator<Item = &'a Front>,
+    fronts: impl Iterator<Item = &'a Front>,
     stale: impl Fn(&Flow) -> bool,
 ) -> Result<usize, Error> {
     let mut removed = 0;
@@ -48,19 +50,27 @@ pub fn clean<'a>(
     Ok(removed)
 }
 
-/// What to ask the kernel for: all that it hands out has to be looked at, and a table may be large.
-fn questions<'a>(
-    fronts: impl ExactSizeIterator<Item = &'a Front>,
-) -> Vec<(Family, Vec<DefaultNla>)> {
+/// What to ask the kernel for: a port at a time, of an address where there is but one.
+fn questions<'a>(fronts: impl Iterator<Item = &'a Front>) -> Vec<(Family, Vec<DefaultNla>)> {
     const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-    if !(1..=FEW).contains(&fronts.len()) {
+    let mut ports = BTreeMap::<(Family, u16), BTreeSet<Option<IpAddr>>>::new();
+    for front in fronts {
+        let (families, ip, port) = match front {
+            Front::Address(ip, _, port) => (&[Family::of(ip)][..], Some(*ip), *port),
+            Front::Node(_, port) => (&FAMILIES[..], None, *port),
+        };
+        for family in families {
+            ports.entry((*family, port)).or_default().insert(ip);
+        }
+    }
+    if !(1..=FEW).contains(&ports.len()) {
         return FAMILIES.map(|f| (f, only(None, None))).into();
     }
-    let each = fronts.map(|front| match front {
-        Front::Address(ip, _, port) => vec![(Family::of(ip), only(Some(*ip), Some(*port)))],
-        Front::Node(_, port) => FAMILIES.map(|f| (f, only(None, Some(*port)))).into(),
+    let questions = ports.into_iter().map(|((family, port), ips)| {
+        let one = ips.first().filter(|_| ips.len() == 1);
+        (family, only(one.copied().flatten(), Some(port)))
     });
-    each.flatten().collect()
+    questions.collect()
 }
 
 /// UDP to an address and a port. Kernels before 5.8 don't know filters and give all.

@@ -163,7 +163,7 @@ fn flows_of_a_service_without_endpoints_are_answered_when_it_has_one() {
     }
 }
 
-/// The kernel is asked in another way about many fronts.
+/// The kernel is asked in another way about many ports.
 #[test]
 fn many_services_change_and_only_stale_flows_end() {
     let mut bed = Bed::new(Backend::Nftables);
