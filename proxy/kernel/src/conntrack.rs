@@ -19,8 +19,9 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::Error;
 use crate::netlink::Line;
 
-/// The kernel is asked so many times for a part of its table; where that is not enough, for all of it once. For each answer it
-/// walks through the whole table, some 10 ms; what it hands out has to be read, which takes longer when it is much.
+/// The kernel is asked so many times for a part of its table; where that is not enough, for all of it once. For each
+/// answer it walks through the whole table, some 10 ms; what it hands out has to be read, which takes longer when it is
+/// much.
 const FEW: usize = 8;
 
 /// `IPCTNL_MSG_CT_GET`.
@@ -35,8 +36,8 @@ const DESTINATION: u32 = 1 << 1;
 const PROTOCOL: u32 = 1 << 3;
 const DESTINATION_PORT: u32 = 1 << 5;
 
-/// Removes all UDP flows to some fronts that `stale` says, or, without any, to anywhere; gives their number. Blocks: call it
-/// where that is allowed.
+/// Removes all UDP flows to some fronts that `stale` says, or, without any, to anywhere; gives their number. Blocks:
+/// call it where that is allowed.
 pub fn clean<'a>(
     fronts: impl Iterator<Item = &'a Front>,
     stale: impl Fn(&Flow) -> bool,
