@@ -11,6 +11,7 @@
 
 pub mod bed;
 pub mod bins;
+pub mod endpoints;
 pub mod figures;
 pub mod https;
 pub mod images;

@@ -114,7 +114,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// Time to wait after a write failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Runs until shutdown. Rules stay when it ends: traffic goes on.
+/// Runs until shutdown. Rules stay when it ends: traffic goes on. What the userspace mode carried goes on as the iptables
+/// mode has it; connections through this process end with it.
 pub async fn run(
     config: Config,
     client: kube::Client,
@@ -142,6 +143,7 @@ pub async fn run(
             Some(ended) = tasks.join_next() => ended??,
         }
     }
+    proxy.leave().await;
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
@@ -336,6 +338,14 @@ impl Proxy {
         self.bridges.filter();
         if self.backend.has_synced() && self.backend.look_for_drift().await {
             self.dirty(true);
+        }
+    }
+
+    /// Before the process ends.
+    async fn leave(&mut self) {
+        if let Err(error) = self.backend.leave(&self.state, &self.config.rules).await {
+            let node = &self.config.node_name;
+            tracing::warn!(node, %error, "services are refused until a proxy runs again");
         }
     }
 

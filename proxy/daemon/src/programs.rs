@@ -6,7 +6,7 @@ use keelson_proxy_plan::iptables::Ruleset;
 use keelson_proxy_plan::model::Family;
 
 /// The programs that a mode uses: looked for once, for the rules that are there later are partly our own.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Used(Option<Programs>);
 
 impl Used {

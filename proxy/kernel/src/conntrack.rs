@@ -1,11 +1,13 @@
 //! The connection table: finds and removes UDP flows that outlived their endpoint.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use keelson_proxy_plan::conntrack::Flow;
 use keelson_proxy_plan::explain::{Connection, State};
 use keelson_proxy_plan::model::Protocol::{Sctp, Tcp, Udp};
-use keelson_proxy_plan::model::{self, Family};
+use keelson_proxy_plan::model::{self, Family, Front};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, Nla};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol,
     Status, Tuple,
@@ -18,21 +20,93 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::Error;
 use crate::netlink::Line;
 
-/// Removes all UDP flows that `stale` says; gives their number. Blocks: call it where that is allowed.
-pub fn clean(stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
+/// The kernel is asked so many times for a part of its table; where that is not enough, for all of it once. For each
+/// answer it walks through the whole table, some 10 ms; what it hands out has to be read, which takes longer when it is
+/// much.
+const FEW: usize = 8;
+
+/// `IPCTNL_MSG_CT_GET`.
+const GET: u8 = 1;
+/// `CTA_TUPLE_ORIG`, `CTA_ZONE`, `CTA_FILTER`, and within the latter `CTA_FILTER_ORIG_FLAGS`.
+const ORIGINAL: u16 = 1;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+const FILTER_ORIGINAL: u16 = 1;
+/// What of a tuple is compared: the bits of the kernel's `CTA_FILTER_FLAG`.
+const DESTINATION: u32 = 1 << 1;
+const PROTOCOL: u32 = 1 << 3;
+const DESTINATION_PORT: u32 = 1 << 5;
+
+/// Removes all UDP flows to some fronts that `stale` says, or, without any, to anywhere; gives their number. Blocks:
+/// call it where that is allowed.
+pub fn clean<'a>(
+    fronts: impl Iterator<Item = &'a Front>,
+    stale: impl Fn(&Flow) -> bool,
+) -> Result<usize, Error> {
     let mut removed = 0;
-    for family in [Family::V4, Family::V6] {
-        let flows = udp_flows(family)?.into_iter();
+    for (family, asked) in questions(fronts) {
+        let flows = udp_flows(family, asked)?.into_iter();
         let gone = flows.filter(|(flow, _)| stale(flow)).map(|(_, t)| t);
         removed += delete(family, gone.collect())?;
     }
     Ok(removed)
 }
 
-/// UDP flows of a family, each with the tuple that names it.
-fn udp_flows(family: Family) -> Result<Vec<(Flow, Vec<Tuple>)>, Error> {
+/// What to ask the kernel for: a port at a time, of an address where there is but one.
+fn questions<'a>(fronts: impl Iterator<Item = &'a Front>) -> Vec<(Family, Vec<DefaultNla>)> {
+    const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+    let mut ports = BTreeMap::<(Family, u16), BTreeSet<Option<IpAddr>>>::new();
+    for front in fronts {
+        let (families, ip, port) = match front {
+            Front::Address(ip, _, port) => (&[Family::of(ip)][..], Some(*ip), *port),
+            Front::Node(_, port) => (&FAMILIES[..], None, *port),
+        };
+        for family in families {
+            ports.entry((*family, port)).or_default().insert(ip);
+        }
+    }
+    if !(1..=FEW).contains(&ports.len()) {
+        return FAMILIES.map(|f| (f, only(None, None))).into();
+    }
+    let questions = ports.into_iter().map(|((family, port), ips)| {
+        let one = ips.first().filter(|_| ips.len() == 1);
+        (family, only(one.copied().flatten(), Some(port)))
+    });
+    questions.collect()
+}
+
+/// UDP to an address and a port. Kernels before 5.8 don't know filters and give all.
+fn only(ip: Option<IpAddr>, port: Option<u16>) -> Vec<DefaultNla> {
+    let mut compared = PROTOCOL;
+    let mut tuple = Vec::new();
+    if let Some(ip) = ip {
+        compared |= DESTINATION;
+        tuple.push(Tuple::Ip(vec![IPTuple::DestinationAddress(ip)]));
+    }
+    let mut proto = vec![ProtoTuple::Protocol(Protocol::Udp)];
+    if let Some(port) = port {
+        compared |= DESTINATION_PORT;
+        proto.push(ProtoTuple::DestinationPort(port));
+    }
+    tuple.push(Tuple::Proto(proto));
+    let filter = DefaultNla::new(FILTER_ORIGINAL, compared.to_ne_bytes().into());
+    // The crate's own attributes lack the filter, and don't say of others that they are nested.
+    vec![
+        DefaultNla::new(ORIGINAL | NLA_F_NESTED, pack(&tuple)),
+        DefaultNla::new(FILTER | NLA_F_NESTED, pack(&[filter])),
+    ]
+}
+
+fn pack<T: Nla>(attributes: &[T]) -> Vec<u8> {
+    let mut bytes = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut bytes);
+    bytes
+}
+
+/// UDP flows of a family, as far as they were asked for, each with the tuple that names it.
+fn udp_flows(family: Family, asked: Vec<DefaultNla>) -> Result<Vec<(Flow, Vec<Tuple>)>, Error> {
     let mut flows = Vec::new();
-    each_entry(family, |original, reply, state| {
+    each_entry(family, asked, |original, reply, state| {
         if let Some(c) = connection(&original, &reply, state)
             && c.protocol == Udp
         {
@@ -49,18 +123,24 @@ fn udp_flows(family: Family) -> Result<Vec<(Flow, Vec<Tuple>)>, Error> {
 /// All connections of a family. Blocks: call it where that is allowed.
 pub fn connections(family: Family) -> Result<Vec<Connection>, Error> {
     let mut all = Vec::new();
-    each_entry(family, |original, reply, state| {
+    each_entry(family, Vec::new(), |original, reply, state| {
         all.extend(connection(&original, &reply, state))
     })?;
     Ok(all)
 }
 
+/// Both tuples and the state of each entry. Those of a zone are left out: no rule of ours puts packets into one.
 fn each_entry(
     family: Family,
+    asked: Vec<DefaultNla>,
     mut each: impl FnMut(Vec<Tuple>, Vec<Tuple>, State),
 ) -> Result<(), Error> {
-    let all = message(family, ConntrackMessage::Get(vec![]));
-    let listed = line()?.dump(all, |entry| {
+    let get = ConntrackMessage::Other {
+        message_type: GET,
+        attributes: asked,
+    };
+    let ask = message(family, get);
+    let listed = line()?.dump(ask, |entry| {
         let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = entry.inner
         else {
             return;
@@ -75,6 +155,7 @@ fn each_entry(
                 ConntrackAttribute::CtaStatus(s) if s.contains(Status::SeenReply) => {
                     answered = State::Answered;
                 }
+                ConntrackAttribute::Other(nla) if nla.kind() == ZONE => return,
                 _ => {}
             }
         }

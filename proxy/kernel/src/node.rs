@@ -1,5 +1,6 @@
 //! What the kernel knows of this node's place in the network.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
@@ -7,22 +8,21 @@ use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::RouteMessageBuilder;
 
-use crate::Error;
+use crate::{Error, ipvs};
 
 /// Whether the kernel has IPv6 here.
 pub fn has_ipv6() -> bool {
     std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
-/// All addresses of this node, without those of services on the link that IPVS needs.
-pub fn addresses() -> Result<Vec<IpAddr>, Error> {
+/// All addresses of this node, without those of services that the IPVS mode gives it.
+pub fn addresses() -> Result<BTreeSet<IpAddr>, Error> {
     let fail = |e: nix::Error| Error::Netlink {
         action: "list this node's addresses",
         source: e.into(),
     };
     let all = nix::ifaddrs::getifaddrs().map_err(fail)?;
-    // Services' addresses that IPVS needs on a link are not meant.
-    let all = all.filter(|a| a.interface_name != crate::ipvs::LINK);
+    let all = all.filter(|a| !ipvs::LINKS.contains(&a.interface_name.as_str()));
     let ips = all.filter_map(|a| {
         let address = a.address?;
         let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));

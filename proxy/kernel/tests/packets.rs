@@ -1,6 +1,8 @@
 //! Real packets through the rules: a node, pods and a client outside, each a network namespace of its own.
 #![allow(missing_docs)]
 
+#[path = "packets/flows.rs"]
+mod flows;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -12,8 +14,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use keelson_proxy_kernel::iptables::Programs;
-use keelson_proxy_kernel::{conntrack, sysctl};
-use keelson_proxy_plan::conntrack::Wanted;
+use keelson_proxy_kernel::sysctl;
 use keelson_proxy_plan::iptables::variant::Variant;
 use keelson_proxy_plan::iptables::{Live, Ruleset};
 use keelson_proxy_plan::model::{Entry, Family};
@@ -397,46 +398,6 @@ fn restart(variant: Variant) {
             "{left}"
         );
     });
-}
-
-#[test]
-fn a_udp_flow_moves_when_its_endpoint_goes() {
-    for backend in BACKENDS {
-        let mut bed = Bed::new(backend);
-        bed.service(|_| (), &["10.42.0.2"]);
-        let socket = inside(&bed.ns("client"), || {
-            let socket = UdpSocket::bind("0.0.0.0:5555").expect("bind");
-            socket.connect((NODE, 30080)).expect("connect");
-            socket
-                .set_read_timeout(Some(Duration::from_millis(1500)))
-                .expect("timeout");
-            socket
-        });
-        let ask = || {
-            let mut buffer = [0; 64];
-            socket.send(b"?").expect("send");
-            socket
-                .recv(&mut buffer)
-                .ok()
-                .map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned())
-        };
-        assert_eq!(ask().as_deref(), Some("a 10.42.0.1"));
-        bed.endpoints(&["10.42.0.3"]);
-        assert_eq!(
-            ask().as_deref(),
-            Some("a 10.42.0.1"),
-            "the flow goes on to the old endpoint"
-        );
-        let wanted = Wanted::new(&[(Family::V4, bed.state.served(Family::V4))]);
-        let removed = inside(&bed.ns("node"), move || {
-            (
-                conntrack::clean(|flow| wanted.is_stale(flow)).expect("clean"),
-                conntrack::clean(|flow| wanted.is_stale(flow)).expect("again"),
-            )
-        });
-        assert_eq!(removed, (1, 0));
-        assert_eq!(ask().as_deref(), Some("b 10.42.0.1"));
-    }
 }
 
 /// Nobody answers, and nobody says so.

@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod alone;
 mod away;
+mod churn;
 mod dataplane;
 mod dns;
 mod explain;
+mod flows;
 mod reboot;
 mod soak;
 mod stuck;
+mod traffic;
 
 use std::collections::BTreeMap;
 

@@ -27,6 +27,11 @@ pub(crate) struct Iptables {
 
 impl Iptables {
     pub(crate) fn new(options: &Options) -> Self {
+        Self::with(options, Used::default())
+    }
+
+    /// With programs that were found already.
+    pub(crate) fn with(options: &Options, programs: Used) -> Self {
         let side = |family| Side {
             live: Live::new(family, options.clone()),
             applied: false,
@@ -34,7 +39,7 @@ impl Iptables {
         };
         Self {
             options: options.clone(),
-            programs: Used::default(),
+            programs,
             sides: [Family::V4, Family::V6].map(side).into(),
         }
     }

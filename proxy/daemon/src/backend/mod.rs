@@ -1,15 +1,19 @@
 //! What carries services' traffic: one of several, after which flows that outlived their endpoint end.
 
-mod conntrack;
 mod iptables;
 mod ipvs;
 mod nftables;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use keelson_proxy_kernel::Error;
 use keelson_proxy_kernel::iptables::Programs;
+use keelson_proxy_plan::conntrack::{Flow, Wanted};
+use keelson_proxy_plan::model::Change;
 use keelson_proxy_plan::nft::services::TABLE;
+use keelson_proxy_plan::options::Options;
 use keelson_proxy_plan::state::State;
 
 use crate::flows;
@@ -31,8 +35,10 @@ enum Kind {
 pub(crate) struct Backend {
     kind: Kind,
     synced: bool,
-    /// Flows could not be looked at; they must be.
-    flows_due: bool,
+    /// Networks on whose addresses node ports are reached; none: all.
+    node_port_nets: Vec<IpNet>,
+    /// Where flows may go that were not looked through yet.
+    flows: Wanted,
     /// No virtual server of another mode is left.
     ipvs_left: bool,
 }
@@ -66,7 +72,8 @@ impl Backend {
         Ok(Self {
             kind,
             synced: false,
-            flows_due: true,
+            node_port_nets: config.rules.node_port_nets.clone(),
+            flows: Wanted::default(),
             ipvs_left: false,
         })
     }
@@ -121,7 +128,7 @@ impl Backend {
     pub(crate) async fn sync(&mut self, state: &mut State) -> anyhow::Result<()> {
         let changes = state.take_changes();
         // Before anything can fail: what changed is told only once.
-        self.flows_due |= changes.iter().any(conntrack::concerns);
+        self.flows.add(&changes);
         match &mut self.kind {
             Kind::Nftables(b) => b.sync(state, &changes).await?,
             Kind::Iptables(b) => b.sync(state, &changes).await?,
@@ -138,14 +145,39 @@ impl Backend {
         }
         if let Kind::Userspace(_) = self.kind {
             // Flows go to ports of its own: it ends those that are stale itself.
-            return Ok(());
+            self.flows = Wanted::default();
         }
-        if self.flows_due {
-            let wanted = conntrack::wanted(state);
-            if !wanted.is_empty() {
-                flows::end(move |flow| wanted.is_stale(flow)).await?;
-            }
-            self.flows_due = false;
+        self.end_flows().await
+    }
+
+    /// What only this process carries is left to the kernel: rules that lead to it would refuse whom they lead. Ends flows
+    /// that go through it.
+    pub(crate) async fn leave(&mut self, state: &State, options: &Options) -> anyhow::Result<()> {
+        let Kind::Userspace(b) = &self.kind else {
+            return Ok(());
+        };
+        if self.synced {
+            let mut kernel = Iptables::with(options, b.programs().clone());
+            kernel.sync(state, &[]).await?;
+            let all = state.all().map(|after| Change {
+                before: Vec::new(),
+                after,
+            });
+            self.flows.add(&all.collect::<Vec<_>>());
+            self.end_flows().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends flows that outlived their endpoint: looks for those that a change can have left, and again after an error.
+    async fn end_flows(&mut self) -> anyhow::Result<()> {
+        if !self.flows.is_empty() {
+            let wanted = self.flows.clone();
+            let fronts = wanted.fronts().copied().collect();
+            let stale =
+                move |flow: &Flow, own: &dyn Fn(&IpAddr) -> bool| wanted.is_stale(flow, own);
+            flows::end(fronts, &self.node_port_nets, stale).await?;
+            self.flows = Wanted::default();
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ mod differs;
 mod rules;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -69,7 +69,9 @@ pub async fn connection(
             port: asked.port,
             interface,
         },
-        node: packet::Node { addresses: own },
+        node: packet::Node {
+            addresses: own.into_iter().collect(),
+        },
         names: cluster.names(),
         notes: asked.notes,
         options: userspace::options(&config.rules, family),
@@ -82,7 +84,7 @@ pub async fn connection(
 }
 
 /// The address that a process of this node has for a destination, as routing chooses it.
-async fn own_source(destination: IpAddr, own: &[IpAddr]) -> anyhow::Result<IpAddr> {
+async fn own_source(destination: IpAddr, own: &BTreeSet<IpAddr>) -> anyhow::Result<IpAddr> {
     let found = tokio::task::spawn_blocking(move || route::to(destination, None)).await??;
     let same = |ip: &&IpAddr| ip.is_ipv4() == destination.is_ipv4() && !ip.is_loopback();
     let source = found.source().or_else(|| own.iter().find(same).copied());

@@ -15,11 +15,13 @@ mod tcp;
 mod udp;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use keelson_proxy_plan::conntrack::Flow;
 use keelson_proxy_plan::iptables::Ruleset;
 use keelson_proxy_plan::model::{Family, PortName, Protocol, Served};
 use keelson_proxy_plan::state::State;
@@ -242,7 +244,13 @@ impl Userspace {
         if self.flows.as_ref() != Some(&flows) {
             if !flows.is_empty() {
                 let wanted = flows.clone();
-                flows::end(move |flow| wanted.is_stale(flow)).await?;
+                let stale =
+                    move |flow: &Flow, own: &dyn Fn(&IpAddr) -> bool| wanted.is_stale(flow, own);
+                let nets = self
+                    .sides
+                    .first()
+                    .map(|s| s.options.node_port_addresses.clone());
+                flows::end(Vec::new(), &nets.unwrap_or_default(), stale).await?;
             }
             self.flows = Some(flows);
         }

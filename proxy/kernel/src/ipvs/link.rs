@@ -24,6 +24,8 @@ use crate::netlink::Line;
 pub const LINK: &str = "keelson-ipvs0";
 /// Kube-proxy's link: what is on it are services' addresses too.
 const ALIKE: &str = "kube-ipvs0";
+/// Links whose addresses are services'.
+pub(crate) const LINKS: [&str; 2] = [LINK, ALIKE];
 
 /// No such link.
 const ENODEV: i32 = 19;

@@ -21,6 +21,7 @@ use link::Link;
 use wire::command;
 
 pub use link::LINK;
+pub(crate) use link::LINKS;
 
 /// The virtual servers of the network namespace that it was opened in.
 pub struct Ipvs {

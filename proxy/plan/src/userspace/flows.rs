@@ -43,18 +43,17 @@ impl Redirected {
     }
 
     /// Whether a flow must be removed: it goes to a service, and to none of its ports here. That was the proxy before
-    /// a restart, another backend, or nobody as there was no rule yet.
-    pub fn is_stale(&self, flow: &Flow) -> bool {
-        let translated = flow.answerer != flow.destination;
-        if let Some(ports) = self.by_address.get(&flow.destination) {
-            return if translated {
-                !ports.contains(&flow.answerer.1)
-            } else {
-                !ports.is_empty()
-            };
-        }
-        // Any address of the node may be the destination: only a translated flow is known to be a node port's.
-        let node_port = self.by_node_port.get(&flow.destination.1);
-        node_port.is_some_and(|ports| translated && !ports.contains(&flow.answerer.1))
+    /// a restart, another backend, or nobody as there was no rule yet. `own` tells on which addresses node ports are
+    /// reached.
+    pub fn is_stale(&self, flow: &Flow, own: impl Fn(&IpAddr) -> bool) -> bool {
+        let (ip, port) = flow.destination;
+        let ports = match self.by_address.get(&flow.destination) {
+            None => self.by_node_port.get(&port).filter(|_| own(&ip)),
+            ports => ports,
+        };
+        ports.is_some_and(|ports| match flow.is_translated() {
+            true => !ports.contains(&flow.answerer.1),
+            false => !ports.is_empty(),
+        })
     }
 }

@@ -224,6 +224,10 @@ fn flows_to_other_ports_are_stale() {
             destination,
             answerer,
         };
-        assert_eq!(redirected.is_stale(&flow), stale, "{name}");
+        assert_eq!(
+            redirected.is_stale(&flow, |ip| *ip == IpAddr::from([192, 168, 9, 1])),
+            stale,
+            "{name}"
+        );
     }
 }
