@@ -411,6 +411,19 @@ impl Bed {
             .expect("the administrator's kubeconfig")
     }
 
+    /// A file with the same that leads to the server from elsewhere.
+    pub fn kubeconfig_from_elsewhere(&self) -> PathBuf {
+        let mut config = self.kubeconfig();
+        let clusters = config.clusters.iter_mut();
+        for cluster in clusters.filter_map(|c| c.cluster.as_mut()) {
+            cluster.server = Some(format!("https://{}:6443", self.server().ip));
+        }
+        let path = self.folder().join("elsewhere.kubeconfig");
+        let text = serde_json::to_string(&config).expect("a kubeconfig");
+        std::fs::write(&path, text).expect("write it");
+        path
+    }
+
     fn kubeconfig_value(&self) -> Value {
         let text = std::fs::read_to_string(self.server().outside(KUBECONFIG))
             .expect("the administrator's kubeconfig");

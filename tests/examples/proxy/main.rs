@@ -100,7 +100,7 @@ impl<'a> Bench<'a> {
             flags,
             lanes: vec![direct],
             way,
-            kubeconfig: own::kubeconfig(&bed)?,
+            kubeconfig: bed.kubeconfig_from_elsewhere(),
             bed,
             report: Report::default(),
         })

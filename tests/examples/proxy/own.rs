@@ -1,13 +1,13 @@
 //! keelson's proxy in a lane, fed by a real API server.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use keelson_tests::figures::{Samples, Usage};
 use keelson_tests::process::{self, Process};
-use keelson_tests::{Bed, Worker, bins, stream};
+use keelson_tests::{Worker, bins, stream};
 use kube::Client;
 use nix::sys::signal::Signal;
 
@@ -43,21 +43,6 @@ pub(crate) struct Own<'a> {
 pub(crate) struct Churn {
     pub(crate) rate: u32,
     pub(crate) lasts: Duration,
-}
-
-/// A kubeconfig that leads to the server from elsewhere.
-pub(crate) fn kubeconfig(bed: &Bed) -> anyhow::Result<PathBuf> {
-    let mut config = bed.kubeconfig();
-    for cluster in config
-        .clusters
-        .iter_mut()
-        .filter_map(|c| c.cluster.as_mut())
-    {
-        cluster.server = Some(format!("https://{}:6443", bed.server().ip));
-    }
-    let path = bed.folder().join("proxy.kubeconfig");
-    std::fs::write(&path, serde_json::to_string(&config)?)?;
-    Ok(path)
 }
 
 impl<'a> Own<'a> {

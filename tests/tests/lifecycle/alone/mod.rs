@@ -87,7 +87,7 @@ impl Alone {
             space.sh(&setup).expect("a network");
         }
         Self {
-            kubeconfig: kubeconfig(&bed),
+            kubeconfig: bed.kubeconfig_from_elsewhere(),
             bed,
             client,
             server,
@@ -174,20 +174,4 @@ impl Alone {
 pub(crate) fn endpoint(number: u32) -> SocketAddrV4 {
     let first = u32::from(Ipv4Addr::new(10, 160, 0, 0));
     SocketAddrV4::new(Ipv4Addr::from(first + number), TARGET)
-}
-
-/// A kubeconfig that leads to the server from elsewhere.
-fn kubeconfig(bed: &Bed) -> PathBuf {
-    let mut config = bed.kubeconfig();
-    for cluster in config
-        .clusters
-        .iter_mut()
-        .filter_map(|c| c.cluster.as_mut())
-    {
-        cluster.server = Some(format!("https://{}:6443", bed.server().ip));
-    }
-    let path = bed.folder().join("proxy.kubeconfig");
-    let text = serde_json::to_string(&config).expect("a kubeconfig");
-    fs::write(&path, text).expect("a file");
-    path
 }
