@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::socket;
-use crate::packet::{Outcome, Source};
+use crate::packet::{Outcome, Packet, Source};
 
 /// One rule that matched, or one that decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,27 @@ pub fn outcome(ways: &[Way]) -> Result<Outcome, String> {
         }
     }
     Ok(Outcome::Sent(all))
+}
+
+/// How a walk ends before its packet goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Refused,
+    Dropped,
+}
+
+/// What came of a packet: how its walk ended, where it goes now, and what was done to it on the way.
+pub(crate) fn over(end: Option<End>, packet: &Packet, translated: bool, masked: bool) -> Outcome {
+    match end {
+        Some(End::Refused) => Outcome::Refused,
+        Some(End::Dropped) => Outcome::Dropped,
+        None if translated => {
+            let source = if masked { Source::Masked } else { Source::Kept };
+            let to = (packet.destination, packet.port);
+            Outcome::Sent(BTreeMap::from([(to, source)]))
+        }
+        None => Outcome::Pass,
+    }
 }
 
 impl Way {

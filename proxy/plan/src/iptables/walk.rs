@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::rule::{Match, Rule, Target, parse};
 use super::ruleset::{Ruleset, Table};
-use crate::packet::{Node, Outcome, Packet, Source};
-use crate::walk::{self, Step, Way};
+use crate::packet::{Node, Outcome, Packet};
+use crate::walk::{self, End, Step, Way};
 
 /// Jumps within jumps, at most: more are a loop, which the kernel doesn't take.
 const DEPTH: usize = 16;
@@ -91,11 +91,6 @@ impl Rules {
     pub fn outcome(&self, node: &Node, packet: &Packet) -> Result<Outcome, String> {
         walk::outcome(&self.ways(node, packet)?)
     }
-}
-
-enum End {
-    Refused,
-    Dropped,
 }
 
 /// What a chain or a rule ends with, if it ends the walk through this table.
@@ -282,20 +277,7 @@ impl<'a> Walker<'a> {
     }
 
     fn way(self, end: Option<End>) -> Way {
-        let outcome = match end {
-            Some(End::Refused) => Outcome::Refused,
-            Some(End::Dropped) => Outcome::Dropped,
-            None if self.translated => {
-                let masked = if self.masked {
-                    Source::Masked
-                } else {
-                    Source::Kept
-                };
-                let to = (self.packet.destination, self.packet.port);
-                Outcome::Sent(BTreeMap::from([(to, masked)]))
-            }
-            None => Outcome::Pass,
-        };
+        let outcome = walk::over(end, &self.packet, self.translated, self.masked);
         Way {
             outcome,
             // Saturates where the probability is nothing.

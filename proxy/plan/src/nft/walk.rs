@@ -1,6 +1,5 @@
 //! Walks a packet through a table, as the kernel does: for tests, and for people who ask where it goes and why.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::render::{Text, endpoint};
@@ -9,8 +8,8 @@ use super::table::{
     status,
 };
 use crate::model::{Protocol, socket};
-use crate::packet::{Node, Outcome, Packet, Source};
-use crate::walk::{self, Step, Way};
+use crate::packet::{Node, Outcome, Packet};
+use crate::walk::{self, End, Step, Way};
 
 /// Jumps within jumps, at most (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
@@ -90,11 +89,6 @@ fn way(table: &Table, node: &Node, packet: &Packet, choice: u32) -> Way {
     walker.over(end)
 }
 
-enum End {
-    Refused,
-    Dropped,
-}
-
 /// What a chain or a rule ends with, if it ends the walk through this hook.
 enum Stop {
     Accept,
@@ -139,20 +133,7 @@ impl<'a> Walker<'a> {
     }
 
     fn over(self, end: Option<End>) -> Way {
-        let outcome = match end {
-            Some(End::Refused) => Outcome::Refused,
-            Some(End::Dropped) => Outcome::Dropped,
-            None if self.translated => {
-                let masked = if self.masked {
-                    Source::Masked
-                } else {
-                    Source::Kept
-                };
-                let to = (self.packet.destination, self.packet.port);
-                Outcome::Sent(BTreeMap::from([(to, masked)]))
-            }
-            None => Outcome::Pass,
-        };
+        let outcome = walk::over(end, &self.packet, self.translated, self.masked);
         Way {
             outcome,
             of: self.of,
