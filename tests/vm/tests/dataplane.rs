@@ -178,7 +178,7 @@ fn answers(m: &mut Machine) {
         "http://echo.default/",
     ]
     .map(|address| format!("for i in $(/bin/busybox seq 12); do {wget} {address}; done; echo"))
-    .join(" ");
+    .join("; ");
     let count = "awk '/^pod=echo/ {seen[$1]} !NF {print length(seen); delete seen}'";
     script += &format!(
         "api=$(kubectl get service kubernetes -o jsonpath='{{.spec.clusterIP}}')
