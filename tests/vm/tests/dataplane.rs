@@ -139,8 +139,8 @@ fn is_in_place(mode: &str) -> String {
     let map = |name: &str| format!("nft list map ip keelson-proxy {name} >/dev/null 2>&1");
     let servers = "grep -q ' rr ' /proc/net/ip_vs && ip link show keelson-ipvs0 >/dev/null";
     match mode {
-        "ipvs" => format!("{} && ! {} && {servers}", map("guards"), map("node-ports")),
-        _ => format!("{} && ! {}", map("node-ports"), map("guards")),
+        "ipvs" => format!("{} && ! {} && {servers}", map("sources"), map("node-ports")),
+        _ => format!("{} && ! {}", map("node-ports"), map("sources")),
     }
 }
 
