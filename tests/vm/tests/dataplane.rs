@@ -139,8 +139,8 @@ fn is_in_place(mode: &str) -> String {
     let map = |name: &str| format!("nft list map ip keelson-proxy {name} >/dev/null 2>&1");
     let servers = "grep -q ' rr ' /proc/net/ip_vs && ip link show keelson-ipvs0 >/dev/null";
     match mode {
-        "ipvs" => format!("{} && ! {} && {servers}", map("guards"), map("node-ports")),
-        _ => format!("{} && ! {}", map("node-ports"), map("guards")),
+        "ipvs" => format!("{} && ! {} && {servers}", map("sources"), map("node-ports")),
+        _ => format!("{} && ! {}", map("node-ports"), map("sources")),
     }
 }
 
@@ -178,7 +178,7 @@ fn answers(m: &mut Machine) {
         "http://echo.default/",
     ]
     .map(|address| format!("for i in $(/bin/busybox seq 12); do {wget} {address}; done; echo"))
-    .join(" ");
+    .join("; ");
     let count = "awk '/^pod=echo/ {seen[$1]} !NF {print length(seen); delete seen}'";
     script += &format!(
         "api=$(kubectl get service kubernetes -o jsonpath='{{.spec.clusterIP}}')
