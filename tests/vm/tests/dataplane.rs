@@ -14,7 +14,7 @@ ip -n client addr add 10.77.0.2/24 dev eth0
 ip -n client link set eth0 up
 ip -n client link set lo up
 ip -n client route add default via 10.77.0.1";
-const NO_CLIENT: &str = "ip netns del client";
+const NO_CLIENT: &str = "ip netns del client; umount /run/netns; rmdir /run/netns";
 
 /// Programs of clients, by bash itself, which connects faster than it starts others.
 ///
