@@ -368,6 +368,7 @@ impl Proxy {
                 self.due = Some(Instant::now() + RETRY);
             }
         }
+        self.backend.replace_others().await;
         let checks = self.state.health_checks();
         for ((namespace, service), error) in self.service_health.sync(&checks).await {
             tracing::warn!(%namespace, %service, %error, "no port to tell load balancers of endpoints");

@@ -35,6 +35,8 @@ enum Kind {
 pub(crate) struct Backend {
     kind: Kind,
     synced: bool,
+    /// Rules of other modes were removed.
+    alone: bool,
     /// Networks on whose addresses node ports are reached; none: all.
     node_port_nets: Vec<IpNet>,
     /// Where flows may go that were not looked through yet.
@@ -72,6 +74,7 @@ impl Backend {
         Ok(Self {
             kind,
             synced: false,
+            alone: false,
             node_port_nets: config.rules.node_port_nets.clone(),
             flows: Wanted::default(),
             ipvs_left: false,
@@ -135,19 +138,23 @@ impl Backend {
             Kind::Userspace(b) => b.sync(state).await?,
             Kind::Ipvs(b) => b.sync(state).await?,
         }
-        if !self.synced {
-            // Another mode's rules go when ours are in place: no connection is refused between.
-            for error in self.cleanup_others().await {
-                tracing::warn!(%error, "rules of another mode not removed");
-            }
-            self.synced = true;
-            self.leave_ipvs().await;
-        }
+        self.synced = true;
         if let Kind::Userspace(_) = self.kind {
             // Flows go to ports of its own: it ends those that are stale itself.
             self.flows = Wanted::default();
         }
         self.end_flows().await
+    }
+
+    /// Another mode's rules go when ours are in place: no connection is refused between.
+    pub(crate) async fn replace_others(&mut self) {
+        if !self.synced || std::mem::replace(&mut self.alone, true) {
+            return;
+        }
+        for error in self.cleanup_others().await {
+            tracing::warn!(%error, "rules of another mode not removed");
+        }
+        self.leave_ipvs().await;
     }
 
     /// What only this process carries is left to the kernel: rules that lead to it would refuse whom they lead. Ends flows
