@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn it_has_the_addresses_that_are_services() {
         let nets = ["10.43.0.0/16", "fd43::/108"].map(|n| n.parse().expect("net"));
-        let cases: &[(&[&str], Option<(&[&str], &str)>)] = &[
+        type Want<'a> = Option<(&'a [&'a str], &'a str)>;
+        let cases: &[(&[&str], Want<'_>)] = &[
             (&["10.43.0.10"], Some((&["10.43.0.10"], "SingleStack"))),
             (
                 &["10.43.0.10", "fd43::a"],
