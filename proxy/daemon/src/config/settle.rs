@@ -56,7 +56,7 @@ pub(super) fn settle(
     if iptables.snat_node_internal_ip == Some(true) {
         check.wrong(
             "iptables.snatNodeInternalIP",
-            "is not supported: what is masqueraded has the address of the link it leaves by",
+            "must be false or left out: what is masqueraded has the address of the link that it leaves by",
         );
     }
     if client.burst.is_some_and(|b| b < 0) {

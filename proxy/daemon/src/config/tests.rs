@@ -113,7 +113,7 @@ fn what_is_wrong_is_named_with_its_path() {
         ("nftables: {syncPeriod: soon}", "nftables.syncPeriod"),
         (
             "iptables: {snatNodeInternalIP: true}",
-            "iptables.snatNodeInternalIP: is not supported",
+            "iptables.snatNodeInternalIP: must be false or left out",
         ),
         (
             "ipvs: {excludeCIDRs: [10.0.0.0/8, 10.0.0.0/99]}",
