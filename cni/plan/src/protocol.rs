@@ -66,6 +66,30 @@ impl Error {
     }
 }
 
+/// The version that a configuration is in; without one it is of the oldest.
+pub fn version(input: &[u8]) -> Result<&'static str, Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Versioned {
+        #[serde(default)]
+        cni_version: String,
+    }
+    let conf: Versioned = serde_json::from_slice(input).map_err(|e| {
+        Error::new(
+            code::DECODE_FAILURE,
+            "network configuration can't be read",
+            e,
+        )
+    })?;
+    let asked = Some(conf.cni_version.as_str()).filter(|v| !v.is_empty());
+    let asked = asked.unwrap_or(VERSIONS[0]);
+    let known = VERSIONS.iter().find(|v| **v == asked);
+    known.copied().ok_or_else(|| {
+        let why = format!("{asked:?}; understood are {}", VERSIONS.join(", "));
+        Error::new(code::INCOMPATIBLE_VERSION, "incompatible CNI version", why)
+    })
+}
+
 /// What the runtime wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {

@@ -1,4 +1,4 @@
-//! ADD, DEL, CHECK, GC and STATUS. ADD undoes what it did when a step fails; DEL goes on after errors.
+//! Type `bridge`: ADD, DEL, CHECK, GC and STATUS. ADD undoes what it did when a step fails; DEL goes on after errors.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -15,7 +15,16 @@ use crate::net::{Link, Net, open_netns};
 use crate::ports;
 
 /// Runs a command; what is to be printed, if anything.
-pub(crate) async fn run(args: &Args, conf: &NetConf) -> Result<Option<Value>, Error> {
+pub(crate) fn run(args: &Args, input: &[u8]) -> Result<Option<Value>, Error> {
+    let conf = NetConf::parse(input)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(code::IO_FAILURE, "start", e))?;
+    runtime.block_on(command(args, &conf))
+}
+
+async fn command(args: &Args, conf: &NetConf) -> Result<Option<Value>, Error> {
     match args.command {
         Command::Add => {
             let added = add(args, conf).await?.render(conf.version());

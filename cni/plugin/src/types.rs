@@ -1,0 +1,80 @@
+//! The types of plugin in this one binary. A runtime calls it by the name of the type that the configuration names.
+
+use std::path::Path;
+
+use keelson_cni_plan::protocol::{Args, Error, code};
+use serde_json::Value;
+
+use crate::bridge;
+
+/// What a type does with a call: a checked environment and the configuration as it came. What it gives is printed.
+pub(crate) type Run = fn(&Args, &[u8]) -> Result<Option<Value>, Error>;
+
+/// A type of plugin.
+pub(crate) struct Type {
+    /// The names it is called by, each also with `keelson-` before it.
+    pub(crate) names: &'static [&'static str],
+    /// What it does.
+    pub(crate) run: Run,
+}
+
+/// All types.
+const TYPES: &[Type] = &[
+    Type {
+        names: &["bridge", "cni"],
+        run: bridge::run,
+    },
+    Type {
+        names: &["portmap"],
+        run: absent,
+    },
+    Type {
+        names: &["bandwidth"],
+        run: absent,
+    },
+];
+
+/// The type that a program's name stands for.
+pub(crate) fn find(program: &Path) -> Result<&'static Type, Error> {
+    let name = program.file_name().and_then(|n| n.to_str());
+    let name = name.unwrap_or_default();
+    let bare = name.strip_prefix("keelson-").unwrap_or(name);
+    let found = TYPES.iter().find(|t| t.names.contains(&bare));
+    found.ok_or_else(|| {
+        let known: Vec<&str> = TYPES.iter().flat_map(|t| t.names).copied().collect();
+        let why = format!(
+            "it was called as {name:?}; types are {}, each also with keelson- before it",
+            known.join(", ")
+        );
+        Error::new(code::INVALID_ENVIRONMENT, "no such plugin type", why)
+    })
+}
+
+/// A type that has a name and nothing behind it yet.
+fn absent(_: &Args, _: &[u8]) -> Result<Option<Value>, Error> {
+    let why = "this version does not have this type of plugin";
+    Err(Error::new(
+        code::UNSUPPORTED_FIELD,
+        "unsupported plugin type",
+        why,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_find_their_types() {
+        let same = |a: &str, b: &str| {
+            let (a, b) = (find(Path::new(a)), find(Path::new(b)));
+            std::ptr::eq(a.expect("type"), b.expect("type"))
+        };
+        assert!(same("/opt/cni/bin/keelson-cni", "bridge"));
+        assert!(same("keelson-bridge", "/usr/lib/cni/bridge"));
+        assert!(!same("portmap", "bridge"));
+        for wrong in ["", "/", "keelson", "keelson-", "Bridge", "bridge2"] {
+            assert!(find(Path::new(wrong)).is_err(), "{wrong}");
+        }
+    }
+}
