@@ -3,7 +3,10 @@
 
 pub mod alloc;
 pub mod config;
+pub mod conntrack;
 pub mod names;
+pub mod nft;
+pub mod portmap;
 pub mod protocol;
 pub mod result;
 

@@ -12,6 +12,11 @@ pub fn bridge_mac(bridge: &str, gateway: &str) -> [u8; 6] {
     [0x0a, 0x58, h[4], h[5], h[6], h[7]]
 }
 
+/// Twelve digits for names of any length.
+pub(crate) fn short_hash(parts: &[&str]) -> String {
+    format!("{:012x}", hash(parts) & 0xffff_ffff_ffff)
+}
+
 /// FNV-1a, 64 bits: stable over versions of the compiler, unlike the standard library's hasher.
 fn hash(parts: &[&str]) -> u64 {
     let bytes = parts.iter().flat_map(|p| p.bytes().chain([0]));

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::alloc::Choice;
@@ -126,6 +127,27 @@ pub fn addresses(result: &Value) -> Vec<IpAddr> {
     let text = list.chain(old).filter_map(Value::as_str);
     text.filter_map(|t| t.split('/').next()?.parse().ok())
         .collect()
+}
+
+/// The addresses, with their networks, that a result of any version gives an interface of a container: those that name
+/// it, and those that name none.
+pub fn own_addresses(result: &Value, ifname: &str) -> Vec<IpNet> {
+    let interfaces = result["interfaces"].as_array();
+    let own = |ip: &&Value| {
+        let index = ip["interface"]
+            .as_u64()
+            .and_then(|i| usize::try_from(i).ok());
+        let named = index.and_then(|i| interfaces?.get(i));
+        named.is_none_or(|i| {
+            let sandbox = i["sandbox"].as_str().unwrap_or_default();
+            i["name"] == ifname && !sandbox.is_empty()
+        })
+    };
+    let list = result["ips"].as_array().into_iter().flatten();
+    let list = list.filter(own).map(|ip| &ip["address"]);
+    let old = ["ip4", "ip6"].into_iter().map(|k| &result[k]["ip"]);
+    let text = list.chain(old).filter_map(Value::as_str);
+    text.filter_map(|t| t.parse().ok()).collect()
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ async fn command(args: &Args, conf: &NetConf) -> Result<Option<Value>, Error> {
     match args.command {
         Command::Add => {
             let added = add(args, conf).await?.render(conf.version());
-            if let Err(error) = ports::delegate(args, conf, Some(&added)) {
+            if let Err(error) = ports::command(args, conf, Some(&added)).await {
                 // The first error is the one to tell.
                 let _ = del(args, conf).await;
                 return Err(error);
@@ -36,14 +36,19 @@ async fn command(args: &Args, conf: &NetConf) -> Result<Option<Value>, Error> {
             Ok(Some(added))
         }
         Command::Del => {
-            let ports = ports::delegate(args, conf, conf.prev_result.as_ref());
+            let ports = ports::command(args, conf, conf.prev_result.as_ref()).await;
             del(args, conf).await.and(ports).map(|()| None)
         }
         Command::Check => {
             check(args, conf).await?;
-            ports::delegate(args, conf, conf.prev_result.as_ref()).map(|()| None)
+            ports::command(args, conf, conf.prev_result.as_ref())
+                .await
+                .map(|()| None)
         }
-        Command::Gc => gc(conf).await.map(|()| None),
+        Command::Gc => {
+            let ports = ports::command(args, conf, None).await;
+            gc(conf).await.and(ports).map(|()| None)
+        }
         Command::Status => status(conf).await.map(|()| None),
         Command::Version => Ok(None),
     }

@@ -2,8 +2,11 @@
 //! a dozen netlink messages and ends.
 
 mod bridge;
+mod iptables;
 mod ledger;
 mod net;
+mod netfilter;
+mod portmap;
 mod ports;
 mod types;
 

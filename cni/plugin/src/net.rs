@@ -253,6 +253,40 @@ impl Net {
             .map_err(|e| fail(&e))
     }
 
+    /// The name of the link that leads to an address; `None` where nothing does.
+    pub(crate) async fn towards(&self, address: IpAddr) -> Result<Option<String>, Error> {
+        use netlink_packet_route::route::RouteAttribute;
+        let fail = |e: &dyn std::fmt::Display| {
+            Error::new(code::KERNEL, format!("find the link towards {address}"), e)
+        };
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let query = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(address, bits)
+            .map_err(|e| fail(&e))?
+            .build();
+        let mut answer = self.handle.route().get(query).execute();
+        // The kernel refuses where there is no way.
+        let Ok(Some(route)) = answer.try_next().await else {
+            return Ok(None);
+        };
+        let index = route.attributes.iter().find_map(|a| match a {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        let Some(index) = index else { return Ok(None) };
+        let mut found = self.handle.link().get().match_index(index).execute();
+        let link = found
+            .try_next()
+            .await
+            .map_err(kernel(format!("read link {index}")))?;
+        Ok(link.and_then(|link| {
+            link.attributes.into_iter().find_map(|a| match a {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })
+        }))
+    }
+
     /// Whether there is a route to a destination through a link.
     pub(crate) async fn has_route(&self, link: u32, route: &Route) -> Result<bool, Error> {
         use netlink_packet_route::route::RouteAttribute;
