@@ -1,14 +1,14 @@
-//! A node with pods and somebody outside, each a network namespace of the test's own. What a test binary does not
-//! use of it is not dead.
-#![allow(dead_code)]
+//! A node with pods and somebody outside, each a network namespace of the test's own.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use keelson_tests::bins::program;
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ impl Bed {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let node = format!("portmap-{}-{count}", std::process::id());
+        let node = format!("portmap-cni-{}-{count}", std::process::id());
         let dir = tempfile::tempdir().expect("tempdir");
         let bed = Self { node, dir };
         let (node, client) = (&bed.node, bed.client());
@@ -76,7 +76,7 @@ impl Bed {
         ns
     }
 
-    /// Calls a plugin in the node's namespace, as an agent would there.
+    /// Calls a plugin in the node's namespace, as an agent would there: one of ours, or `debian:NAME`.
     pub(crate) fn call(
         &self,
         plugin: &str,
@@ -84,47 +84,61 @@ impl Bed {
         pod: &str,
         conf: &Value,
     ) -> Result<Value, Value> {
-        let program = match plugin.strip_prefix("debian:") {
-            Some(name) => format!("{DEBIANS}/{name}"),
-            None => self.own(plugin),
-        };
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.node, &program])
-            .envs([
-                ("CNI_COMMAND", command),
-                ("CNI_CONTAINERID", pod),
-                ("CNI_IFNAME", "eth0"),
-                ("CNI_PATH", DEBIANS),
-            ])
-            .env("CNI_NETNS", format!("/run/netns/{pod}"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start plugin");
-        let sent = child
-            .stdin
-            .take()
-            .expect("stdin")
-            .write_all(conf.to_string().as_bytes());
-        // One that refuses its environment may have ended before it read anything.
-        let refused = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
-        assert!(sent.as_ref().err().is_none_or(refused), "{sent:?}");
-        let out = child.wait_with_output().expect("plugin");
-        let value = serde_json::from_slice(&out.stdout).unwrap_or(Value::Null);
-        if out.status.success() {
+        self.call_bytes(plugin, command, pod, conf.to_string().as_bytes())
+    }
+
+    /// The same with whatever bytes as the configuration.
+    pub(crate) fn call_bytes(
+        &self,
+        plugin: &str,
+        command: &str,
+        pod: &str,
+        conf: &[u8],
+    ) -> Result<Value, Value> {
+        let env = environment(command, pod, "eth0");
+        let output = self.run(plugin, &env, conf);
+        let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        if output.status.success() {
             Ok(value)
         } else {
             Err(value)
         }
     }
 
-    /// The binary under another of its names.
-    fn own(&self, name: &str) -> String {
-        let link = self.dir.path().join(name);
-        if !link.exists() {
-            let _ = std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_keelson-cni"), &link);
+    /// A plugin's whole output, with a given environment.
+    pub(crate) fn run(&self, plugin: &str, env: &[(&str, String)], conf: &[u8]) -> Output {
+        let mut child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", self.node))
+            .arg(self.program(plugin))
+            .envs(env.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("nsenter (Debian: util-linux)");
+        let mut input = child.stdin.take().expect("stdin");
+        // One that refuses its environment, or so much, may have ended before it read all.
+        let sent = input.write_all(conf);
+        drop(input);
+        let refused = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+        assert!(sent.as_ref().err().is_none_or(refused), "{sent:?}");
+        child.wait_with_output().expect("plugin")
+    }
+
+    /// The path of a plugin: ours is one binary under several names.
+    pub(crate) fn program(&self, plugin: &str) -> PathBuf {
+        if let Some(name) = plugin.strip_prefix("debian:") {
+            let path = PathBuf::from(DEBIANS).join(name);
+            assert!(path.exists(), "install containernetworking-plugins");
+            return path;
         }
-        link.display().to_string()
+        let link = self.dir.path().join("bin").join(plugin);
+        if !link.exists() {
+            let _ = std::fs::create_dir_all(self.dir.path().join("bin"));
+            // Another thread of the test may have been first.
+            let _ = std::os::unix::fs::symlink(program("keelson-cni"), &link);
+        }
+        link
     }
 
     /// A pod on the bridge with addresses of both families; its result.
@@ -159,6 +173,17 @@ impl Drop for Bed {
             }
         }
     }
+}
+
+/// The environment of a call.
+pub(crate) fn environment(command: &str, pod: &str, ifname: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("CNI_COMMAND", command.to_owned()),
+        ("CNI_CONTAINERID", pod.to_owned()),
+        ("CNI_IFNAME", ifname.to_owned()),
+        ("CNI_NETNS", format!("/run/netns/{pod}")),
+        ("CNI_PATH", DEBIANS.to_owned()),
+    ]
 }
 
 /// The addresses in a result.

@@ -1,12 +1,9 @@
 //! Host ports with real packets: a node, pods, and a client outside.
-#![allow(missing_docs)]
-
-mod bed;
-
 use std::net::{IpAddr, SocketAddr};
 
-use bed::{Bed, CLIENT, NODE, addresses, ask, serve, tcp, udp_socket};
 use serde_json::{Value, json};
+
+use crate::bed::{Bed, CLIENT, NODE, addresses, ask, serve, tcp, udp_socket};
 
 const BACKENDS: [&str; 2] = ["nftables", "iptables"];
 
