@@ -1,295 +1,351 @@
-//! Type `bridge`: ADD, DEL, CHECK, GC and STATUS. ADD undoes what it did when a step fails; DEL goes on after errors.
+//! Type `bridge`: containers' links are ports of a bridge on the host. ADD undoes what it did when a step fails; DEL
+//! and GC go on after errors.
 
-use std::fs::File;
-use std::net::IpAddr;
-
-use keelson_cni_plan::alloc::Choice;
-use keelson_cni_plan::config::{Attachment, NetConf};
+use ipnet::IpNet;
+use keelson_cni_plan::bridge::{Bridge, gateway_change};
+use keelson_cni_plan::config::{Ipam, NetConf, mac_bytes};
 use keelson_cni_plan::names;
 use keelson_cni_plan::protocol::{Args, Command, Error, code};
-use keelson_cni_plan::result::{self, Interface, Success};
+use keelson_cni_plan::result::{Interface, Success};
+use netlink_packet_route::link::InfoKind;
 use serde_json::Value;
 
-use crate::ledger::Ledger;
-use crate::net::{Link, Net, open_netns};
-use crate::ports;
+use crate::attach::{self, Attach, Inner, interface, routes, wrong};
+use crate::errors::all_of;
+use crate::ipam::Manager;
+use crate::net::{Link, Net, forward, sysctl};
+use crate::steps::{self, Manner, NewBridge, NewPair, Port, Step};
+use crate::{masquerade, ports, spoof};
+
+/// A call, read.
+struct Call<'a> {
+    args: &'a Args,
+    conf: &'a NetConf,
+    options: Bridge,
+    manager: Manager<'a>,
+}
 
 /// Runs a command; what is to be printed, if anything.
 pub(crate) fn run(args: &Args, input: &[u8]) -> Result<Option<Value>, Error> {
     let conf = NetConf::parse(input)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(code::IO_FAILURE, "start", e))?;
-    runtime.block_on(command(args, &conf))
-}
-
-async fn command(args: &Args, conf: &NetConf) -> Result<Option<Value>, Error> {
+    let call = Call {
+        args,
+        conf: &conf,
+        options: Bridge::parse(input, conf.ipam() != Ipam::None)?,
+        manager: Manager::of(args, &conf, input)?,
+    };
     match args.command {
-        Command::Add => {
-            let added = add(args, conf).await?.render(conf.version());
-            if let Err(error) = ports::command(args, conf, Some(&added)).await {
-                // The first error is the one to tell.
-                let _ = del(args, conf).await;
-                return Err(error);
+        Command::Add => return call.add().map(Some),
+        Command::Del => call.del()?,
+        Command::Check => call.check()?,
+        Command::Gc => call.gc()?,
+        Command::Status => call.manager.status(args)?,
+        Command::Version => {}
+    }
+    Ok(None)
+}
+
+impl Call<'_> {
+    fn add(&self) -> Result<Value, Error> {
+        let mut attach = Attach::begin(self.args)?;
+        let bridge = self.bridge(&mut attach.host)?;
+        let port = self.port(&mut attach, &bridge)?;
+        // From here on there is something to undo; the first error is the one to tell.
+        let made = self.connect(&mut attach, bridge, &port);
+        let made = made
+            .map(|s| s.render(self.conf.version()))
+            .and_then(|result| {
+                ports::delegate(self.args, self.conf, Command::Add, Some(&result)).map(|()| result)
+            });
+        if made.is_err() {
+            let _ = self.del();
+        }
+        made
+    }
+
+    /// The bridge, made if it is not there.
+    fn bridge(&self, host: &mut Net) -> Result<Link, Error> {
+        let (options, name) = (&self.options, self.options.bridge.as_str());
+        let found = host.link(name)?;
+        let fits = |l: &Link| {
+            l.up && (l.promisc || !options.promisc_mode)
+                && (l.filters_vlans || !options.filters_vlans())
+        };
+        if let Some(link) = found.as_ref().filter(|l| l.kind != Some(InfoKind::Bridge)) {
+            let why = format!("{name:?} is there and is no bridge (link {})", link.index);
+            return Err(Error::new(code::INVALID_CONFIG, "invalid bridge", why));
+        }
+        if let Some(link) = found.as_ref().filter(|l| fits(l)) {
+            return Ok(link.clone());
+        }
+        let vlans = options.filters_vlans();
+        if found.is_none() {
+            host.carry_out(vec![steps::new_bridge(&NewBridge {
+                name,
+                mac: names::bridge_mac(name, &self.place()),
+                mtu: options.mtu,
+                vlans,
+            })])?;
+        }
+        // Addresses on the bridge are used at once, its routes are ours: nobody on it is to advertise others.
+        for (key, value) in [("accept_dad", "0"), ("accept_ra", "0")] {
+            sysctl(&format!("ipv6/conf/{name}/{key}"), value)?;
+        }
+        let alter = vlans && found.is_none_or(|l| !l.filters_vlans);
+        host.carry_out(vec![steps::raise_bridge(name, options.promisc_mode, alter)])?;
+        host.must(name)
+    }
+
+    /// What tells this node's bridge from the one of the same name on another: its addresses, else the machine.
+    fn place(&self) -> String {
+        match &self.manager {
+            Manager::Own(own) => own.sets[0][0].gateway().to_string(),
+            _ => std::fs::read_to_string("/etc/machine-id").unwrap_or_default(),
+        }
+    }
+
+    /// The pair, its host's end a port of the bridge.
+    fn port(&self, attach: &mut Attach<'_>, bridge: &Link) -> Result<Link, Error> {
+        let (args, options) = (self.args, &self.options);
+        let mac = self.conf.mac(args.extra.mac.as_ref())?;
+        let mac = mac.as_deref().and_then(mac_bytes);
+        let port = attach.pair(|netns, link| {
+            let pair = attach::new_pair(args, netns, link, options.mtu);
+            let pair = NewPair {
+                mac,
+                bridge: Some(bridge.index),
+                ..pair
+            };
+            let port = Port {
+                name: link,
+                alias: names::alias(&self.conf.name, &args.container, &args.ifname),
+                hairpin: options.hairpin_mode,
+                isolated: options.port_isolation,
+            };
+            vec![steps::new_pair(&pair), steps::set_port(&port)]
+        })?;
+        attach
+            .host
+            .carry_out(self.vlans(port.index, options.vlan)?)?;
+        Ok(port)
+    }
+
+    /// Puts a port into VLANs.
+    fn vlans(&self, port: u32, untagged: u16) -> Result<Vec<Step>, Error> {
+        let (options, mut all) = (&self.options, Vec::new());
+        if !options.keeps_default_vlan() {
+            all.push(steps::leave_default_vlan(port));
+        }
+        if untagged != 0 {
+            all.push(steps::port_vlans(port, true, [untagged]));
+        }
+        let trunk = options.trunk()?;
+        if !trunk.is_empty() {
+            all.push(steps::port_vlans(port, false, trunk));
+        }
+        Ok(all)
+    }
+
+    /// Addresses, routes, gateways and rules.
+    fn connect(
+        &self,
+        attach: &mut Attach<'_>,
+        bridge: Link,
+        port: &Link,
+    ) -> Result<Success, Error> {
+        let (args, options, name) = (self.args, &self.options, &self.options.bridge);
+        let mut success = self.manager.add(args, self.conf.version())?;
+        options.complete(&mut success);
+        // The bridge, the host's end, the container's: the third has the addresses.
+        for ip in &mut success.ips {
+            ip.interface = Some(2);
+        }
+        let peer = port.peer.unwrap_or_default();
+        let inner = match options.disable_container_interface {
+            true => Net::inside(&attach.netns)?.must(&args.ifname)?,
+            false => attach.configure(peer, inner(options, &success, peer))?,
+        };
+        let vlan = self.gateways(&mut attach.host, &bridge, &success)?;
+        let addresses: Vec<IpNet> = success.ips.iter().map(|ip| ip.address).collect();
+        if options.masquerade.ip_masq {
+            let backend = options.masquerade.backend()?;
+            masquerade::add(backend, &self.conf.name, &attach.link, &addresses)?;
+        }
+        if options.macspoofchk {
+            spoof::add(&self.conf.name, &attach.link, &inner.mac)?;
+        }
+        let port = match options.disable_container_interface {
+            true => port.clone(),
+            false => attach.working()?,
+        };
+        success.interfaces = vec![
+            interface(name, &bridge, None),
+            interface(&attach.link, &port, None),
+            interface(&args.ifname, &inner, attach.sandbox()),
+        ];
+        success.interfaces.extend(vlan);
+        success.dns = self.conf.resolver(success.dns);
+        Ok(success)
+    }
+
+    /// The gateways' addresses on the bridge, or on the link into its VLAN, which is given.
+    fn gateways(
+        &self,
+        host: &mut Net,
+        bridge: &Link,
+        success: &Success,
+    ) -> Result<Option<Interface>, Error> {
+        let options = &self.options;
+        if !options.is_gateway || success.ips.is_empty() {
+            return Ok(None);
+        }
+        let vlan = match options.vlan {
+            0 => None,
+            _ => Some(self.vlan_link(host, bridge)?),
+        };
+        let link = vlan.as_ref().unwrap_or(bridge);
+        let mut have: Vec<IpNet> = host
+            .addresses(link.index)?
+            .iter()
+            .filter(|a| !a.local)
+            .map(|a| a.net)
+            .collect();
+        let mut steps = Vec::new();
+        for ip in &success.ips {
+            let Some(gateway) = ip.gateway else { continue };
+            let want = IpNet::new(gateway, ip.address.prefix_len()).unwrap_or(ip.address);
+            let (remove, add) = gateway_change(&link.name, &have, want, options.force_address)?;
+            have.retain(|a| !remove.contains(a));
+            steps.extend(
+                remove
+                    .into_iter()
+                    .map(|a| steps::remove_address(link.index, a)),
+            );
+            if add {
+                steps.push(steps::address(link.index, want, Manner::default()));
+                have.push(want);
             }
-            Ok(Some(added))
         }
-        Command::Del => {
-            let ports = ports::command(args, conf, conf.prev_result.as_ref()).await;
-            del(args, conf).await.and(ports).map(|()| None)
+        if let (false, Ok(mac)) = (steps.is_empty(), <[u8; 6]>::try_from(link.mac.as_slice())) {
+            steps.push(steps::keep_mac(&link.name, mac));
         }
-        Command::Check => {
-            check(args, conf).await?;
-            ports::command(args, conf, conf.prev_result.as_ref())
-                .await
-                .map(|()| None)
+        if !steps.is_empty() {
+            host.carry_out(steps)?;
         }
-        Command::Gc => {
-            let ports = ports::command(args, conf, None).await;
-            gc(conf).await.and(ports).map(|()| None)
+        success
+            .ips
+            .iter()
+            .try_for_each(|ip| forward(ip.address.addr()))?;
+        Ok(vlan.map(|l| interface(&l.name, &l, None)))
+    }
+
+    /// The link into a VLAN of the bridge, made if it is not there: a pair, as with the reference, since not all
+    /// kernels have VLAN links.
+    fn vlan_link(&self, host: &mut Net, bridge: &Link) -> Result<Link, Error> {
+        let options = &self.options;
+        let name = options.vlan_link()?;
+        if let Some(link) = host.link(&name)?.filter(|l| l.up) {
+            return Ok(link);
         }
-        Command::Status => status(conf).await.map(|()| None),
-        Command::Version => Ok(None),
-    }
-}
-
-fn owner(args: &Args) -> Attachment {
-    Attachment {
-        container: args.container.clone(),
-        ifname: args.ifname.clone(),
-    }
-}
-
-async fn add(args: &Args, conf: &NetConf) -> Result<Success, Error> {
-    let netns = open_netns(args.netns()?)?;
-    let inside = Net::inside(&netns)?;
-    if inside.link(&args.ifname).await?.is_some() {
-        let why = format!("{} already has a link {}", args.container, args.ifname);
-        return Err(Error::new(
-            code::INVALID_ENVIRONMENT,
-            "interface exists",
-            why,
-        ));
-    }
-    let host = Net::here()?;
-    let link = names::host_link(&args.container, &args.ifname);
-    // What a call that was killed left of this very attachment.
-    host.delete(&link).await?;
-    let addresses = Ledger::open(conf)?.allocate(conf, &owner(args))?;
-    let made = connect(args, conf, &host, &inside, &netns, &link, &addresses).await;
-    if made.is_err() {
-        // The first error is the one to tell.
-        let _ = host.delete(&link).await;
-        let _ = Ledger::open(conf).and_then(|l| l.release(|o| *o == owner(args)));
-    }
-    let (bridge, port, inner) = made?;
-    let interface = |name: &str, link: Link, sandbox| Interface {
-        name: name.to_owned(),
-        mac: link.mac,
-        mtu: link.mtu,
-        sandbox,
-    };
-    let sandbox = args.netns.as_ref().map(|p| p.display().to_string());
-    Ok(Success {
-        interfaces: vec![
-            interface(&conf.bridge, bridge, None),
-            interface(&link, port, None),
-            interface(&args.ifname, inner, sandbox),
-        ],
-        routes: result::routes(conf, &addresses),
-        addresses,
-    })
-}
-
-async fn connect(
-    args: &Args,
-    conf: &NetConf,
-    host: &Net,
-    inside: &Net,
-    netns: &File,
-    name: &str,
-    addresses: &[Choice],
-) -> Result<(Link, Link, Link), Error> {
-    let bridge = gateway(conf, host, addresses).await?;
-    let port = host
-        .pair(name, &args.ifname, netns, conf.mtu, bridge.index)
-        .await?;
-    if conf.hairpin_mode {
-        host.hairpin(port.index).await?;
-    }
-    inside.up("lo").await?;
-    let inner = inside.must(&args.ifname).await?;
-    for a in addresses {
-        inside.address(inner.index, a.address, a.prefix).await?;
-    }
-    inside.up(&args.ifname).await?;
-    for route in result::routes(conf, addresses) {
-        inside.route(inner.index, &route).await?;
-    }
-    Ok((bridge, port, inner))
-}
-
-/// The bridge, with the gateways' addresses, and forwarding on.
-async fn gateway(conf: &NetConf, host: &Net, addresses: &[Choice]) -> Result<Link, Error> {
-    let first = addresses
-        .first()
-        .map(|a| a.gateway.to_string())
-        .unwrap_or_default();
-    let bridge = host
-        .bridge(
-            &conf.bridge,
-            names::bridge_mac(&conf.bridge, &first),
-            conf.mtu,
-        )
-        .await?;
-    if conf.is_gateway {
-        let have = host.addresses(bridge.index).await?;
-        for a in addresses.iter().filter(|a| !have.contains(&a.gateway)) {
-            host.address(bridge.index, a.gateway, a.prefix).await?;
+        let port = names::vlan_port(&options.bridge, options.vlan);
+        let mut pair = steps::new_pair(&NewPair {
+            host: &port,
+            peer: &name,
+            netns: None,
+            mac: None,
+            mtu: options.mtu,
+            bridge: Some(bridge.index),
+        });
+        // Another call may have been first.
+        pair.fine = &[nix::libc::EEXIST];
+        host.carry_out(vec![pair])?;
+        sysctl(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
+        let index = host.must(&port)?.index;
+        let mut steps = Vec::new();
+        if !options.keeps_default_vlan() {
+            steps.push(steps::leave_default_vlan(index));
         }
-        for a in addresses {
-            forward(a.gateway)?;
+        steps.push(steps::port_vlans(index, true, [options.vlan]));
+        steps.push(steps::up(&name));
+        host.carry_out(steps)?;
+        host.must(&name)
+    }
+
+    /// Takes the link away, then frees the address: in this order nobody gets an address that still answers.
+    fn del(&self) -> Result<(), Error> {
+        let (args, conf, options) = (self.args, self.conf, &self.options);
+        let link = names::host_link(&args.container, &args.ifname);
+        let ports = ports::delegate(args, conf, Command::Del, conf.prev_result.as_ref());
+        let deleted = attach::delete(args);
+        let mut known = attach::known(args, conf);
+        let freed = self.manager.del(args).map(|freed| known.extend(freed));
+        let mut done = vec![deleted, freed, ports];
+        if options.masquerade.ip_masq {
+            let backend = options.masquerade.backend()?;
+            done.push(masquerade::remove(backend, &conf.name, &link, &known));
         }
+        if options.macspoofchk {
+            done.push(spoof::remove(&link));
+        }
+        all_of(done)
     }
-    Ok(bridge)
-}
 
-/// A gateway that does not forward is none: the sysctl is written only when it is off.
-fn forward(family: IpAddr) -> Result<(), Error> {
-    let path = if family.is_ipv4() {
-        "/proc/sys/net/ipv4/ip_forward"
-    } else {
-        "/proc/sys/net/ipv6/conf/all/forwarding"
-    };
-    let fail = |e| Error::new(code::IO_FAILURE, format!("switch {path} on"), e);
-    if std::fs::read_to_string(path).map_err(fail)?.trim() == "0" {
-        std::fs::write(path, "1").map_err(fail)?;
+    /// Frees what attachments have that are not valid any more.
+    fn gc(&self) -> Result<(), Error> {
+        let (conf, backend) = (self.conf, self.options.masquerade.backend()?);
+        let valid = conf.valid_attachments()?;
+        all_of(vec![
+            attach::gc(conf),
+            masquerade::gc(backend, &conf.name, valid),
+            spoof::gc(&conf.name, valid),
+            ports::delegate(self.args, conf, Command::Gc, None),
+            self.manager.gc(self.args, conf).map(|_| ()),
+        ])
     }
-    Ok(())
-}
 
-/// Takes the link away, then frees the address: in this order nobody gets an address that still answers.
-async fn del(args: &Args, conf: &NetConf) -> Result<(), Error> {
-    let link = names::host_link(&args.container, &args.ifname);
-    let deleted = match Net::here() {
-        Ok(host) => host.delete(&link).await.map(|_| ()),
-        Err(e) => Err(e),
-    };
-    let freed = Ledger::open(conf).and_then(|l| l.release(|o| *o == owner(args)));
-    match (deleted, freed) {
-        (Err(a), Err(b)) => Err(Error {
-            details: format!("{}; {b}", a.details),
-            ..a
-        }),
-        (a, b) => a.and(b.map(|_| ())),
-    }
-}
-
-async fn check(args: &Args, conf: &NetConf) -> Result<(), Error> {
-    let wrong = |why: String| Error::new(code::CHECK_FAILED, "check failed", why);
-    let previous = conf.prev_result.as_ref();
-    let previous = previous.ok_or_else(|| {
-        Error::new(
-            code::INVALID_CONFIG,
-            "invalid prevResult",
-            "CHECK needs the result of ADD",
-        )
-    })?;
-    let (host, netns) = (Net::here()?, open_netns(args.netns()?)?);
-    let inside = Net::inside(&netns)?;
-    let bridge = host
-        .link(&conf.bridge)
-        .await?
-        .ok_or_else(|| wrong(format!("bridge {} is gone", conf.bridge)))?;
-    let name = names::host_link(&args.container, &args.ifname);
-    let port = host
-        .link(&name)
-        .await?
-        .ok_or_else(|| wrong(format!("link {name} is gone")))?;
-    if port.controller != Some(bridge.index) || !port.up {
-        return Err(wrong(format!(
-            "link {name} is no port of {} or is down",
-            conf.bridge
-        )));
-    }
-    let inner = inside.link(&args.ifname).await?.filter(|l| l.up);
-    let inner = inner.ok_or_else(|| {
-        wrong(format!(
-            "link {} is gone from the container or is down",
-            args.ifname
-        ))
-    })?;
-    let have = inside.addresses(inner.index).await?;
-    let own = Ledger::open(conf)?.read()?;
-    for address in result::addresses(previous) {
-        if !have.contains(&address) {
+    fn check(&self) -> Result<(), Error> {
+        let (args, conf, options) = (self.args, self.conf, &self.options);
+        let told = attach::previous(conf)?;
+        self.manager.check(args, &told)?;
+        let mut attach = Attach::begin(args)?;
+        let bridge = attach::on_host(&mut attach.host, &told, &options.bridge)?;
+        if bridge.kind != Some(InfoKind::Bridge)
+            || !bridge.up
+            || bridge.promisc != options.promisc_mode
+        {
+            let why = format!(
+                "bridge {} is down, or not in the mode that is wanted",
+                options.bridge
+            );
+            return Err(wrong(why));
+        }
+        let inner = attach::check(&attach, &told, !options.disable_container_interface)?;
+        let port = attach::check_host(&mut attach, &told, &inner)?;
+        if port.controller != Some(bridge.index) {
             return Err(wrong(format!(
-                "address {address} is gone from {}",
-                args.ifname
+                "link {} is no port of {}",
+                attach.link, options.bridge
             )));
         }
-        if !own.iter().any(|(a, o)| *a == address && *o == owner(args)) {
-            return Err(wrong(format!(
-                "address {address} is not allocated to {}",
-                args.container
-            )));
+        let addresses = told.addresses_of(&args.ifname);
+        if options.masquerade.ip_masq {
+            let backend = options.masquerade.backend()?;
+            masquerade::check(backend, &conf.name, &attach.link, &addresses)?;
         }
-    }
-    let choices: Vec<Choice> = own
-        .iter()
-        .filter(|(_, o)| *o == owner(args))
-        .filter_map(|(a, _)| {
-            conf.ipam
-                .ranges
-                .iter()
-                .find_map(|set| keelson_cni_plan::alloc::locate(set, *a))
-        })
-        .collect();
-    for route in result::routes(conf, &choices) {
-        if !inside.has_route(inner.index, &route).await? {
-            return Err(wrong(format!(
-                "route to {} is gone from the container",
-                route.dst
-            )));
+        if options.macspoofchk {
+            spoof::check(&attach.link)?;
         }
+        ports::delegate(args, conf, Command::Check, conf.prev_result.as_ref())
     }
-    Ok(())
 }
 
-/// Frees the links and addresses of attachments that are not valid any more.
-async fn gc(conf: &NetConf) -> Result<(), Error> {
-    let need = || {
-        Error::new(
-            code::INVALID_CONFIG,
-            "invalid cni.dev/valid-attachments",
-            "GC needs the list of valid attachments",
-        )
-    };
-    let valid = conf.valid_attachments.as_ref().ok_or_else(need)?;
-    let (host, ledger) = (Net::here()?, Ledger::open(conf)?);
-    for (_, gone) in ledger.read()?.iter().filter(|(_, o)| !valid.contains(o)) {
-        host.delete(&names::host_link(&gone.container, &gone.ifname))
-            .await?;
+fn inner<'a>(options: &Bridge, success: &'a Success, link: u32) -> Inner<'a> {
+    Inner {
+        ips: &success.ips,
+        routes: routes(success, link),
+        manner: Manner {
+            detect: options.enabledad,
+            bare: false,
+        },
     }
-    ledger.release(|o| !valid.contains(o)).map(|_| ())
-}
-
-/// ADD can be served when there is an address for it.
-async fn status(conf: &NetConf) -> Result<(), Error> {
-    let taken = Ledger::open(conf)?
-        .read()?
-        .into_iter()
-        .map(|(a, _)| a)
-        .collect();
-    for set in &conf.ipam.ranges {
-        if keelson_cni_plan::alloc::choose(set, &taken, None).is_none() {
-            return Err(Error::new(
-                code::NOT_AVAILABLE,
-                "not available",
-                format!("network {} has no address left", conf.name),
-            ));
-        }
-    }
-    Ok(())
 }

@@ -1,96 +1,101 @@
-//! iptables' programs: what they print is read, what they are to do is handed to them as one text, which they carry out
-//! whole or not at all.
+//! Masquerade by iptables, for nodes whose rules are to be all there: a chain an attachment, named like its link.
 
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use keelson_cni_plan::nft::Family;
-use keelson_cni_plan::portmap::Wanted;
-use keelson_cni_plan::portmap::iptables as plan;
+use ipnet::IpNet;
+use keelson_cni_plan::config::Attachment;
+use keelson_cni_plan::iptables::{self as plan, Family};
+use keelson_cni_plan::names;
 use keelson_cni_plan::protocol::{Error, code};
 
-/// Seconds to wait for the lock that the legacy variant's programs share.
-const LOCK_SECONDS: &str = "30";
-/// Runtimes start plugins with any search path.
-const PLACES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Masquerades for an attachment's addresses.
+pub(crate) fn add(network: &str, link: &str, addresses: &[IpNet]) -> Result<(), Error> {
+    for family in Family::ALL {
+        let own: Vec<IpNet> = addresses
+            .iter()
+            .filter(|a| family.has(a))
+            .copied()
+            .collect();
+        if !own.is_empty() {
+            let now = list(family)?.ok_or_else(|| missing_program(family))?;
+            restore(family, &plan::add(&now, network, link, &own))?;
+        }
+    }
+    Ok(())
+}
 
-/// The programs that print and restore a family's rules.
-fn programs(family: Family) -> [&'static str; 2] {
-    match family {
-        Family::V4 => ["iptables-save", "iptables-restore"],
-        Family::V6 => ["ip6tables-save", "ip6tables-restore"],
+/// Ends that.
+pub(crate) fn remove(link: &str) -> Result<(), Error> {
+    change(|now| plan::remove(now, |chain, _| chain == link))
+}
+
+/// Ends it for all attachments of a network but the valid ones.
+pub(crate) fn gc(network: &str, valid: &[Attachment]) -> Result<(), Error> {
+    change(|now| plan::remove(now, |_, tag| names::is_stale_tag(tag, network, valid)))
+}
+
+/// The first address without a rule.
+pub(crate) fn missing(link: &str, addresses: &[IpNet]) -> Result<Option<IpNet>, Error> {
+    for family in Family::ALL {
+        let now = list(family)?.unwrap_or_default();
+        let mut own = addresses.iter().filter(|a| family.has(a));
+        if let Some(missing) = own.find(|a| !plan::has(&now, link, a)) {
+            return Ok(Some(*missing));
+        }
+    }
+    Ok(None)
+}
+
+/// Changes both families' rules. Where there is no iptables there are no rules of it.
+fn change(plan: impl Fn(&str) -> Option<String>) -> Result<(), Error> {
+    for family in Family::ALL {
+        let now = list(family)?;
+        if let Some(text) = now.and_then(|now| plan(&now)) {
+            restore(family, &text)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn missing_program(family: Family) -> Error {
+    let why = format!("{} is not installed (package iptables)", family.program(""));
+    Error::new(code::KERNEL, "set masquerade", why)
+}
+
+/// The rules of the table nat, as they are saved; none where the program is missing.
+pub(crate) fn list(family: Family) -> Result<Option<String>, Error> {
+    let program = family.program("-save");
+    let output = Command::new(&program).args(["-t", "nat"]).output();
+    match output {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(fail(&program, &e)),
+        Ok(out) if out.status.success() => {
+            Ok(Some(String::from_utf8_lossy(&out.stdout).into_owned()))
+        }
+        Ok(out) => Err(fail(&program, &String::from_utf8_lossy(&out.stderr).trim())),
     }
 }
 
-fn command(program: &str) -> Command {
-    let own = std::env::var("PATH").unwrap_or_default();
-    let mut command = Command::new(program);
-    command.env("PATH", format!("{own}:{PLACES}"));
-    command
-}
-
-/// Whether the programs are installed and this kernel serves them.
-pub(crate) fn is_there() -> bool {
-    saved(Family::V4).is_ok()
-}
-
-/// Adds an attachment's rules.
-pub(crate) fn add(wanted: &Wanted, owner: &str) -> Result<(), Error> {
-    let text = plan::add(&saved(wanted.family)?, wanted, owner);
-    restore(wanted.family, &text)
-}
-
-/// Removes the rules of owners that are gone. A family that this machine has no rules for has none of ours.
-pub(crate) fn remove(family: Family, gone: &dyn Fn(&str) -> bool) -> Result<(), Error> {
-    let Ok(saved) = saved(family) else {
-        return Ok(());
-    };
-    match plan::remove(&saved, gone) {
-        Some(text) => restore(family, &text),
-        None => Ok(()),
-    }
-}
-
-/// What is not there of what an attachment is to have.
-pub(crate) fn missing(wanted: &Wanted, owner: &str) -> Result<Option<String>, Error> {
-    Ok(plan::missing(&saved(wanted.family)?, wanted, owner))
-}
-
-fn saved(family: Family) -> Result<String, Error> {
-    let [program, _] = programs(family);
-    let output = command(program)
-        .args(["-t", "nat"])
-        .stdin(Stdio::null())
-        .output();
-    let output = succeeded(program, output)?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn restore(family: Family, text: &str) -> Result<(), Error> {
-    let [_, program] = programs(family);
-    let mut child = command(program)
-        .args(["--noflush", "--wait", LOCK_SECONDS])
+pub(crate) fn restore(family: Family, text: &str) -> Result<(), Error> {
+    let program = family.program("-restore");
+    let child = Command::new(&program)
+        .args(["--noflush", "--wait"])
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| fail(program, e))?;
+        .spawn();
+    let mut child = child.map_err(|e| fail(&program, &e))?;
     if let Some(mut input) = child.stdin.take() {
-        // One that refuses a line may end before it has read all, and says why.
+        // One that ends before it has read it says why.
         let _ = input.write_all(text.as_bytes());
     }
-    succeeded(program, child.wait_with_output()).map(|_| ())
-}
-
-fn succeeded(program: &str, output: std::io::Result<Output>) -> Result<Output, Error> {
-    let output = output.map_err(|e| fail(program, e))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(fail(program, said.trim().replace('\n', "; ")));
+    let out = child.wait_with_output().map_err(|e| fail(&program, &e))?;
+    if out.status.success() {
+        return Ok(());
     }
-    Ok(output)
+    Err(fail(&program, &String::from_utf8_lossy(&out.stderr).trim()))
 }
 
-fn fail(program: &str, why: impl std::fmt::Display) -> Error {
-    Error::new(code::DELEGATE_FAILED, format!("run {program}"), why)
+fn fail(program: &str, e: &dyn std::fmt::Display) -> Error {
+    Error::new(code::KERNEL, format!("run {program}"), e)
 }

@@ -1,13 +1,26 @@
 //! `keelson-cni`: CNI plugins in one binary. The runtime starts it for every pod, so it does its work in
 //! a dozen netlink messages and ends.
 
+mod attach;
 mod bridge;
+mod errors;
+mod exec;
+mod gate;
+mod host_local;
+mod ipam;
 mod iptables;
 mod ledger;
+mod loopback;
+mod masquerade;
 mod net;
 mod netfilter;
+mod netlink;
+mod nft;
 mod portmap;
 mod ports;
+mod ptp;
+mod spoof;
+mod steps;
 mod types;
 
 use std::io::{Read, Write};
@@ -68,7 +81,8 @@ fn run() -> Result<Option<Value>, Error> {
     }
     version
         .clone()
-        .and_then(|_| (plugin.run)(&args, &input))
+        .and_then(|v| protocol::allowed(args.command, v))
+        .and_then(|()| (plugin.run)(&args, &input))
         .map_err(in_version)
 }
 

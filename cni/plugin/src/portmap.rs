@@ -5,17 +5,19 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 
-use keelson_cni_plan::config::Attachment;
-use keelson_cni_plan::conntrack;
 use keelson_cni_plan::nft::{self, Batch, Family};
 use keelson_cni_plan::portmap::nft::{MAPS, Place, TABLE};
 use keelson_cni_plan::portmap::{self as plan, Backend, Conf, Mark, Port, Protocol, Wanted};
-use keelson_cni_plan::protocol::{self, Args, Command, Error, code};
+use keelson_cni_plan::protocol::{Args, Command, Error, code};
+use keelson_cni_plan::result::Success;
+use keelson_cni_plan::{conntrack, names};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
+use crate::attach::wrong;
+use crate::errors::all_of;
 use crate::iptables;
-use crate::net::Net;
+use crate::net::{Net, sysctl};
 use crate::netfilter::Netfilter;
 
 /// Taken while rules are read and changed. Below `/run`: rules live as long.
@@ -24,60 +26,44 @@ const LOCK: &str = "/run/keelson-hostports.lock";
 /// Runs a command; what is to be printed, if anything.
 pub(crate) fn run(args: &Args, input: &[u8]) -> Result<Option<Value>, Error> {
     let conf = Conf::parse(input)?;
-    if args.command == Command::Add && conf.prev_result.is_none() {
-        return conf.wanted(&args.ifname).map(|_| None);
+    command(args, &conf, args.command)?;
+    if args.command != Command::Add {
+        return Ok(None);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(code::IO_FAILURE, "start", e))?;
-    runtime.block_on(command(args, &conf))?;
-    let version = protocol::version(input)?;
-    Ok(passed_on(&conf, version).filter(|_| args.command == Command::Add))
-}
-
-/// The result before, which is that of this plugin too.
-fn passed_on(conf: &Conf, version: &str) -> Option<Value> {
-    let mut result = conf.prev_result.clone()?;
-    result
-        .as_object_mut()?
-        .insert("cniVersion".into(), version.into());
-    Some(result)
+    // The result before, which is that of this plugin too.
+    let previous = conf.net.prev_result.as_ref().unwrap_or(&Value::Null);
+    let version = conf.net.version();
+    if previous["cniVersion"] == version {
+        return Ok(Some(previous.clone()));
+    }
+    Success::parse(previous, version).map(|result| Some(result.render(version)))
 }
 
 /// Carries a command out.
-pub(crate) async fn command(args: &Args, conf: &Conf) -> Result<(), Error> {
-    let attachment = Attachment {
-        container: args.container.clone(),
-        ifname: args.ifname.clone(),
-    };
-    let owner = plan::owner(&conf.name, &attachment);
-    match args.command {
-        Command::Add if conf.has_ports() => {
+pub(crate) fn command(args: &Args, conf: &Conf, command: Command) -> Result<(), Error> {
+    let network = &conf.net.name;
+    let owner = names::tag(network, &names::host_link(&args.container, &args.ifname));
+    match command {
+        Command::Add => {
             let wanted = conf.wanted(&args.ifname)?;
-            let added = add(conf, &wanted, &owner).await;
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let added = add(conf, &wanted, &owner);
             if added.is_err() {
                 // The first error is the one to tell.
                 let _ = remove(conf, &|tag| tag == owner);
             }
             added
         }
-        Command::Check if conf.has_ports() => check(conf, &conf.wanted(&args.ifname)?, &owner),
-        Command::Add | Command::Check | Command::Version => Ok(()),
+        Command::Check => check(conf, &conf.wanted(&args.ifname)?, &owner),
         Command::Del => del(conf, &args.ifname, &owner),
         Command::Gc => {
-            let need = || {
-                let why = "GC needs the list of valid attachments";
-                Error::new(
-                    code::INVALID_CONFIG,
-                    "invalid cni.dev/valid-attachments",
-                    why,
-                )
-            };
-            let valid = conf.valid_attachments.as_ref().ok_or_else(need)?;
-            remove(conf, &|tag| plan::is_stale(&conf.name, valid, tag))
+            let valid = conf.net.valid_attachments()?;
+            remove(conf, &|tag| names::is_stale_tag(tag, network, valid))
         }
         Command::Status => status(conf),
+        Command::Version => Ok(()),
     }
 }
 
@@ -110,20 +96,20 @@ fn backend(conf: &Conf) -> Result<(Backend, Netfilter), Error> {
     Ok((backend, socket))
 }
 
-async fn add(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
+fn add(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
     let (backend, socket) = backend(conf)?;
     for wanted in wanted {
         if wanted.family == Family::V4 && !wanted.sources.is_empty() {
             let to = wanted.forwards.iter().map(|f| f.to.0).next();
-            let_loopback_through(to).await?;
+            let_loopback_through(to)?;
         }
         let _lock = lock()?;
         match backend {
             Backend::Nftables => put(&socket, wanted, owner)?,
-            Backend::Iptables => iptables::add(wanted, owner)?,
+            Backend::Iptables => restore(wanted, owner)?,
         }
     }
-    for (family, port) in udp(&conf.ports()?) {
+    for (family, port) in udp(&conf.ports) {
         let right = |answerer, from| {
             let mut all = wanted.iter().flat_map(|w| &w.forwards);
             all.any(|f| f.to == (answerer, from))
@@ -136,17 +122,12 @@ async fn add(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
 }
 
 /// What comes from 127.0.0.1 is not let out by any link but the one that leads to the container.
-async fn let_loopback_through(to: Option<IpAddr>) -> Result<(), Error> {
+fn let_loopback_through(to: Option<IpAddr>) -> Result<(), Error> {
     let Some(to) = to else { return Ok(()) };
-    let Some(link) = Net::here()?.towards(to).await? else {
-        return Ok(());
-    };
-    let path = format!("/proc/sys/net/ipv4/conf/{link}/route_localnet");
-    let fail = |e| Error::new(code::IO_FAILURE, format!("switch {path} on"), e);
-    if fs::read_to_string(&path).map_err(fail)?.trim() == "0" {
-        fs::write(&path, "1").map_err(fail)?;
+    match Net::here()?.towards(to)? {
+        Some(link) => sysctl(&format!("ipv4/conf/{link}/route_localnet"), "1"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Adds an attachment's elements, and first what they need where it is not there.
@@ -222,8 +203,8 @@ fn del(conf: &Conf, ifname: &str, owner: &str) -> Result<(), Error> {
         .flatten()
         .filter_map(|w| w.forwards.first().map(|f| f.to.0))
         .collect();
-    if let (Ok(socket), Ok(ports)) = (Netfilter::open(), conf.ports()) {
-        for (family, port) in udp(&ports) {
+    if let Ok(socket) = Netfilter::open() {
+        for (family, port) in udp(&conf.ports) {
             forget(&socket, family, port, |answerer, _| {
                 containers.contains(&answerer)
             });
@@ -236,15 +217,28 @@ fn del(conf: &Conf, ifname: &str, owner: &str) -> Result<(), Error> {
 fn remove(conf: &Conf, gone: &dyn Fn(&str) -> bool) -> Result<(), Error> {
     let (backend, socket) = backend(conf)?;
     let _lock = lock()?;
-    let mut result = Ok(());
-    for family in Family::ALL {
-        let removed = match backend {
-            Backend::Nftables => take(&socket, family, gone),
-            Backend::Iptables => iptables::remove(family, gone),
-        };
-        result = result.and(removed);
+    let each = Family::ALL.map(|family| match backend {
+        Backend::Nftables => take(&socket, family, gone),
+        Backend::Iptables => clear(family, gone),
+    });
+    all_of(each.into())
+}
+
+/// Adds an attachment's rules to iptables.
+fn restore(wanted: &Wanted, owner: &str) -> Result<(), Error> {
+    let missing = || iptables::missing_program(wanted.family);
+    let saved = iptables::list(wanted.family)?.ok_or_else(missing)?;
+    let text = plan::iptables::add(&saved, wanted, owner);
+    iptables::restore(wanted.family, &text)
+}
+
+/// Removes from iptables what is gone. Where there is no iptables there is nothing.
+fn clear(family: Family, gone: &dyn Fn(&str) -> bool) -> Result<(), Error> {
+    let saved = iptables::list(family)?;
+    match saved.and_then(|saved| plan::iptables::remove(&saved, gone)) {
+        Some(text) => iptables::restore(family, &text),
+        None => Ok(()),
     }
-    result
 }
 
 fn take(socket: &Netfilter, family: Family, gone: &dyn Fn(&str) -> bool) -> Result<(), Error> {
@@ -264,7 +258,10 @@ fn check(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
     let (backend, socket) = backend(conf)?;
     for wanted in wanted {
         let missing = match backend {
-            Backend::Iptables => iptables::missing(wanted, owner)?,
+            Backend::Iptables => {
+                let saved = iptables::list(wanted.family)?.unwrap_or_default();
+                plan::iptables::missing(&saved, wanted, owner)
+            }
             Backend::Nftables => {
                 let chain = |answer: &[u8]| nft::rule_chain(answer, TABLE).map(str::to_owned);
                 let rules = socket.list(&nft::ask_rules(wanted.family, TABLE), chain);
@@ -277,7 +274,7 @@ fn check(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
             }
         };
         if let Some(why) = missing {
-            return Err(Error::new(code::CHECK_FAILED, "check failed", why));
+            return Err(wrong(why));
         }
     }
     Ok(())
@@ -288,7 +285,7 @@ fn status(conf: &Conf) -> Result<(), Error> {
     let (backend, socket) = backend(conf)?;
     let there = match backend {
         Backend::Nftables => socket.has_nftables(),
-        Backend::Iptables => iptables::is_there(),
+        Backend::Iptables => iptables::list(Family::V4)?.is_some(),
     };
     let why = match backend {
         Backend::Nftables => "this kernel has no nftables",

@@ -4,26 +4,22 @@
 use keelson_cni_plan::config::NetConf;
 use keelson_cni_plan::portmap::Conf;
 use keelson_cni_plan::protocol::{Args, Command, Error};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::portmap;
 
-/// Carries the present command out for the attachment's host ports, if it has some. GC is for all.
-pub(crate) async fn command(
+/// Carries a command out for the attachment's host ports, if it has some. GC is for all.
+pub(crate) fn delegate(
     args: &Args,
     conf: &NetConf,
+    command: Command,
     previous: Option<&Value>,
 ) -> Result<(), Error> {
-    let mappings = &conf.runtime_config.port_mappings;
-    if mappings.is_empty() && args.command != Command::Gc {
+    let ports = &conf.runtime_config.port_mappings;
+    if ports.is_empty() && command != Command::Gc {
         return Ok(());
     }
-    let asked = json!({
-        "name": conf.name,
-        "runtimeConfig": {"portMappings": mappings},
-        "prevResult": previous,
-    });
-    let mut asked = Conf::parse(asked.to_string().as_bytes())?;
-    asked.valid_attachments.clone_from(&conf.valid_attachments);
-    portmap::command(args, &asked).await
+    let mut asked = Conf::of(conf)?;
+    asked.net.prev_result = previous.cloned();
+    portmap::command(args, &asked, command)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use keelson_cni_plan::protocol::{Args, Error, code};
 use serde_json::Value;
 
-use crate::{bridge, portmap};
+use crate::{bridge, host_local, loopback, portmap, ptp};
 
 /// What a type does with a call: a checked environment and the configuration as it came. What it gives is printed.
 pub(crate) type Run = fn(&Args, &[u8]) -> Result<Option<Value>, Error>;
@@ -23,6 +23,18 @@ const TYPES: &[Type] = &[
     Type {
         names: &["bridge", "cni"],
         run: bridge::run,
+    },
+    Type {
+        names: &["ptp"],
+        run: ptp::run,
+    },
+    Type {
+        names: &["loopback"],
+        run: loopback::run,
+    },
+    Type {
+        names: &["host-local"],
+        run: host_local::run,
     },
     Type {
         names: &["portmap"],

@@ -8,19 +8,9 @@ use std::net::IpAddr;
 
 use wire::{Attributes, Head, find, message, number, text};
 
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
+pub use crate::iptables::Family;
 
 impl Family {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
     /// An address's.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() {

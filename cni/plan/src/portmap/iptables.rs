@@ -21,9 +21,10 @@ pub(super) fn valid_chain(name: &str) -> bool {
     (1..=28).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('-')
 }
 
-/// An attachment's own chain: its owner's second half.
+/// An attachment's own chain, by what its rules are tagged with: a link's name first.
 fn own_chain(owner: &str) -> String {
-    let own = owner.rsplit('-').next().unwrap_or(owner);
+    let link = owner.split(' ').next().unwrap_or_default();
+    let own = link.strip_prefix(crate::names::LINK).unwrap_or(link);
     format!("KEELSON-HP-{own}")
 }
 
@@ -129,7 +130,7 @@ fn matches(wanted: &Wanted, owner: &str) -> Vec<String> {
         for some in ports.chunks(PORTS) {
             let (name, ports) = (protocol.name(), some.join(","));
             // First the owner: conditions may have comments too.
-            let comment = format!("-m comment --comment {owner}");
+            let comment = format!("-m comment --comment \"{owner}\"");
             all.push(format!(
                 "-p {name} -m multiport --dports {ports} {comment}{conditions}"
             ));
@@ -182,9 +183,9 @@ pub fn remove(saved: &str, gone: impl Fn(&str) -> bool) -> Option<String> {
     let top = format!("-A {TOP} ");
     let mut chains = Vec::new();
     for rule in saved.lines().filter_map(|l| l.strip_prefix(&top)) {
-        let words: Vec<&str> = rule.split_whitespace().collect();
-        let after = |word| words.iter().skip_while(|w| **w != word).nth(1).copied();
-        let owner = after("--comment").unwrap_or_default().trim_matches('"');
+        let comment = rule.split("--comment \"").nth(1);
+        let owner = comment.and_then(|c| c.split('"').next());
+        let owner = owner.unwrap_or_default();
         if gone(owner) {
             plan.rule(&format!("-D {TOP} {rule}"));
             let own = own_chain(owner);

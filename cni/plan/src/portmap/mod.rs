@@ -8,20 +8,26 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::Value;
 
-use crate::config::Attachment;
-use crate::names;
+use crate::config::{NetConf, decode, invalid, or_default};
 use crate::nft::Family;
-use crate::protocol::{Error, code, valid_container};
-use crate::result;
+use crate::protocol::{Error, code};
+use crate::result::Success;
 
-/// A configuration of the type, with the fields of the reference's.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// A configuration of the type.
+#[derive(Clone, Debug)]
 pub struct Conf {
-    /// The network's name.
-    pub name: String,
+    /// What all types have.
+    pub net: NetConf,
+    options: Options,
+    /// The attachment's host ports.
+    pub ports: Vec<Port>,
+}
+
+/// Its own fields, which are the reference's.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Options {
     /// Which rules are used; by default nftables, and iptables where it is missing or an option speaks its language.
     #[serde(default)]
     backend: Option<Backend>,
@@ -29,34 +35,20 @@ pub struct Conf {
     #[serde(default)]
     snat: Option<bool>,
     /// All that comes in is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     masq_all: bool,
     /// The bit of the packet mark that says so, 0 to 31.
     #[serde(default)]
-    mark_masq_bit: Option<u8>,
+    mark_masq_bit: Option<i64>,
     /// A chain of somebody else's that sets a mark for it, instead.
     #[serde(default)]
     external_set_mark_chain: Option<String>,
     /// Further conditions, arguments of `iptables`.
-    #[serde(default, rename = "conditionsV4")]
-    conditions_v4: Option<Vec<String>>,
+    #[serde(default, rename = "conditionsV4", deserialize_with = "or_default")]
+    conditions_v4: Vec<String>,
     /// The same for IPv6.
-    #[serde(default, rename = "conditionsV6")]
-    conditions_v6: Option<Vec<String>>,
-    #[serde(default)]
-    runtime_config: Runtime,
-    /// The result of the plugin before.
-    #[serde(default)]
-    pub prev_result: Option<Value>,
-    /// GC: the attachments that live.
-    #[serde(default, rename = "cni.dev/valid-attachments")]
-    pub valid_attachments: Option<Vec<Attachment>>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-struct Runtime {
-    #[serde(default, rename = "portMappings")]
-    mappings: Option<Vec<Mapping>>,
+    #[serde(default, rename = "conditionsV6", deserialize_with = "or_default")]
+    conditions_v6: Vec<String>,
 }
 
 /// A host port, as the runtime gives it.
@@ -65,9 +57,9 @@ struct Runtime {
 struct Mapping {
     host_port: i64,
     container_port: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     protocol: String,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", deserialize_with = "or_default")]
     host_ip: String,
 }
 
@@ -155,44 +147,30 @@ pub struct Wanted {
 const DEFAULT_BIT: u8 = 13;
 const LOOPBACK: &str = "127.0.0.1/32";
 
-fn bad(field: &str, why: impl std::fmt::Display) -> Error {
-    Error::new(code::INVALID_CONFIG, format!("invalid {field}"), why)
-}
-
-impl Conf {
-    /// Parses and checks a configuration.
-    pub fn parse(input: &[u8]) -> Result<Self, Error> {
-        let read: Result<Self, _> = serde_json::from_slice(input);
-        let conf = read.map_err(|e| {
-            let what = "network configuration can't be read";
-            Error::new(code::DECODE_FAILURE, what, e)
-        })?;
-        conf.check()?;
-        Ok(conf)
-    }
-
+impl Options {
     fn check(&self) -> Result<(), Error> {
-        if !valid_container(&self.name) {
-            let why = "letters, digits, '_', '.', '-', first a letter or digit";
-            return Err(bad("name", format!("{:?}: {why}", self.name)));
-        }
-        if let Some(bit) = self.mark_masq_bit.filter(|b| *b > 31) {
-            return Err(bad("markMasqBit", format!("{bit}: allowed are 0 to 31")));
+        if let Some(bit) = self.mark_masq_bit.filter(|b| !(0..32).contains(b)) {
+            let why = format!("{bit}: allowed are 0 to 31");
+            return Err(invalid("markMasqBit", why));
         }
         if let Some(chain) = &self.external_set_mark_chain {
             if self.mark_masq_bit.is_some() {
                 let why = "only one of it and markMasqBit may be given";
-                return Err(bad("externalSetMarkChain", why));
+                return Err(invalid("externalSetMarkChain", why));
             }
             if !iptables::valid_chain(chain) {
                 let why = format!("{chain:?}: 1 to 28 letters, digits, '_', '-' and ':'");
-                return Err(bad("externalSetMarkChain", why));
+                return Err(invalid("externalSetMarkChain", why));
             }
         }
-        for (field, conditions) in self.conditions() {
+        for (field, conditions) in [
+            ("conditionsV4", &self.conditions_v4),
+            ("conditionsV6", &self.conditions_v6),
+        ] {
             let odd = |c: &&String| c.chars().any(char::is_control);
             if let Some(condition) = conditions.iter().find(odd) {
-                return Err(bad(field, format!("{condition:?} has control characters")));
+                let why = format!("{condition:?} has control characters");
+                return Err(invalid(field, why));
             }
             let iptables = |first: &String| first.starts_with(['-', '!']);
             if conditions.first().is_some_and(|first| !iptables(first)) {
@@ -202,68 +180,21 @@ impl Conf {
         }
         if self.backend == Some(Backend::Nftables) && self.needs_iptables() {
             let why = "externalSetMarkChain and conditions are iptables'; backend says nftables";
-            return Err(bad("backend", why));
+            return Err(invalid("backend", why));
         }
-        self.ports().map(|_| ())
+        Ok(())
     }
 
-    fn conditions(&self) -> [(&'static str, &[String]); 2] {
-        let v4 = self.conditions_v4.as_deref().unwrap_or_default();
-        let v6 = self.conditions_v6.as_deref().unwrap_or_default();
-        [("conditionsV4", v4), ("conditionsV6", v6)]
+    fn conditions(&self, family: Family) -> &[String] {
+        match family {
+            Family::V4 => &self.conditions_v4,
+            Family::V6 => &self.conditions_v6,
+        }
     }
 
     fn needs_iptables(&self) -> bool {
-        let conditions = self.conditions().iter().any(|(_, c)| !c.is_empty());
-        conditions || self.external_set_mark_chain.is_some()
-    }
-
-    /// Which rules it must be; `None`: whichever there are.
-    pub fn backend(&self) -> Option<Backend> {
-        let implied = self.needs_iptables().then_some(Backend::Iptables);
-        self.backend.or(implied)
-    }
-
-    /// Whether the attachment has host ports.
-    pub fn has_ports(&self) -> bool {
-        self.runtime_config.mappings.iter().flatten().count() > 0
-    }
-
-    /// The host ports.
-    ///
-    /// # Errors
-    /// When one can't be a port, naming it.
-    pub fn ports(&self) -> Result<Vec<Port>, Error> {
-        let mappings = self.runtime_config.mappings.iter().flatten();
-        mappings.map(Mapping::check).collect()
-    }
-
-    /// What there is to be for the container's addresses: those that the result before gives the interface.
-    ///
-    /// # Errors
-    /// When there is no result before.
-    pub fn wanted(&self, ifname: &str) -> Result<Vec<Wanted>, Error> {
-        let previous = self.prev_result.as_ref().ok_or_else(|| {
-            let why = "host ports are done after another plugin gave the container addresses";
-            bad("prevResult", why)
-        })?;
-        let ports = self.ports()?;
-        let addresses = result::own_addresses(previous, ifname);
-        let first = |family| addresses.iter().find(|a| Family::of(a.addr()) == family);
-        let each = Family::ALL.into_iter().filter_map(|family| {
-            let own = *first(family)?;
-            let concerned = ports.iter().filter(|p| p.concerns(family));
-            Some(Wanted {
-                family,
-                forwards: concerned.map(|p| p.forward(own.addr())).collect(),
-                sources: self.sources(own),
-                mark: self.mark(),
-                conditions: self.conditions()[usize::from(family == Family::V6)]
-                    .1
-                    .to_vec(),
-            })
-        });
-        Ok(each.filter(|w| !w.forwards.is_empty()).collect())
+        let conditions = [&self.conditions_v4, &self.conditions_v6];
+        conditions.iter().any(|c| !c.is_empty()) || self.external_set_mark_chain.is_some()
     }
 
     /// The container's own network answers it without asking the node, so the node must be in between; and nobody
@@ -282,10 +213,74 @@ impl Conf {
     }
 
     fn mark(&self) -> Mark {
+        let bit = self.mark_masq_bit.and_then(|b| u8::try_from(b).ok());
         match &self.external_set_mark_chain {
             Some(chain) => Mark::Chain(chain.clone()),
-            None => Mark::Bit(self.mark_masq_bit.unwrap_or(DEFAULT_BIT)),
+            None => Mark::Bit(bit.unwrap_or(DEFAULT_BIT)),
         }
+    }
+}
+
+impl Conf {
+    /// Parses and checks a configuration.
+    ///
+    /// # Errors
+    /// When a field is not what it may be, naming it.
+    pub fn parse(input: &[u8]) -> Result<Self, Error> {
+        let options: Options = decode(input)?;
+        options.check()?;
+        Self::with(NetConf::parse(input)?, options)
+    }
+
+    /// For the host ports in another type's configuration, without options.
+    ///
+    /// # Errors
+    /// When one can't be a port.
+    pub fn of(net: &NetConf) -> Result<Self, Error> {
+        Self::with(net.clone(), Options::default())
+    }
+
+    fn with(net: NetConf, options: Options) -> Result<Self, Error> {
+        let mappings = net.runtime_config.port_mappings.iter();
+        let ports = mappings.map(|mapping| Port::read(mapping));
+        let ports = ports.collect::<Result<_, _>>()?;
+        Ok(Self {
+            net,
+            options,
+            ports,
+        })
+    }
+
+    /// Which rules it must be; `None`: whichever there are.
+    pub fn backend(&self) -> Option<Backend> {
+        let implied = self.options.needs_iptables();
+        let implied = implied.then_some(Backend::Iptables);
+        self.options.backend.or(implied)
+    }
+
+    /// What there is to be for the container's addresses: those that the result before gives the interface.
+    ///
+    /// # Errors
+    /// When there is no result before, or none that can be read.
+    pub fn wanted(&self, ifname: &str) -> Result<Vec<Wanted>, Error> {
+        let previous = self.net.prev_result.as_ref().ok_or_else(|| {
+            let why = "host ports are done after another plugin gave the container addresses";
+            invalid("prevResult", why)
+        })?;
+        let addresses = Success::parse(previous, self.net.version())?.addresses_of(ifname);
+        let first = |family| addresses.iter().find(|a| Family::of(a.addr()) == family);
+        let each = Family::ALL.into_iter().filter_map(|family| {
+            let own = *first(family)?;
+            let concerned = self.ports.iter().filter(|p| p.concerns(family));
+            Some(Wanted {
+                family,
+                forwards: concerned.map(|p| p.forward(own.addr())).collect(),
+                sources: self.options.sources(own),
+                mark: self.options.mark(),
+                conditions: self.options.conditions(family).to_vec(),
+            })
+        });
+        Ok(each.filter(|w| !w.forwards.is_empty()).collect())
     }
 }
 
@@ -320,48 +315,42 @@ impl Port {
     }
 }
 
-impl Mapping {
-    fn check(&self) -> Result<Port, Error> {
-        let port = |field: &str, value: i64| {
-            let port = u16::try_from(value).ok().filter(|p| *p != 0);
-            let field = format!("portMappings {field}");
-            port.ok_or_else(|| bad(&field, format!("{value}: allowed are 1 to 65535")))
-        };
+/// A number that can be a port.
+fn port(field: &str, value: i64) -> Result<u16, Error> {
+    let port = u16::try_from(value).ok().filter(|p| *p != 0);
+    let field = format!("portMappings {field}");
+    port.ok_or_else(|| invalid(&field, format!("{value}: allowed are 1 to 65535")))
+}
+
+impl Port {
+    fn read(mapping: &serde_json::Value) -> Result<Self, Error> {
+        let mapping = Mapping::deserialize(mapping).map_err(|e| {
+            let what = "portMappings can't be read";
+            Error::new(code::DECODE_FAILURE, what, e)
+        })?;
         // One that says nothing means TCP, as in a pod.
-        let name = Some(self.protocol.to_lowercase()).filter(|name| !name.is_empty());
-        let protocol = match &name {
-            None => Some(Protocol::Tcp),
-            Some(name) => Protocol::ALL.into_iter().find(|p| p.name() == name),
+        let name = mapping.protocol.to_lowercase();
+        let protocol = match name.as_str() {
+            "" => Some(Protocol::Tcp),
+            name => Protocol::ALL.into_iter().find(|p| p.name() == name),
         };
-        let host = match self.host_ip.as_str() {
+        let host = match mapping.host_ip.as_str() {
             "" => None,
             text => Some(text.parse::<IpAddr>().map_err(|_| {
                 let why = format!("{text:?} is no IP address");
-                bad("portMappings hostIP", why)
+                invalid("portMappings hostIP", why)
             })?),
         };
-        Ok(Port {
+        Ok(Self {
             host,
             protocol: protocol.ok_or_else(|| {
-                let why = format!("{:?}: allowed are tcp, udp and sctp", self.protocol);
-                bad("portMappings protocol", why)
+                let why = format!("{name:?}: allowed are tcp, udp and sctp");
+                invalid("portMappings protocol", why)
             })?,
-            port: port("hostPort", self.host_port)?,
-            container_port: port("containerPort", self.container_port)?,
+            port: port("hostPort", mapping.host_port)?,
+            container_port: port("containerPort", mapping.container_port)?,
         })
     }
-}
-
-/// Whose rules they are: a hash of the network, one of the attachment, both of fixed length, so that any names fit.
-pub fn owner(network: &str, attachment: &Attachment) -> String {
-    let own = names::short_hash(&[network, &attachment.container, &attachment.ifname]);
-    format!("{}-{own}", names::short_hash(&[network]))
-}
-
-/// Whether the owner of rules is one of a network that is not among the valid ones.
-pub fn is_stale(network: &str, valid: &[Attachment], tag: &str) -> bool {
-    tag.starts_with(&format!("{}-", names::short_hash(&[network])))
-        && !valid.iter().any(|v| owner(network, v) == tag)
 }
 
 #[cfg(test)]

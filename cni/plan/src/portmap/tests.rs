@@ -154,22 +154,6 @@ fn backends_follow_what_is_asked() {
     }
 }
 
-fn attachment(container: &str) -> Attachment {
-    Attachment {
-        container: container.into(),
-        ifname: "eth0".into(),
-    }
-}
-
-#[test]
-fn owners_are_told_apart() {
-    let (a, b) = (attachment("a"), attachment("b"));
-    let tag = owner("pods", &a);
-    assert!(!is_stale("pods", std::slice::from_ref(&a), &tag));
-    assert!(is_stale("pods", &[b], &tag));
-    assert!(!is_stale("other", &[], &tag));
-}
-
 #[test]
 fn who_came_last_has_the_front() {
     let mine = nft::elements(&wanted(|_| ())[0], "mine");
@@ -189,6 +173,10 @@ fn who_came_last_has_the_front() {
     let other = nft::elements(&wanted(other)[0], "other");
     let gone = nft::same_front(Family::V4, other, &theirs);
     assert_eq!(gone, []);
+}
+
+fn owner(container: &str) -> String {
+    crate::names::tag("pods", &crate::names::host_link(container, "eth0"))
 }
 
 const EMPTY: &str =
@@ -224,10 +212,7 @@ fn carried_out(saved: &str, plan: &str) -> String {
 #[test]
 fn iptables_rules_come_and_go() {
     let want = &wanted(|v| v["conditionsV4"] = json!(["!", "-s", "10.8.0.0/16"]))[0];
-    let (a, b) = (
-        owner("pods", &attachment("a")),
-        owner("pods", &attachment("b")),
-    );
+    let (a, b) = (owner("a"), owner("b"));
     assert!(iptables::missing(EMPTY, want, &a).is_some());
     let one = carried_out(EMPTY, &iptables::add(EMPTY, want, &a));
     assert_eq!(iptables::missing(&one, want, &a), None);
