@@ -297,6 +297,7 @@ impl Call<'_> {
             attach::gc(conf),
             masquerade::gc(backend, &conf.name, valid),
             spoof::gc(&conf.name, valid),
+            ports::delegate(self.args, conf, Command::Gc, None),
             self.manager.gc(self.args, conf).map(|_| ()),
         ])
     }

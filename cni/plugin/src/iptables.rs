@@ -58,13 +58,13 @@ fn change(plan: impl Fn(&str) -> Option<String>) -> Result<(), Error> {
     Ok(())
 }
 
-fn missing_program(family: Family) -> Error {
+pub(crate) fn missing_program(family: Family) -> Error {
     let why = format!("{} is not installed (package iptables)", family.program(""));
     Error::new(code::KERNEL, "set masquerade", why)
 }
 
 /// The rules of the table nat, as they are saved; none where the program is missing.
-fn list(family: Family) -> Result<Option<String>, Error> {
+pub(crate) fn list(family: Family) -> Result<Option<String>, Error> {
     let program = family.program("-save");
     let output = Command::new(&program).args(["-t", "nat"]).output();
     match output {
@@ -77,7 +77,7 @@ fn list(family: Family) -> Result<Option<String>, Error> {
     }
 }
 
-fn restore(family: Family, text: &str) -> Result<(), Error> {
+pub(crate) fn restore(family: Family, text: &str) -> Result<(), Error> {
     let program = family.program("-restore");
     let child = Command::new(&program)
         .args(["--noflush", "--wait"])

@@ -214,6 +214,44 @@ impl Net {
         }
     }
 
+    /// The name of the link that leads to an address; none where nothing does.
+    pub(crate) fn towards(&mut self, address: IpAddr) -> Result<Option<String>, Error> {
+        let what = format!("find the way to {address}");
+        let (mut query, family, to) = match address {
+            IpAddr::V4(a) => (
+                RouteMessage::default(),
+                AddressFamily::Inet,
+                RouteAddress::Inet(a),
+            ),
+            IpAddr::V6(a) => (
+                RouteMessage::default(),
+                AddressFamily::Inet6,
+                RouteAddress::Inet6(a),
+            ),
+        };
+        query.header.address_family = family;
+        query.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        query.attributes.push(RouteAttribute::Destination(to));
+        // Refused where there is no way.
+        let answer = self.ask(&what, RouteNetlinkMessage::GetRoute(query), 0)?;
+        let index = answer
+            .messages
+            .iter()
+            .find_map(|(k, c)| match parse(*k, c)? {
+                RouteNetlinkMessage::NewRoute(m) => m.attributes.iter().find_map(|a| match a {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                }),
+                _ => None,
+            });
+        let Some(index) = index else { return Ok(None) };
+        Ok(self
+            .links()?
+            .into_iter()
+            .find(|l| l.index == index)
+            .map(|l| l.name))
+    }
+
     /// A link that must be there.
     pub(crate) fn must(&mut self, name: &str) -> Result<Link, Error> {
         let missing = || Error::new(code::KERNEL, format!("read link {name}"), "no such link");

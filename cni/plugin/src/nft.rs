@@ -3,6 +3,7 @@
 
 use std::io;
 
+use keelson_cni_plan::nft::wire::{Attributes, attributes, find, text};
 use nix::libc::{
     NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_DELSET, NFT_MSG_DELSETELEM, NFT_MSG_DELTABLE,
     NFT_MSG_GETCHAIN, NFT_MSG_GETSETELEM, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET,
@@ -31,56 +32,6 @@ const GOTO: i32 = -4;
 /// Registers: the verdict's, and the one that is calculated in.
 const VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
-
-/// Attributes of a message, one after the other.
-#[derive(Clone, Default)]
-pub(crate) struct Attributes(Vec<u8>);
-
-impl Attributes {
-    fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-        self
-    }
-
-    fn text(self, kind: u16, text: &str) -> Self {
-        self.bytes(kind, &[text.as_bytes(), &[0]].concat())
-    }
-
-    fn number(self, kind: u16, number: u32) -> Self {
-        self.bytes(kind, &number.to_be_bytes())
-    }
-
-    fn nest(self, kind: u16, inner: Self) -> Self {
-        const NESTED: u16 = 0x8000;
-        self.bytes(kind | NESTED, &inner.0)
-    }
-}
-
-/// The attributes in a message's content.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = u16::from_ne_bytes(*bytes.first_chunk()?);
-        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?) & 0x3fff;
-        let value = bytes.get(4..usize::from(length))?;
-        bytes = bytes
-            .get(usize::from(length).next_multiple_of(4)..)
-            .unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(k, _)| *k == kind).map(|(_, v)| v)
-}
-
-fn string(bytes: &[u8]) -> String {
-    let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(text).into_owned()
-}
 
 /// A table: its family (`NFPROTO_*`) and name.
 #[derive(Clone, Copy)]
@@ -121,7 +72,7 @@ pub(crate) struct Expression(Attributes);
 
 impl Expression {
     fn new(name: &str, data: Attributes) -> Self {
-        Self(Attributes::default().text(1, name).nest(2, data))
+        Self(Attributes::default().text(1, name).nest(2, &data))
     }
 
     /// Loads what is known of the packet (`NFT_META_*`).
@@ -145,7 +96,7 @@ impl Expression {
         let data = Attributes::default()
             .number(1, REGISTER)
             .number(2, u32::from(!equal));
-        Self::new("cmp", data.nest(3, value))
+        Self::new("cmp", data.nest(3, &value))
     }
 
     /// Keeps the bits of a mask.
@@ -157,8 +108,8 @@ impl Expression {
         let data = data.number(3, u32::try_from(mask.len()).unwrap_or_default());
         Self::new(
             "bitwise",
-            data.nest(4, value(mask))
-                .nest(5, value(&vec![0; mask.len()])),
+            data.nest(4, &value(mask))
+                .nest(5, &value(&vec![0; mask.len()])),
         )
     }
 
@@ -176,7 +127,7 @@ impl Expression {
     /// Ends with a verdict (`NF_DROP`, `NF_ACCEPT`).
     pub(crate) fn verdict(code: i32) -> Self {
         let data = Attributes::default().number(1, VERDICT);
-        Self::new("immediate", data.nest(2, verdict(code, None)))
+        Self::new("immediate", data.nest(2, &verdict(code, None)))
     }
 }
 
@@ -185,7 +136,7 @@ fn verdict(code: i32, chain: Option<&str>) -> Attributes {
     if let Some(chain) = chain {
         inner = inner.text(2, chain);
     }
-    Attributes::default().nest(2, inner)
+    Attributes::default().nest(2, &inner)
 }
 
 /// A transaction: all of it is done, or nothing.
@@ -230,7 +181,7 @@ impl Transaction {
     pub(crate) fn base(&mut self, base: &Base) {
         let hook = Attributes::default().number(1, base.hook);
         let hook = hook.number(2, base.priority.cast_unsigned());
-        let chain = self.named(base.name, 3).nest(4, hook).text(7, base.kind);
+        let chain = self.named(base.name, 3).nest(4, &hook).text(7, base.kind);
         self.push(NFT_MSG_NEWCHAIN, CREATE, chain);
     }
 
@@ -253,8 +204,8 @@ impl Transaction {
         for rule in rules {
             let list = rule
                 .into_iter()
-                .fold(Attributes::default(), |l, e| l.nest(1, e.0));
-            self.push(NFT_MSG_NEWRULE, CREATE | APPEND, all.clone().nest(4, list));
+                .fold(Attributes::default(), |l, e| l.nest(1, &e.0));
+            self.push(NFT_MSG_NEWRULE, CREATE | APPEND, all.clone().nest(4, &list));
         }
     }
 
@@ -279,22 +230,22 @@ impl Transaction {
         comment.push(0);
         let length = u8::try_from(comment.len()).unwrap_or_default();
         let userdata = [&[COMMENT, length], comment.as_slice()].concat();
-        let item = key(&element.key).nest(2, verdict(GOTO, Some(&element.chain)));
-        let list = Attributes::default().nest(1, item.bytes(6, &userdata));
+        let item = key(&element.key).nest(2, &verdict(GOTO, Some(&element.chain)));
+        let list = Attributes::default().nest(1, &item.bytes(6, &userdata));
         let elements = self.elements(map, list);
         self.push(NFT_MSG_NEWSETELEM, CREATE, elements);
     }
 
     /// An element is no more.
     pub(crate) fn remove_element(&mut self, map: &Map, of: &[u8]) {
-        let list = Attributes::default().nest(1, key(of));
+        let list = Attributes::default().nest(1, &key(of));
         let elements = self.elements(map, list);
         self.push(NFT_MSG_DELSETELEM, 0, elements);
     }
 
     fn elements(&self, map: &Map, list: Attributes) -> Attributes {
         let head = Attributes::default().text(1, self.table.name);
-        head.text(2, map.name).nest(3, list)
+        head.text(2, map.name).nest(3, &list)
     }
 
     /// Does it all, or says why nothing was done: the first refusal's number.
@@ -311,7 +262,11 @@ impl Transaction {
         for (i, (kind, flags, attributes)) in self.messages.into_iter().enumerate() {
             // What is refused is told in any case; that all went well, by the last.
             let ack = if i + 1 == last { ACK } else { 0 };
-            let content = [header(self.table.family, 0), attributes.0].concat();
+            let content = [
+                header(self.table.family, 0).as_slice(),
+                attributes.as_slice(),
+            ]
+            .concat();
             append(socket, &mut bytes, kind, REQUEST | flags | ack, content);
         }
         let end = append(socket, &mut bytes, BATCH_END, REQUEST, header(0, SUBSYSTEM));
@@ -323,7 +278,7 @@ impl Transaction {
 
 fn key(bytes: &[u8]) -> Attributes {
     let value = Attributes::default().bytes(1, bytes);
-    Attributes::default().nest(1, value)
+    Attributes::default().nest(1, &value)
 }
 
 /// `struct nfgenmsg`.
@@ -360,7 +315,10 @@ fn ask(
     attributes: Attributes,
 ) -> io::Result<Answer> {
     let kind = SUBSYSTEM << 8 | u16::try_from(kind).unwrap_or_default();
-    let (mut bytes, content) = (Vec::new(), [header(table.family, 0), attributes.0].concat());
+    let (mut bytes, content) = (
+        Vec::new(),
+        [header(table.family, 0).as_slice(), attributes.as_slice()].concat(),
+    );
     let number = append(socket, &mut bytes, kind, REQUEST | ACK | flags, content);
     let answers = socket.exchange(&bytes, number..number + 1, false)?;
     Ok(answers.into_values().next().unwrap_or_default())
@@ -373,11 +331,11 @@ pub(crate) fn element(
     map: &Map,
     of: &[u8],
 ) -> io::Result<Option<Element>> {
-    let list = Attributes::default().nest(1, key(of));
+    let list = Attributes::default().nest(1, &key(of));
     let query = Attributes::default()
         .text(1, table.name)
         .text(2, map.name)
-        .nest(3, list);
+        .nest(3, &list);
     let answer = ask(socket, table, NFT_MSG_GETSETELEM, 0, query)?;
     Ok(read_elements(&answer)?.into_iter().next())
 }
@@ -426,8 +384,10 @@ fn read_elements(answer: &Answer) -> io::Result<Vec<Element>> {
 
 fn read_element(item: &[u8]) -> Option<Element> {
     let key = find(find(item, 1)?, 1)?.to_vec();
-    let chain = string(find(find(find(item, 2)?, 2)?, 2)?);
-    let tag = find(item, 6).and_then(|u| u.get(2..)).map(string);
+    let chain = text(find(find(find(item, 2)?, 2)?, 2)?)?.to_owned();
+    let tag = find(item, 6)
+        .and_then(|u| text(u.get(2..)?))
+        .map(str::to_owned);
     Some(Element {
         key,
         chain,

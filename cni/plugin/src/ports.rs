@@ -1,15 +1,14 @@
-//! Host ports: the plugin `portmap` does them, by delegation, and is started only for an attachment that has some. As a
-//! link of the chain it would be started for every pod, to do nothing.
+//! Host ports of the bridge's containers: what the type `portmap` does, in this very process. As a link of the chain it
+//! would be started for every pod, to do nothing.
 
 use keelson_cni_plan::config::NetConf;
+use keelson_cni_plan::portmap::Conf;
 use keelson_cni_plan::protocol::{Args, Command, Error};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::exec;
+use crate::portmap;
 
-const PLUGIN: &str = "portmap";
-
-/// Has `portmap` carry a command out, if the attachment has host ports.
+/// Carries a command out for the attachment's host ports, if it has some. GC is for all.
 pub(crate) fn delegate(
     args: &Args,
     conf: &NetConf,
@@ -17,18 +16,10 @@ pub(crate) fn delegate(
     previous: Option<&Value>,
 ) -> Result<(), Error> {
     let ports = &conf.runtime_config.port_mappings;
-    if ports.is_empty() {
+    if ports.is_empty() && command != Command::Gc {
         return Ok(());
     }
-    let mut asked = json!({
-        "cniVersion": conf.version(),
-        "name": conf.name,
-        "type": PLUGIN,
-        "runtimeConfig": {"portMappings": ports},
-    });
-    if let Some(previous) = previous {
-        asked["prevResult"] = previous.clone();
-    }
-    // Its result is the one it was given and no more.
-    exec::call(args, PLUGIN, command, &asked).map(|_| ())
+    let mut asked = Conf::of(conf)?;
+    asked.net.prev_result = previous.cloned();
+    portmap::command(args, &asked, command)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use keelson_cni_plan::protocol::{Args, Error, code};
 use serde_json::Value;
 
-use crate::{bridge, host_local, loopback, ptp};
+use crate::{bridge, host_local, loopback, portmap, ptp};
 
 /// What a type does with a call: a checked environment and the configuration as it came. What it gives is printed.
 pub(crate) type Run = fn(&Args, &[u8]) -> Result<Option<Value>, Error>;
@@ -38,7 +38,7 @@ const TYPES: &[Type] = &[
     },
     Type {
         names: &["portmap"],
-        run: absent,
+        run: portmap::run,
     },
     Type {
         names: &["bandwidth"],

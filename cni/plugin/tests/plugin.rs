@@ -177,41 +177,6 @@ fn pods_reach_each_other_and_the_node_and_all_is_gone_after() {
 }
 
 #[test]
-fn host_ports_are_handed_to_portmap() {
-    const DEBIANS: &str = "/usr/lib/cni";
-    let portmap = std::path::Path::new(DEBIANS).join("portmap");
-    assert!(portmap.exists(), "install containernetworking-plugins");
-    let bed = Bed::new();
-    let rules = || {
-        let dump = "iptables-save -t nat; ip6tables-save -t nat";
-        let dump = ["netns", "exec", &bed.node, "sh", "-c", dump];
-        let out = Command::new("ip").args(dump).output().expect("iptables");
-        let all = String::from_utf8_lossy(&out.stdout).into_owned();
-        all.matches("--dport 8080").count()
-    };
-    let pod = bed.pod("a");
-    let mut conf = bed.conf();
-    conf["runtimeConfig"] =
-        json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
-    let missing = bed.call("ADD", &pod, &conf).expect_err("no portmap");
-    assert_eq!(missing["code"], 103, "{missing}");
-    let why = missing["details"].to_string();
-    assert!(why.contains("CNI_PATH"), "{missing}");
-    assert!(bed.allocations().is_empty(), "undone");
-
-    let added = bed.call_among(DEBIANS, "ADD", &pod, &conf).expect("add");
-    assert_eq!(addresses(&added).len(), 2, "{added}");
-    assert!(rules() > 0);
-    conf["prevResult"] = added;
-    for again in ["first", "again"] {
-        let deleted = bed.call_among(DEBIANS, "DEL", &pod, &conf);
-        assert_eq!(deleted, Ok(Value::Null), "{again}");
-        assert_eq!(rules(), 0, "{again}");
-    }
-    assert!(bed.allocations().is_empty());
-}
-
-#[test]
 fn check_sees_what_is_broken() {
     type Break = fn(&Bed, &str);
     let breaks: &[(&str, Break)] = &[
