@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, addresses, ip, reaches, run};
+use crate::bed::{Bed, addresses, ip, reaches};
 
 #[test]
 fn pods_reach_each_other_and_the_node_and_all_is_gone_after() {

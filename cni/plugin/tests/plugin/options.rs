@@ -302,8 +302,11 @@ fn a_link_without_addresses() {
 fn what_is_no_bridge_is_not_used() {
     let bed = Bed::new();
     let pod = bed.pod("a");
-    ip(&format!("-n {} link add keelson0 type dummy", bed.node));
-    let refused = bed.call("ADD", &pod, &bed.conf()).expect_err("dummy");
+    ip(&format!(
+        "-n {} link add keelson0 type veth peer name other",
+        bed.node
+    ));
+    let refused = bed.call("ADD", &pod, &bed.conf()).expect_err("a pair");
     assert_eq!(refused["code"], 7, "{refused}");
     assert_eq!(bed.allocations().len() + bed.ports(), 0);
 }
