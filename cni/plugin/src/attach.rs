@@ -215,11 +215,7 @@ pub(crate) fn gc(conf: &NetConf) -> Result<(), Error> {
     let (mut host, valid) = (Net::here()?, conf.valid_attachments()?);
     let all = host.links()?.into_iter();
     let stale = all.filter(|l| names::is_stale_link(&l.name, &l.alias, &conf.name, valid));
-    let steps: Vec<Step> = stale.map(|l| steps::delete(&l.name)).collect();
-    if steps.is_empty() {
-        return Ok(());
-    }
-    host.carry_out(steps)
+    host.carry_out(stale.map(|l| steps::delete(&l.name)).collect())
 }
 
 /// The result that CHECK compares with what is.

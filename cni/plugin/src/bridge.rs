@@ -119,6 +119,7 @@ impl Call<'_> {
             let port = Port {
                 name: link,
                 alias: names::alias(&self.conf.name, &args.container, &args.ifname),
+                bridged: true,
                 hairpin: options.hairpin_mode,
                 isolated: options.port_isolation,
             };
@@ -229,9 +230,7 @@ impl Call<'_> {
         if let (false, Ok(mac)) = (steps.is_empty(), <[u8; 6]>::try_from(link.mac.as_slice())) {
             steps.push(steps::keep_mac(&link.name, mac));
         }
-        if !steps.is_empty() {
-            host.carry_out(steps)?;
-        }
+        host.carry_out(steps)?;
         success
             .ips
             .iter()

@@ -54,6 +54,7 @@ impl Call<'_> {
             let port = Port {
                 name: link,
                 alias: names::alias(&conf.name, &args.container, &args.ifname),
+                bridged: false,
                 hairpin: false,
                 isolated: false,
             };

@@ -58,6 +58,8 @@ pub(crate) struct Port<'a> {
     pub(crate) name: &'a str,
     /// Says whose link it is, for people and for GC.
     pub(crate) alias: String,
+    /// It is a port at all.
+    pub(crate) bridged: bool,
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
 }
@@ -155,10 +157,6 @@ pub(crate) fn new_pair(new: &NewPair<'_>) -> Step {
     raise(&mut outer, LinkFlags::Up);
     if let Some(bridge) = new.bridge {
         outer.attributes.push(LinkAttribute::Controller(bridge));
-        // A port needs no address of its own: nobody talks to it.
-        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        let spec = vec![AfSpecUnspec::Inet6(vec![none])];
-        outer.attributes.push(LinkAttribute::AfSpecUnspec(spec));
     }
     let peer = InfoData::Veth(InfoVeth::Peer(inner));
     let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(peer)];
@@ -186,6 +184,12 @@ pub(crate) fn set_port(port: &Port<'_>) -> Step {
         .filter(|(on, _)| *on)
         .map(|(_, o)| o)
         .collect();
+    if port.bridged {
+        // A port needs no address of its own: nobody talks to it.
+        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let spec = vec![AfSpecUnspec::Inet6(vec![none])];
+        message.attributes.push(LinkAttribute::AfSpecUnspec(spec));
+    }
     if !options.is_empty() {
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),

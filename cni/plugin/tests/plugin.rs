@@ -46,8 +46,8 @@ impl Bed {
     }
 
     fn conf(&self) -> Value {
-        json!({"cniVersion": "1.1.0", "name": "pods", "type": "keelson-cni", "hairpinMode": true, "mtu": 1400,
-            "ipam": {"dataDir": self.dir.path(), "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+        json!({"cniVersion": "1.1.0", "name": "pods", "type": "keelson-cni", "bridge": "keelson0",
+            "isGateway": true, "hairpinMode": true, "mtu": 1400, "ipam": {"type": "host-local", "dataDir": self.dir.path(), "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
                 "ranges": [[{"subnet": "10.99.0.0/24"}], [{"subnet": "fd99::/64"}]]}})
     }
 
