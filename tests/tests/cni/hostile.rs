@@ -17,13 +17,23 @@ fn configurations(bed: &Bed) -> Vec<(String, Vec<u8>)> {
         ("a number", b"1e999999"),
         ("NUL bytes", b"\0\0\0\0"),
         ("no UTF-8", b"{\"name\": \"\xff\xfe\"}"),
-        ("NUL in a name", br#"{"cniVersion": "1.0.0", "name": "a\u0000b"}"#),
+        (
+            "NUL in a name",
+            br#"{"cniVersion": "1.0.0", "name": "a\u0000b"}"#,
+        ),
         ("two values", b"{} {}"),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes.to_vec()))
     .into();
-    all.push(("deep".into(), [vec![b'['; 200_000], vec![b']'; 200_000]].concat()));
-    let deep = format!("{{\"name\":\"pods\",\"args\":{}1{}}}", "{\"a\":".repeat(50_000), "}".repeat(50_000));
+    all.push((
+        "deep".into(),
+        [vec![b'['; 200_000], vec![b']'; 200_000]].concat(),
+    ));
+    let deep = format!(
+        "{{\"name\":\"pods\",\"args\":{}1{}}}",
+        "{\"a\":".repeat(50_000),
+        "}".repeat(50_000)
+    );
     all.push(("deep objects".into(), deep.into_bytes()));
     let mut large = bed.bridge();
     large["args"] = json!({"padding": "x".repeat(10 << 20)});
@@ -50,18 +60,53 @@ fn changes() -> Vec<(&'static str, &'static str, Value)> {
         ("bridge of a path", "/bridge", json!("../x")),
         ("long bridge", "/bridge", json!("b".repeat(64))),
         ("bridge with a space", "/bridge", json!("a b")),
-        ("overlapping ranges", "/ipam/ranges", json!([[{"subnet": "10.0.0.0/8"}], [{"subnet": "10.1.0.0/16"}]])),
-        ("overlap in a set", "/ipam/ranges", json!([[{"subnet": "10.99.0.0/24"}, {"subnet": "10.99.0.0/25"}]])),
-        ("no network", "/ipam/ranges", json!([[{"subnet": "10.0.0.0/99"}]])),
-        ("a network without room", "/ipam/ranges", json!([[{"subnet": "10.0.0.0/32"}]])),
-        ("backward range", "/ipam/ranges",
-            json!([[{"subnet": "10.99.0.0/24", "rangeStart": "10.99.0.9", "rangeEnd": "10.99.0.3"}]])),
-        ("gateway elsewhere", "/ipam/ranges", json!([[{"subnet": "10.99.0.0/24", "gateway": "10.98.0.1"}]])),
+        (
+            "overlapping ranges",
+            "/ipam/ranges",
+            json!([[{"subnet": "10.0.0.0/8"}], [{"subnet": "10.1.0.0/16"}]]),
+        ),
+        (
+            "overlap in a set",
+            "/ipam/ranges",
+            json!([[{"subnet": "10.99.0.0/24"}, {"subnet": "10.99.0.0/25"}]]),
+        ),
+        (
+            "no network",
+            "/ipam/ranges",
+            json!([[{"subnet": "10.0.0.0/99"}]]),
+        ),
+        (
+            "a network without room",
+            "/ipam/ranges",
+            json!([[{"subnet": "10.0.0.0/32"}]]),
+        ),
+        (
+            "backward range",
+            "/ipam/ranges",
+            json!([[{"subnet": "10.99.0.0/24", "rangeStart": "10.99.0.9", "rangeEnd": "10.99.0.3"}]]),
+        ),
+        (
+            "gateway elsewhere",
+            "/ipam/ranges",
+            json!([[{"subnet": "10.99.0.0/24", "gateway": "10.98.0.1"}]]),
+        ),
         ("no ranges", "/ipam/ranges", json!([])),
-        ("ranges of a wrong type", "/ipam/ranges", json!("10.0.0.0/8")),
-        ("route to nowhere", "/ipam/routes", json!([{"dst": "10.0.0.0/64"}])),
+        (
+            "ranges of a wrong type",
+            "/ipam/ranges",
+            json!("10.0.0.0/8"),
+        ),
+        (
+            "route to nowhere",
+            "/ipam/routes",
+            json!([{"dst": "10.0.0.0/64"}]),
+        ),
         ("plugin by a path", "/ipam/type", json!("../../bin/sh")),
-        ("plugin that is not there", "/ipam/type", json!("no-such-plugin")),
+        (
+            "plugin that is not there",
+            "/ipam/type",
+            json!("no-such-plugin"),
+        ),
         ("no addresses at all", "/ipam", json!(7)),
     ]
 }
@@ -78,7 +123,10 @@ fn every_type_refuses_what_is_broken() {
                 let own = plugin == "bridge" || !changes().iter().any(|(n, ..)| *n == name);
                 let answer = bed.call_bytes(plugin, command, &pod, &conf);
                 if let Ok(value) = &answer {
-                    assert!(!own || command != "ADD", "{plugin} {command} {name}: {value}");
+                    assert!(
+                        !own || command != "ADD",
+                        "{plugin} {command} {name}: {value}"
+                    );
                     continue;
                 }
                 refused(&format!("{plugin} {command} {name}"), &answer);
@@ -96,7 +144,10 @@ fn refused(what: &str, answer: &Result<Value, Value>) {
     let said = error["msg"].as_str().unwrap_or_default();
     assert!(!said.is_empty(), "{what}: {error}");
     let text = error.to_string();
-    assert!(text.len() < 4096 && !text.contains("panicked"), "{what}: {text}");
+    assert!(
+        text.len() < 4096 && !text.contains("panicked"),
+        "{what}: {text}"
+    );
 }
 
 #[test]

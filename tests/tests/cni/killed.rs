@@ -30,9 +30,8 @@ fn killed(bed: &Bed, command: &str, pod: &str, conf: &Value, n: usize) -> bool {
     let pid = Pid::from_raw(child.id() as i32);
     let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("wait");
     assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
-    let options = Options::PTRACE_O_EXITKILL
-        | Options::PTRACE_O_TRACESYSGOOD
-        | Options::PTRACE_O_TRACEEXEC;
+    let options =
+        Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACEEXEC;
     ptrace::seize(pid, options).expect("trace");
     kill(pid, Signal::SIGCONT).expect("continue");
     follow(pid, n)
@@ -45,7 +44,9 @@ fn follow(pid: Pid, n: usize) -> bool {
         match waitpid(pid, None).expect("wait") {
             WaitStatus::Exited(..) => return false,
             WaitStatus::Signaled(..) => return true,
-            WaitStatus::PtraceEvent(_, _, event) if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 => {
+            WaitStatus::PtraceEvent(_, _, event)
+                if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 =>
+            {
                 // What follows is the end of the call that made it the plugin.
                 (is_plugin, entering) = (true, false);
             }

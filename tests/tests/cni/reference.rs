@@ -93,7 +93,12 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "promiscuous bridge with hairpin mode",
-        chain: |ipam| vec![bridge(ipam, json!({"promiscMode": true, "hairpinMode": true}))],
+        chain: |ipam| {
+            vec![bridge(
+                ipam,
+                json!({"promiscMode": true, "hairpinMode": true}),
+            )]
+        },
         differs: &[],
     },
     Case {
@@ -125,7 +130,8 @@ const CASES: &[Case] = &[
             let ranges = json!([[{"subnet": "10.98.0.0/24", "rangeStart": "10.98.0.20",
                 "rangeEnd": "10.98.0.30", "gateway": "10.98.0.254"}]]);
             let mut ipam = ranged(ipam, ranges);
-            ipam["routes"] = json!([{"dst": "0.0.0.0/0"}, {"dst": "192.0.2.0/24", "gw": "10.98.0.9"}]);
+            ipam["routes"] =
+                json!([{"dst": "0.0.0.0/0"}, {"dst": "192.0.2.0/24", "gw": "10.98.0.9"}]);
             vec![bridge(&ipam, json!({}))]
         },
         differs: &[],
@@ -142,21 +148,30 @@ const CASES: &[Case] = &[
     Case {
         name: "a requested address",
         chain: |ipam| {
-            vec![bridge(ipam, json!({"runtimeConfig": {"ips": ["10.99.0.77"]}}))]
+            vec![bridge(
+                ipam,
+                json!({"runtimeConfig": {"ips": ["10.99.0.77"]}}),
+            )]
         },
         differs: &[],
     },
     Case {
         name: "a requested address elsewhere",
         chain: |ipam| {
-            vec![bridge(ipam, json!({"runtimeConfig": {"ips": ["10.1.1.1"]}}))]
+            vec![bridge(
+                ipam,
+                json!({"runtimeConfig": {"ips": ["10.1.1.1"]}}),
+            )]
         },
         differs: &[],
     },
     Case {
         name: "a requested hardware address",
         chain: |ipam| {
-            vec![bridge(ipam, json!({"runtimeConfig": {"mac": "02:11:22:33:44:55"}}))]
+            vec![bridge(
+                ipam,
+                json!({"runtimeConfig": {"mac": "02:11:22:33:44:55"}}),
+            )]
         },
         differs: &[],
     },
@@ -237,7 +252,11 @@ impl Runner<'_> {
     fn call(&self, command: &str, conf: &Value) -> Result<Value, Value> {
         let kind = conf["type"].as_str().expect("a type");
         let theirs = !self.ours || FOREIGN.contains(&kind);
-        let name = if theirs { format!("debian:{kind}") } else { kind.to_owned() };
+        let name = if theirs {
+            format!("debian:{kind}")
+        } else {
+            kind.to_owned()
+        };
         self.bed.call(&name, command, &self.pod, conf)
     }
 
@@ -309,7 +328,10 @@ impl Runner<'_> {
         out.insert("links", self.links());
         out.insert("in the pod", self.inside());
         out.insert("ledger", self.ledger());
-        out.insert("forwarding", self.bed.sh("cat /proc/sys/net/ipv4/ip_forward"));
+        out.insert(
+            "forwarding",
+            self.bed.sh("cat /proc/sys/net/ipv4/ip_forward"),
+        );
     }
 
     /// Links of the node: their kind and what is said about them, without names that are made up.
@@ -319,7 +341,10 @@ impl Runner<'_> {
         let mut all = Vec::new();
         for link in links.as_array().into_iter().flatten() {
             let info = &link["linkinfo"];
-            let Some(kind) = info["info_kind"].as_str().filter(|_| link["ifname"] != "out") else {
+            let Some(kind) = info["info_kind"]
+                .as_str()
+                .filter(|_| link["ifname"] != "out")
+            else {
                 continue;
             };
             let port = &info["info_slave_data"];
@@ -343,9 +368,16 @@ impl Runner<'_> {
         let ask = |what: &str| {
             let text = run("ip", &format!("-n {ns} {what}")).stdout;
             let text = String::from_utf8_lossy(&text).into_owned();
-            let own = text.lines().filter(|l| !l.contains("fe80") && !l.contains("ff00"));
+            let own = text
+                .lines()
+                .filter(|l| !l.contains("fe80") && !l.contains("ff00"));
             let mut lines: Vec<String> = own
-                .map(|l| l.split_whitespace().filter(|w| !w.contains('@')).collect::<Vec<_>>().join(" "))
+                .map(|l| {
+                    l.split_whitespace()
+                        .filter(|w| !w.contains('@'))
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                })
                 .collect();
             lines.sort();
             lines.join("\n")
@@ -362,7 +394,11 @@ impl Runner<'_> {
             .filter(|e| e.file_name() != "lock")
             .map(|e| {
                 let text = std::fs::read_to_string(e.path()).unwrap_or_default();
-                format!("{} {:?}", e.file_name().display(), text.replace(&self.pod, "POD"))
+                format!(
+                    "{} {:?}",
+                    e.file_name().display(),
+                    text.replace(&self.pod, "POD")
+                )
             })
             .collect();
         all.sort();
@@ -379,7 +415,12 @@ fn outcome(case: &Case, ours: bool) -> Outcome {
     for conf in &mut chain {
         merge(conf, json!({"cniVersion": "1.0.0", "name": "net"}));
     }
-    Runner { bed: &bed, pod, ours }.chain(&chain)
+    Runner {
+        bed: &bed,
+        pod,
+        ours,
+    }
+    .chain(&chain)
 }
 
 #[test]
@@ -398,9 +439,17 @@ fn ours_does_what_the_reference_does() {
             if differs != told {
                 let [a, b] = [&ours, &theirs].map(|o| o.get(key).cloned().unwrap_or("-".into()));
                 let why = if told { "is told to differ" } else { "differs" };
-                wrong.push(format!("{}: {key} {why}\n  ours:\n{a}\n  theirs:\n{b}", case.name));
+                wrong.push(format!(
+                    "{}: {key} {why}\n  ours:\n{a}\n  theirs:\n{b}",
+                    case.name
+                ));
             }
         }
     }
-    assert!(wrong.is_empty(), "{} differences\n{}", wrong.len(), wrong.join("\n\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} differences\n{}",
+        wrong.len(),
+        wrong.join("\n\n")
+    );
 }
