@@ -7,6 +7,7 @@ mod killed;
 mod load;
 mod portmap;
 mod reference;
+mod spec;
 
 /// Every system call, where the default run takes a sample.
 #[test]
