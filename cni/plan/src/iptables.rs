@@ -68,23 +68,24 @@ pub fn add(saved: &str, network: &str, link: &str, addresses: &[IpNet]) -> Strin
     text + "COMMIT\n"
 }
 
-/// What takes away the rules of the attachments that are chosen by chain and tag; none if there are none.
-pub fn remove(saved: &str, gone: impl Fn(&str, &str) -> bool) -> Option<String> {
-    let mut chains: Vec<&str> = Vec::new();
+/// What takes away the rules of the attachments that are chosen by chain and tag; none if there are none. A chain that
+/// nothing leads to any more has no tag.
+pub fn remove(saved: &str, gone: impl Fn(&str, Option<&str>) -> bool) -> Option<String> {
     let mut rules = String::new();
-    for (chain, _, rule) in leading(saved).filter(|(chain, tag, _)| gone(chain, tag)) {
+    let leading: Vec<_> = leading(saved).collect();
+    for (_, _, rule) in leading.iter().filter(|(c, tag, _)| gone(c, Some(tag))) {
         let _ = writeln!(rules, "-D POSTROUTING {rule}");
-        if !chains.contains(&chain) {
-            chains.push(chain);
+    }
+    let declared = saved
+        .lines()
+        .filter_map(|l| l.strip_prefix(':')?.split(' ').next());
+    for chain in declared.filter(|c| c.starts_with(names::LINK)) {
+        let tag = leading.iter().find(|(c, ..)| *c == chain).map(|l| l.1);
+        if gone(chain, tag) {
+            let _ = write!(rules, "-F {chain}\n-X {chain}\n");
         }
     }
-    if chains.is_empty() {
-        return None;
-    }
-    for chain in chains {
-        let _ = write!(rules, "-F {chain}\n-X {chain}\n");
-    }
-    Some(format!("*nat\n{rules}COMMIT\n"))
+    (!rules.is_empty()).then(|| format!("*nat\n{rules}COMMIT\n"))
 }
 
 /// Whether an address is led to the attachment's chain.
@@ -99,10 +100,11 @@ mod tests {
 
     const LINK: &str = "ksn0123456789ab";
     const OTHER: &str = "ksnba9876543210";
+    const ALONE: &str = "ksn000000000000";
 
     fn saved() -> String {
         format!(
-            "*nat\n:POSTROUTING ACCEPT [0:0]\n:{LINK} - [0:0]\n\
+            "*nat\n:POSTROUTING ACCEPT [0:0]\n:{LINK} - [0:0]\n:{OTHER} - [0:0]\n:{ALONE} - [0:0]\n\
             -A POSTROUTING -s 10.0.0.0/8 -j MASQUERADE\n\
             -A POSTROUTING -s 10.0.0.2/32 -m comment --comment \"{LINK} pods\" -j {LINK}\n\
             -A POSTROUTING -s 10.0.0.3/32 -m comment --comment \"{OTHER} others\" -j {OTHER}\n\
@@ -127,15 +129,15 @@ mod tests {
 
     #[test]
     fn only_what_is_chosen_and_ours_goes() {
-        let text = remove(&saved(), |chain, tag| {
-            chain == OTHER && tag.ends_with("others")
-        });
+        let of_others = |_: &str, tag: Option<&str>| tag.is_some_and(|t| t.ends_with("others"));
         let want = format!(
             "*nat\n-D POSTROUTING -s 10.0.0.3/32 -m comment --comment \"{OTHER} others\" -j {OTHER}\n\
             -F {OTHER}\n-X {OTHER}\nCOMMIT\n"
         );
-        assert_eq!(text, Some(want));
-        assert_eq!(remove(&saved(), |_, tag| tag == "mine"), None);
+        assert_eq!(remove(&saved(), of_others), Some(want));
+        let alone = format!("*nat\n-F {ALONE}\n-X {ALONE}\nCOMMIT\n");
+        assert_eq!(remove(&saved(), |_, tag| tag.is_none()), Some(alone));
+        assert_eq!(remove(&saved(), |_, tag| tag == Some("mine")), None);
     }
 
     #[test]

@@ -69,9 +69,8 @@ impl<'a> Attach<'a> {
         self.host.must(&self.link)
     }
 
-    /// Gives the container's end addresses and routes and sets it up. Kernel parameters first: with them the kernel
-    /// tells the neighbours of the addresses when the link comes up.
-    pub(crate) fn configure(&self, index: u32, inner: Inner<'_>) -> Result<Link, Error> {
+    /// Gives the container's end addresses and routes and sets it up; the link and the socket there.
+    pub(crate) fn configure(&self, index: u32, inner: Inner<'_>) -> Result<(Link, Net), Error> {
         let ifname = &self.args.ifname;
         let mut net = within(&self.netns, || {
             prepare(ifname, &inner)?;
@@ -89,16 +88,23 @@ impl<'a> Attach<'a> {
         if inner.manner.detect {
             settle(&mut net, index)?;
         }
-        net.must(ifname)
+        let link = net.must(ifname)?;
+        Ok((link, net))
     }
 
-    /// Waits until packets go through the host's end.
-    pub(crate) fn working(&mut self) -> Result<Link, Error> {
+    /// Waits until packets go through the host's end, which it gives, and then tells the neighbours of the addresses:
+    /// the kernel does, when the link is given the hardware address that it has.
+    pub(crate) fn working(&mut self, (inner, net): (&Link, &mut Net)) -> Result<Link, Error> {
         let (host, name) = (&mut self.host, &self.link);
-        wait_for(|| host.must(name).map(|l| l.works.then_some(l)))?.ok_or_else(|| {
-            let why = "it did not come up";
-            Error::new(code::KERNEL, format!("set link {name} up"), why)
-        })
+        let link =
+            wait_for(|| host.must(name).map(|l| l.works.then_some(l)))?.ok_or_else(|| {
+                let why = "it did not come up";
+                Error::new(code::KERNEL, format!("set link {name} up"), why)
+            })?;
+        if let Ok(mac) = <[u8; 6]>::try_from(inner.mac.as_slice()) {
+            net.carry_out(vec![steps::keep_mac(&inner.name, mac)])?;
+        }
+        Ok(link)
     }
 
     /// The container's end in a result.

@@ -162,8 +162,11 @@ impl Call<'_> {
             ip.interface = Some(2);
         }
         let peer = port.peer.unwrap_or_default();
-        let inner = match options.disable_container_interface {
-            true => Net::inside(&attach.netns)?.must(&args.ifname)?,
+        let (inner, mut inside) = match options.disable_container_interface {
+            true => {
+                let mut inside = Net::inside(&attach.netns)?;
+                (inside.must(&args.ifname)?, inside)
+            }
             false => attach.configure(peer, inner(options, &success, peer))?,
         };
         let vlan = self.gateways(&mut attach.host, &bridge, &success)?;
@@ -177,7 +180,7 @@ impl Call<'_> {
         }
         let port = match options.disable_container_interface {
             true => port.clone(),
-            false => attach.working()?,
+            false => attach.working((&inner, &mut inside))?,
         };
         success.interfaces = vec![
             interface(name, &bridge, None),

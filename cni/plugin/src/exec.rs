@@ -22,12 +22,14 @@ pub(crate) fn call(
 ) -> Result<Option<Value>, Error> {
     let program = find(args, plugin)?;
     let said = run(&program, plugin, command, conf);
-    let unknown = |e: &Error| match command {
-        Command::Gc | Command::Status => {
-            [code::INCOMPATIBLE_VERSION, code::INVALID_ENVIRONMENT].contains(&e.code)
-        }
-        _ => false,
-    };
+    // What an older plugin says to a command that it does not know, and to an environment without a container.
+    const UNKNOWN: [u32; 3] = [
+        code::INCOMPATIBLE_VERSION,
+        code::INVALID_ENVIRONMENT,
+        code::UNKNOWN_CONTAINER,
+    ];
+    let newer_command = matches!(command, Command::Gc | Command::Status);
+    let unknown = |e: &Error| newer_command && UNKNOWN.contains(&e.code);
     match said {
         Err(e) if unknown(&e) => Ok(None),
         Err(e) if e.code == code::INCOMPATIBLE_VERSION && newer(conf) => {

@@ -50,8 +50,13 @@ impl Open {
         quick.element(&self.gate.maps[map].0, element);
         match self.commit(quick)? {
             Ok(()) => return Ok(()),
-            // A former owner's, which leads elsewhere.
-            Err(EBUSY | EEXIST) => self.remove_key(map, &element.key)?,
+            // This attachment's already, or a former owner's.
+            Err(EBUSY | EEXIST) => {
+                if self.get(&(map, element.key.clone()))?.as_ref() == Some(element) {
+                    return Ok(());
+                }
+                self.remove_key(map, &element.key)?;
+            }
             Err(ENOENT) => {}
             Err(errno) => return Err(fail(io::Error::from_raw_os_error(errno))),
         }

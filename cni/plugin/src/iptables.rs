@@ -32,7 +32,11 @@ pub(crate) fn remove(link: &str) -> Result<(), Error> {
 
 /// Ends it for all attachments of a network but the valid ones.
 pub(crate) fn gc(network: &str, valid: &[Attachment]) -> Result<(), Error> {
-    change(|now| plan::remove(now, |_, tag| names::is_stale_tag(tag, network, valid)))
+    change(|now| {
+        plan::remove(now, |_, tag| {
+            tag.is_none_or(|t| names::is_stale_tag(t, network, valid))
+        })
+    })
 }
 
 /// The first address without a rule.

@@ -15,6 +15,7 @@ use crate::netlink::{Answer, Socket};
 /// Flags of a message (`linux/netlink.h`).
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
+const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 const DUMP: u16 = 0x300;
@@ -223,7 +224,7 @@ impl Transaction {
         self.push(NFT_MSG_DELSET, ONLY_EMPTY, set);
     }
 
-    /// An element, there already or not.
+    /// An element that is not there yet.
     pub(crate) fn element(&mut self, map: &Map, element: &Element) {
         const COMMENT: u8 = 0;
         let mut comment = element.tag.clone().into_bytes();
@@ -233,7 +234,7 @@ impl Transaction {
         let item = key(&element.key).nest(2, &verdict(GOTO, Some(&element.chain)));
         let list = Attributes::default().nest(1, &item.bytes(6, &userdata));
         let elements = self.elements(map, list);
-        self.push(NFT_MSG_NEWSETELEM, CREATE, elements);
+        self.push(NFT_MSG_NEWSETELEM, CREATE | EXCLUSIVE, elements);
     }
 
     /// An element is no more.

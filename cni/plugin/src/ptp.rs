@@ -89,7 +89,7 @@ impl Call<'_> {
             );
         }
         ways.extend(routes(&success, peer));
-        let inner = attach.configure(
+        let (inner, mut inside) = attach.configure(
             peer,
             Inner {
                 ips: &success.ips,
@@ -105,7 +105,7 @@ impl Call<'_> {
             let backend = self.options.masquerade.backend()?;
             masquerade::add(backend, &conf.name, &attach.link, &addresses)?;
         }
-        let host = attach.working()?;
+        let host = attach.working((&inner, &mut inside))?;
         success.interfaces = vec![
             interface(&attach.link, &host, None),
             interface(&args.ifname, &inner, attach.sandbox()),
