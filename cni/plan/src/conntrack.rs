@@ -37,31 +37,33 @@ fn write(family: Family, kind: u16, flags: u16, body: &Attributes) -> Vec<u8> {
     out
 }
 
-/// Asks for the UDP flows to a port. Kernels before 5.8 don't know filters and give all.
-pub fn ask(family: Family, port: u16) -> Vec<u8> {
+/// Asks for the UDP flows, those to a port if it is one. Kernels before 5.8 don't know filters and give all.
+pub fn ask(family: Family, ports: &[u16]) -> Vec<u8> {
     /// Protocol and destination port (`CTA_FILTER_FLAG`).
-    const COMPARED: u32 = 1 << 3 | 1 << 5;
-    let protocol = Attributes::new()
-        .bytes(1, &[UDP])
-        .bytes(3, &port.to_be_bytes());
+    const COMPARED: (u32, u32) = (1 << 3, 1 << 5);
+    let (mut protocol, mut compared) = (Attributes::new().bytes(1, &[UDP]), COMPARED.0);
+    if let [port] = ports {
+        protocol = protocol.bytes(3, &port.to_be_bytes());
+        compared |= COMPARED.1;
+    }
     let body = Attributes::new()
         .nest(ORIGINAL, &Attributes::new().nest(PROTOCOL, &protocol))
-        .nest(FILTER, &Attributes::new().bytes(1, &COMPARED.to_ne_bytes()));
+        .nest(FILTER, &Attributes::new().bytes(1, &compared.to_ne_bytes()));
     write(family, GET, DUMP, &body)
 }
 
-/// The message that deletes the flow in an answer's attributes, if it is one of UDP to this port and who answers it is
-/// stale.
+/// The message that deletes the flow in an answer's attributes, if it is one of UDP to one of these ports and who answers
+/// it is stale.
 pub fn delete(
     family: Family,
     answer: &[u8],
-    port: u16,
-    stale: impl Fn(IpAddr, u16) -> bool,
+    ports: &[u16],
+    stale: impl Fn((IpAddr, u16)) -> bool,
 ) -> Option<Vec<u8>> {
     let (original, reply) = (find(answer, ORIGINAL)?, find(answer, REPLY)?);
     let protocol = find(original, PROTOCOL)?;
-    let to_port = find(protocol, 3)? == port.to_be_bytes();
-    if find(protocol, 1)? != [UDP] || !to_port || find(answer, ZONE).is_some() {
+    let to = u16::from_be_bytes(find(protocol, 3)?.try_into().ok()?);
+    if find(protocol, 1)? != [UDP] || !ports.contains(&to) || find(answer, ZONE).is_some() {
         return None;
     }
     let addresses = find(reply, ADDRESSES)?;
@@ -72,7 +74,7 @@ pub fn delete(
     let from = find(find(reply, PROTOCOL)?, 2)?;
     let from = u16::from_be_bytes(from.try_into().ok()?);
     let named = || Attributes::new().bytes(NESTED | ORIGINAL, original);
-    stale(answerer, from).then(|| write(family, DELETE, 0, &named()))
+    stale((answerer, from)).then(|| write(family, DELETE, 0, &named()))
 }
 
 /// The attribute holds attributes.

@@ -3,6 +3,7 @@
 
 pub mod alloc;
 pub mod args;
+pub mod bandwidth;
 pub mod bridge;
 pub mod config;
 pub mod conntrack;

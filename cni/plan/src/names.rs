@@ -9,10 +9,7 @@ pub const LINK: &str = "ksn";
 
 /// The host end of a container's link: `ksn` and 48 bits of a hash of container and interface.
 pub fn host_link(container: &str, ifname: &str) -> String {
-    format!(
-        "{LINK}{:012x}",
-        hash(&[container, ifname]) & 0xffff_ffff_ffff
-    )
+    format!("{LINK}{}", short_hash(&[container, ifname]))
 }
 
 /// A MAC address for the bridge, locally administered and fixed: a bridge without one takes its lowest port's,
@@ -66,6 +63,11 @@ pub fn network_chain(network: &IpNet) -> String {
 /// The port of a bridge's link into a VLAN.
 pub fn vlan_port(bridge: &str, vlan: u16) -> String {
     host_link(bridge, &format!("vlan {vlan}"))
+}
+
+/// Twelve digits for names of any length.
+pub(crate) fn short_hash(parts: &[&str]) -> String {
+    format!("{:012x}", hash(parts) & 0xffff_ffff_ffff)
 }
 
 /// FNV-1a, 64 bits: stable over versions of the compiler, unlike the standard library's hasher.

@@ -59,6 +59,9 @@ pub struct Error {
     pub details: String,
 }
 
+/// Characters of an error's details: what somebody else wrote is quoted in them, and runtimes log them.
+const LONGEST: usize = 2000;
+
 impl Error {
     /// An error of a code; the version is set where it is printed.
     pub fn new(code: u32, msg: impl Into<String>, details: impl std::fmt::Display) -> Self {
@@ -66,7 +69,7 @@ impl Error {
             cni_version: "1.0.0".into(),
             code,
             msg: msg.into(),
-            details: details.to_string(),
+            details: details.to_string().chars().take(LONGEST).collect(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! a dozen netlink messages and ends.
 
 mod attach;
+mod bandwidth;
 mod bridge;
 mod errors;
 mod exec;

@@ -7,15 +7,17 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use keelson_cni_plan::config::mac_text;
+use keelson_cni_plan::nft::wire::find;
 use keelson_cni_plan::protocol::{Error, code};
 use keelson_cni_plan::result::Route;
-use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_core::{NLM_F_DUMP, Nla};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
     LinkMessage, State,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::tc::{TcAttribute, TcMessage, TcOption};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc::ENODEV;
 use nix::sched::{CloneFlags, setns};
@@ -252,6 +254,16 @@ impl Net {
             .map(|l| l.name))
     }
 
+    /// The parameters (`TCA_TBF_PARMS`) of the token bucket by which a link sends, if it has one.
+    pub(crate) fn bucket(&mut self, link: u32) -> Result<Option<Vec<u8>>, Error> {
+        let query = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+        let all = self.dump("read queues", query)?;
+        Ok(all.into_iter().find_map(|m| match m {
+            RouteNetlinkMessage::NewQueueDiscipline(m) => read_bucket(&m, link),
+            _ => None,
+        }))
+    }
+
     /// A link that must be there.
     pub(crate) fn must(&mut self, name: &str) -> Result<Link, Error> {
         let missing = || Error::new(code::KERNEL, format!("read link {name}"), "no such link");
@@ -324,6 +336,26 @@ fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
         }
     }
     Some(link)
+}
+
+fn read_bucket(message: &TcMessage, link: u32) -> Option<Vec<u8>> {
+    const PARAMETERS: u16 = 1;
+    let kind = TcAttribute::Kind("tbf".to_owned());
+    if u32::try_from(message.header.index) != Ok(link) || !message.attributes.contains(&kind) {
+        return None;
+    }
+    message.attributes.iter().find_map(|a| match a {
+        // What the crate does not know is all options at once.
+        TcAttribute::Options(options) => options.iter().find_map(|o| match o {
+            TcOption::Other(nla) => {
+                let mut value = vec![0; nla.value_len()];
+                nla.emit_value(&mut value);
+                find(&value, PARAMETERS).map(<[u8]>::to_vec)
+            }
+            _ => None,
+        }),
+        _ => None,
+    })
 }
 
 fn read_info(info: Vec<LinkInfo>, link: &mut Link) {

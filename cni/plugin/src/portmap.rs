@@ -109,13 +109,13 @@ fn add(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
             Backend::Iptables => restore(wanted, owner)?,
         }
     }
-    for (family, port) in udp(&conf.ports) {
-        let right = |answerer, from| {
-            let mut all = wanted.iter().flat_map(|w| &w.forwards);
-            all.any(|f| f.to == (answerer, from))
-        };
-        forget(&socket, family, port, |answerer, from| {
-            !right(answerer, from)
+    let to: Vec<(IpAddr, u16)> = wanted
+        .iter()
+        .flat_map(|w| w.forwards.iter().map(|f| f.to))
+        .collect();
+    for wanted in wanted {
+        forget(&socket, wanted.family, &conf.ports, |answerer| {
+            !to.contains(&answerer)
         });
     }
     Ok(())
@@ -197,18 +197,14 @@ fn there(socket: &Netfilter, family: Family) -> Result<Vec<Place>, Error> {
 
 fn del(conf: &Conf, ifname: &str, owner: &str) -> Result<(), Error> {
     let removed = remove(conf, &|tag| tag == owner);
-    let containers: Vec<IpAddr> = conf
-        .wanted(ifname)
-        .into_iter()
-        .flatten()
-        .filter_map(|w| w.forwards.first().map(|f| f.to.0))
-        .collect();
-    if let Ok(socket) = Netfilter::open() {
-        for (family, port) in udp(&conf.ports) {
-            forget(&socket, family, port, |answerer, _| {
-                containers.contains(&answerer)
-            });
-        }
+    for wanted in conf.wanted(ifname).unwrap_or_default() {
+        let container = wanted.forwards.iter().map(|f| f.to.0).next();
+        forget(
+            &Netfilter::open()?,
+            wanted.family,
+            &conf.ports,
+            |(ip, _)| container == Some(ip),
+        );
     }
     removed
 }
@@ -296,16 +292,21 @@ fn status(conf: &Conf) -> Result<(), Error> {
         .ok_or_else(|| Error::new(code::NOT_AVAILABLE, "not available", why))
 }
 
-fn udp(ports: &[Port]) -> Vec<(Family, u16)> {
-    let own = ports.iter().filter(|p| p.protocol == Protocol::Udp);
-    own.flat_map(|p| Family::ALL.map(|family| (family, p.port)))
-        .collect()
-}
-
-/// Forgets flows that keep going where they went. That it fails harms nobody but them, and them not for long.
-fn forget(socket: &Netfilter, family: Family, port: u16, stale: impl Fn(IpAddr, u16) -> bool) {
-    let gone = socket.list(&conntrack::ask(family, port), |answer| {
-        conntrack::delete(family, answer, port, &stale)
+/// Forgets UDP flows to host ports that keep going where they went. That it fails harms nobody but them, and them not
+/// for long. The kernel looks through all flows for an answer, so it is asked once.
+fn forget(
+    socket: &Netfilter,
+    family: Family,
+    ports: &[Port],
+    stale: impl Fn((IpAddr, u16)) -> bool,
+) {
+    let udp = ports.iter().filter(|p| p.protocol == Protocol::Udp);
+    let udp: Vec<u16> = udp.map(|p| p.port).collect();
+    if udp.is_empty() {
+        return;
+    }
+    let gone = socket.list(&conntrack::ask(family, &udp), |answer| {
+        conntrack::delete(family, answer, &udp, &stale)
     });
     for message in gone.into_iter().flatten().flatten() {
         socket.tell(&message);

@@ -5,7 +5,7 @@ use std::path::Path;
 use keelson_cni_plan::protocol::{Args, Error, code};
 use serde_json::Value;
 
-use crate::{bridge, host_local, loopback, portmap, ptp};
+use crate::{bandwidth, bridge, host_local, loopback, portmap, ptp};
 
 /// What a type does with a call: a checked environment and the configuration as it came. What it gives is printed.
 pub(crate) type Run = fn(&Args, &[u8]) -> Result<Option<Value>, Error>;
@@ -42,7 +42,7 @@ const TYPES: &[Type] = &[
     },
     Type {
         names: &["bandwidth"],
-        run: absent,
+        run: bandwidth::run,
     },
 ];
 
@@ -60,16 +60,6 @@ pub(crate) fn find(program: &Path) -> Result<&'static Type, Error> {
         );
         Error::new(code::INVALID_ENVIRONMENT, "no such plugin type", why)
     })
-}
-
-/// A type that has a name and nothing behind it yet.
-fn absent(_: &Args, _: &[u8]) -> Result<Option<Value>, Error> {
-    let why = "this version does not have this type of plugin";
-    Err(Error::new(
-        code::UNSUPPORTED_FIELD,
-        "unsupported plugin type",
-        why,
-    ))
 }
 
 #[cfg(test)]

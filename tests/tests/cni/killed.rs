@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, environment};
-use crate::load::state;
+use crate::load::{assert_same, state};
 
 /// Runs a call until it enters its n-th system call, and kills it there; whether it came so far.
 fn killed(bed: &Bed, command: &str, pod: &str, conf: &Value, n: usize) -> bool {
@@ -72,6 +72,7 @@ pub(crate) fn at_every(step: usize) {
     conf["runtimeConfig"] =
         json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
     let mut gc = bed.bridge();
+    gc["cniVersion"] = json!("1.1.0");
     gc["cni.dev/valid-attachments"] = json!([]);
     let call = |command: &str, conf: &Value| {
         let result = bed.call("bridge", command, &pod, conf);
@@ -84,8 +85,8 @@ pub(crate) fn at_every(step: usize) {
     whole();
     let before = state(&bed);
     let clean = |how: &str, n: usize| {
-        let after = state(&bed);
-        assert_eq!(after, before, "{how} killed at its {n}. call");
+        let what = format!("{how} killed at its {n}. call");
+        assert_same(&before, &state(&bed), &what);
     };
     // What cleans up after each kind of death.
     for (command, by) in [("ADD", "GC"), ("ADD", "DEL"), ("DEL", "GC"), ("DEL", "DEL")] {

@@ -1,6 +1,7 @@
 //! The network plugins as runtimes call them, in network namespaces of the test's own, beside Debian's.
 #![allow(missing_docs)]
 
+mod bandwidth;
 mod bed;
 mod hostile;
 mod killed;

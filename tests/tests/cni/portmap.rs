@@ -260,6 +260,7 @@ fn gc_takes_what_belongs_to_nobody() {
             bed.call("portmap", "ADD", pod, &conf).expect("add");
         }
         let mut gc = conf(backend, json!([]));
+        gc["cniVersion"] = json!("1.1.0");
         gc["cni.dev/valid-attachments"] = json!([{"containerID": pods[1], "ifname": "eth0"}]);
         let mut other = gc.clone();
         other["name"] = json!("others");
