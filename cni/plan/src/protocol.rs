@@ -97,13 +97,18 @@ pub fn version(input: &[u8]) -> Result<&'static str, Error> {
         #[serde(default)]
         cni_version: String,
     }
-    let conf: Versioned = serde_json::from_slice(input).map_err(|e| {
+    let unreadable = |e: &dyn std::fmt::Display| {
         Error::new(
             code::DECODE_FAILURE,
             "network configuration can't be read",
             e,
         )
-    })?;
+    };
+    // What reads structures would take a list of their fields too.
+    if input.trim_ascii_start().first() != Some(&b'{') {
+        return Err(unreadable(&"it is no JSON object"));
+    }
+    let conf: Versioned = serde_json::from_slice(input).map_err(|e| unreadable(&e))?;
     let asked = Some(conf.cni_version.as_str()).filter(|v| !v.is_empty());
     let asked = asked.unwrap_or(VERSIONS[0]);
     let known = VERSIONS.iter().find(|v| **v == asked);

@@ -9,12 +9,14 @@ use nix::libc::{EBUSY, EEXIST, ENOENT};
 use crate::netlink::Socket;
 use crate::nft::{self, Base, Element, Expression, Map, Table, Transaction};
 
+/// A map, and what loads a packet's key.
+pub(crate) type Keyed = (Map, fn() -> Vec<Expression>);
+
 /// A gate's form.
 pub(crate) struct Gate {
     pub(crate) table: Table,
     pub(crate) base: Base,
-    /// The maps, each with what loads the packet's key.
-    pub(crate) maps: &'static [(Map, fn() -> Vec<Expression>)],
+    pub(crate) maps: &'static [Keyed],
 }
 
 /// A gate, opened.

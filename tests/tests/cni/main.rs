@@ -9,6 +9,7 @@ mod load;
 mod portmap;
 mod reference;
 mod runtimes;
+mod spec;
 
 /// Every system call, where the default run takes a sample.
 #[test]

@@ -122,7 +122,7 @@ fn sixty_four_at_a_time_get_sixty_four_addresses() {
     conf["ipam"]["ranges"] = json!([[{"subnet": "10.99.0.0/25"}]]);
     let given = std::thread::scope(|s| {
         let call = |i: usize| {
-            let plugin = if i % 4 == 0 {
+            let plugin = if i.is_multiple_of(4) {
                 "debian:host-local"
             } else {
                 "host-local"

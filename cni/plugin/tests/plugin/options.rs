@@ -18,34 +18,6 @@ fn port(result: &Value) -> String {
         .to_owned()
 }
 
-/// VLANs of a link: number, and `PVID`, `Egress Untagged` if it is so.
-fn vlans(bed: &Bed, name: &str) -> Vec<String> {
-    let all: Value = serde_json::from_str(&crate::bed::must(
-        "bridge",
-        &format!("-n {} -j vlan show", bed.node),
-    ))
-    .expect("json");
-    let own = all
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|l| l["ifname"] == name);
-    let list = own.flat_map(|l| l["vlans"].as_array().cloned().unwrap_or_default());
-    list.map(|v| {
-        let untagged = if v["flags"].is_null() {
-            ""
-        } else {
-            " untagged"
-        };
-        let end = v["vlanEnd"]
-            .as_u64()
-            .map(|e| format!("-{e}"))
-            .unwrap_or_default();
-        format!("{}{end}{untagged}", v["vlan"])
-    })
-    .collect()
-}
-
 #[test]
 fn each_option_is_seen_in_the_kernel() {
     type Check = fn(&Bed, &str, &Value);
@@ -117,31 +89,6 @@ fn each_option_is_seen_in_the_kernel() {
                 assert_eq!(link(ns, name)["mtu"], 1300, "{name}");
             }
         }),
-        ("vlan", json!({"vlan": 7}), |bed, _, result| {
-            assert_eq!(vlans(bed, &port(result)), ["1 untagged", "7 untagged"]);
-            assert_eq!(result["interfaces"][3]["name"], "keelson0.7");
-            let addresses = ip(&format!("-n {} addr show keelson0.7", bed.node));
-            assert!(addresses.contains("10.99.0.1/24"), "{addresses}");
-            assert!(addresses.contains("fd99::1/64"), "{addresses}");
-        }),
-        (
-            "only that vlan",
-            json!({"vlan": 7, "preserveDefaultVlan": false}),
-            |bed, pod, result| {
-                assert_eq!(vlans(bed, &port(result)), ["7 untagged"]);
-                assert!(reaches(pod, "10.99.0.1") && reaches(pod, "fd99::1"));
-            },
-        ),
-        (
-            "trunk",
-            json!({"vlanTrunk": [{"minID": 100, "maxID": 102}, {"id": 7}], "preserveDefaultVlan": false}),
-            |bed, _, result| {
-                assert_eq!(
-                    vlans(bed, &port(result)),
-                    ["7", "100-102"].map(str::to_owned)
-                );
-            },
-        ),
         (
             "duplicate address detection",
             json!({"enabledad": true}),
@@ -190,23 +137,7 @@ fn each_option_is_seen_in_the_kernel() {
 }
 
 #[test]
-fn vlans_are_apart_and_isolated_ports_too() {
-    let bed = Bed::new();
-    let add = |name: &str, fields: Value| {
-        let pod = bed.pod(name);
-        let conf = bed.conf_with(fields);
-        let result = bed.call("ADD", &pod, &conf).expect(name);
-        (pod, addresses(&result)[0].clone())
-    };
-    let seven = json!({"vlan": 7, "preserveDefaultVlan": false, "isGateway": false});
-    let (a, _) = add("a", seven.clone());
-    let (_, b) = add("b", seven);
-    let (_, c) = add(
-        "c",
-        json!({"vlan": 8, "preserveDefaultVlan": false, "isGateway": false}),
-    );
-    assert!(reaches(&a, &b));
-    assert!(!reaches(&a, &c));
+fn isolated_ports_do_not_meet() {
     let bed = Bed::new();
     let isolated = bed.conf_with(json!({"portIsolation": true}));
     let (a, b) = (bed.pod("a"), bed.pod("b"));
