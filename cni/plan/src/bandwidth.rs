@@ -25,16 +25,17 @@ pub struct Conf {
     pub egress: Option<Shape>,
 }
 
+/// containerd writes the names as they are in its own language.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Limits {
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, alias = "IngressRate", deserialize_with = "or_default")]
     ingress_rate: u64,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, alias = "IngressBurst", deserialize_with = "or_default")]
     ingress_burst: u64,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, alias = "EgressRate", deserialize_with = "or_default")]
     egress_rate: u64,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, alias = "EgressBurst", deserialize_with = "or_default")]
     egress_burst: u64,
     #[serde(default, deserialize_with = "or_default")]
     shaped_subnets: Vec<String>,
@@ -223,6 +224,8 @@ mod tests {
         let shape = |rate, burst| Some(Shape { rate, burst });
         let conf = parse(json!({"ingressRate": 8000, "ingressBurst": 80})).expect("valid");
         assert_eq!((conf.ingress, conf.egress), (shape(1000, 10), None));
+        let conf = parse(json!({"IngressRate": 8000, "IngressBurst": 80})).expect("as containerd");
+        assert_eq!(conf.ingress, shape(1000, 10));
         let conf = parse(json!({"egressRate": 1u64 << 40, "egressBurst": 8000})).expect("valid");
         let fast = conf.egress.expect("one");
         assert_eq!((fast.rate, fast.short_rate()), (1 << 37, u32::MAX));

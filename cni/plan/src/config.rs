@@ -89,11 +89,11 @@ pub struct RuntimeConfig {
 /// The capability `dns`.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct RuntimeDns {
-    /// Name servers.
-    #[serde(default, deserialize_with = "or_default")]
+    /// Name servers. (containerd writes both names as they are in its own language.)
+    #[serde(default, alias = "Servers", deserialize_with = "or_default")]
     pub servers: Vec<String>,
     /// Search domains.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, alias = "Searches", deserialize_with = "or_default")]
     pub searches: Vec<String>,
 }
 

@@ -27,20 +27,21 @@ pub struct HostLocal {
     pub resolv_conf: Option<PathBuf>,
 }
 
-/// A range of addresses.
+/// A range of addresses. (containerd's `ipRanges` have the names as they are in its own language.)
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Range {
     /// The network.
+    #[serde(alias = "Subnet")]
     pub subnet: IpNet,
     /// First address to give; by default the first after the network's own.
-    #[serde(default)]
+    #[serde(default, alias = "RangeStart")]
     pub range_start: Option<IpAddr>,
     /// Last address to give; by default the last before the broadcast address.
-    #[serde(default)]
+    #[serde(default, alias = "RangeEnd")]
     pub range_end: Option<IpAddr>,
     /// The gateway; by default the subnet's first address.
-    #[serde(default)]
+    #[serde(default, alias = "Gateway")]
     pub gateway: Option<IpAddr>,
 }
 

@@ -8,6 +8,7 @@ mod killed;
 mod load;
 mod portmap;
 mod reference;
+mod runtimes;
 mod spec;
 
 /// Every system call, where the default run takes a sample.

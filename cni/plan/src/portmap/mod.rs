@@ -51,15 +51,22 @@ struct Options {
     conditions_v6: Vec<String>,
 }
 
-/// A host port, as the runtime gives it.
+/// A host port, as the runtime gives it. containerd writes the names as they are in its own language.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Mapping {
+    #[serde(alias = "HostPort")]
     host_port: i64,
+    #[serde(alias = "ContainerPort")]
     container_port: i64,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, alias = "Protocol", deserialize_with = "or_default")]
     protocol: String,
-    #[serde(default, rename = "hostIP", deserialize_with = "or_default")]
+    #[serde(
+        default,
+        rename = "hostIP",
+        alias = "HostIP",
+        deserialize_with = "or_default"
+    )]
     host_ip: String,
 }
 

@@ -47,6 +47,14 @@ fn what_goes_where() {
 }
 
 #[test]
+fn mappings_are_understood_as_containerd_writes_them() {
+    let theirs = json!([{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""},
+        {"HostPort": 53, "ContainerPort": 5353, "Protocol": "udp", "HostIP": "192.0.2.1"}]);
+    let change = |v: &mut Value| v["runtimeConfig"]["portMappings"] = theirs.clone();
+    assert_eq!(wanted(change), wanted(|_| ()));
+}
+
+#[test]
 fn results_of_every_version_are_understood() {
     let old =
         json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.1.0.5/24"}, "ip6": {"ip": "fd00::5/64"}});
