@@ -201,7 +201,12 @@ mod tests {
         let taken = [("10.0.0.2", "b"), ("10.0.0.3", "a")];
         let taken: Taken = taken.iter().map(|(a, o)| (ip(a), owner(o))).collect();
         // Who asks, for what, and which are given; those with a star are fresh.
-        let rows: &[(&str, &[&str], Option<&[&str]>)] = &[
+        type Row = (
+            &'static str,
+            &'static [&'static str],
+            Option<&'static [&'static str]>,
+        );
+        let rows: &[Row] = &[
             ("a", &[], Some(&["10.0.0.3/29", "fd00::2/64*"])),
             ("c", &[], Some(&["10.0.0.4/29*", "fd00::2/64*"])),
             ("c", &["fd00::9"], Some(&["10.0.0.4/29*", "fd00::9/64*"])),

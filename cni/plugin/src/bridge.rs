@@ -15,6 +15,7 @@ use crate::errors::all_of;
 use crate::ipam::Manager;
 use crate::net::{Link, Net, forward, sysctl};
 use crate::steps::{self, Manner, NewBridge, NewPair, Port, Step};
+use crate::types::{Commands, carry_out};
 use crate::{masquerade, ports, spoof};
 
 /// A call, read.
@@ -34,18 +35,10 @@ pub(crate) fn run(args: &Args, input: &[u8]) -> Result<Option<Value>, Error> {
         options: Bridge::parse(input, conf.ipam() != Ipam::None)?,
         manager: Manager::of(args, &conf, input)?,
     };
-    match args.command {
-        Command::Add => return call.add().map(Some),
-        Command::Del => call.del()?,
-        Command::Check => call.check()?,
-        Command::Gc => call.gc()?,
-        Command::Status => call.manager.status(args)?,
-        Command::Version => {}
-    }
-    Ok(None)
+    carry_out(args.command, &call)
 }
 
-impl Call<'_> {
+impl Commands for Call<'_> {
     fn add(&self) -> Result<Value, Error> {
         let mut attach = Attach::begin(self.args)?;
         let bridge = self.bridge(&mut attach.host)?;
@@ -63,6 +56,79 @@ impl Call<'_> {
         made
     }
 
+    /// Takes the link away, then frees the address: in this order nobody gets an address that still answers.
+    fn del(&self) -> Result<(), Error> {
+        let (args, conf, options) = (self.args, self.conf, &self.options);
+        let link = names::host_link(&args.container, &args.ifname);
+        let ports = ports::delegate(args, conf, Command::Del, conf.prev_result.as_ref());
+        let deleted = attach::delete(args);
+        let mut known = attach::known(args, conf);
+        let freed = self.manager.del(args).map(|freed| known.extend(freed));
+        let mut done = vec![deleted, freed, ports];
+        if options.masquerade.ip_masq {
+            let backend = options.masquerade.backend()?;
+            done.push(masquerade::remove(backend, &conf.name, &link, &known));
+        }
+        if options.macspoofchk {
+            done.push(spoof::remove(&link));
+        }
+        all_of(done)
+    }
+
+    /// Frees what attachments have that are not valid any more.
+    fn gc(&self) -> Result<(), Error> {
+        let (conf, backend) = (self.conf, self.options.masquerade.backend()?);
+        let valid = conf.valid_attachments()?;
+        all_of(vec![
+            attach::gc(conf),
+            masquerade::gc(backend, &conf.name, valid),
+            spoof::gc(&conf.name, valid),
+            ports::delegate(self.args, conf, Command::Gc, None),
+            self.manager.gc(self.args, conf).map(|_| ()),
+        ])
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let (args, conf, options) = (self.args, self.conf, &self.options);
+        let told = attach::previous(conf)?;
+        self.manager.check(args, &told)?;
+        let mut attach = Attach::begin(args)?;
+        let bridge = attach::on_host(&mut attach.host, &told, &options.bridge)?;
+        if bridge.kind != Some(InfoKind::Bridge)
+            || !bridge.up
+            || bridge.promisc != options.promisc_mode
+        {
+            let why = format!(
+                "bridge {} is down, or not in the mode that is wanted",
+                options.bridge
+            );
+            return Err(wrong(why));
+        }
+        let inner = attach::check(&attach, &told, !options.disable_container_interface)?;
+        let port = attach::check_host(&mut attach, &told, &inner)?;
+        if port.controller != Some(bridge.index) {
+            return Err(wrong(format!(
+                "link {} is no port of {}",
+                attach.link, options.bridge
+            )));
+        }
+        let addresses = told.addresses_of(&args.ifname);
+        if options.masquerade.ip_masq {
+            let backend = options.masquerade.backend()?;
+            masquerade::check(backend, &conf.name, &attach.link, &addresses)?;
+        }
+        if options.macspoofchk {
+            spoof::check(&attach.link)?;
+        }
+        ports::delegate(args, conf, Command::Check, conf.prev_result.as_ref())
+    }
+
+    fn status(&self) -> Result<(), Error> {
+        self.manager.status(self.args)
+    }
+}
+
+impl Call<'_> {
     /// The bridge, made if it is not there.
     fn bridge(&self, host: &mut Net) -> Result<Link, Error> {
         let (options, name) = (&self.options, self.options.bridge.as_str());
@@ -271,73 +337,6 @@ impl Call<'_> {
         steps.push(steps::up(&name));
         host.carry_out(steps)?;
         host.must(&name)
-    }
-
-    /// Takes the link away, then frees the address: in this order nobody gets an address that still answers.
-    fn del(&self) -> Result<(), Error> {
-        let (args, conf, options) = (self.args, self.conf, &self.options);
-        let link = names::host_link(&args.container, &args.ifname);
-        let ports = ports::delegate(args, conf, Command::Del, conf.prev_result.as_ref());
-        let deleted = attach::delete(args);
-        let mut known = attach::known(args, conf);
-        let freed = self.manager.del(args).map(|freed| known.extend(freed));
-        let mut done = vec![deleted, freed, ports];
-        if options.masquerade.ip_masq {
-            let backend = options.masquerade.backend()?;
-            done.push(masquerade::remove(backend, &conf.name, &link, &known));
-        }
-        if options.macspoofchk {
-            done.push(spoof::remove(&link));
-        }
-        all_of(done)
-    }
-
-    /// Frees what attachments have that are not valid any more.
-    fn gc(&self) -> Result<(), Error> {
-        let (conf, backend) = (self.conf, self.options.masquerade.backend()?);
-        let valid = conf.valid_attachments()?;
-        all_of(vec![
-            attach::gc(conf),
-            masquerade::gc(backend, &conf.name, valid),
-            spoof::gc(&conf.name, valid),
-            ports::delegate(self.args, conf, Command::Gc, None),
-            self.manager.gc(self.args, conf).map(|_| ()),
-        ])
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let (args, conf, options) = (self.args, self.conf, &self.options);
-        let told = attach::previous(conf)?;
-        self.manager.check(args, &told)?;
-        let mut attach = Attach::begin(args)?;
-        let bridge = attach::on_host(&mut attach.host, &told, &options.bridge)?;
-        if bridge.kind != Some(InfoKind::Bridge)
-            || !bridge.up
-            || bridge.promisc != options.promisc_mode
-        {
-            let why = format!(
-                "bridge {} is down, or not in the mode that is wanted",
-                options.bridge
-            );
-            return Err(wrong(why));
-        }
-        let inner = attach::check(&attach, &told, !options.disable_container_interface)?;
-        let port = attach::check_host(&mut attach, &told, &inner)?;
-        if port.controller != Some(bridge.index) {
-            return Err(wrong(format!(
-                "link {} is no port of {}",
-                attach.link, options.bridge
-            )));
-        }
-        let addresses = told.addresses_of(&args.ifname);
-        if options.masquerade.ip_masq {
-            let backend = options.masquerade.backend()?;
-            masquerade::check(backend, &conf.name, &attach.link, &addresses)?;
-        }
-        if options.macspoofchk {
-            spoof::check(&attach.link)?;
-        }
-        ports::delegate(args, conf, Command::Check, conf.prev_result.as_ref())
     }
 }
 

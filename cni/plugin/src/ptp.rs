@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use keelson_cni_plan::config::{Ipam, NetConf, invalid};
 use keelson_cni_plan::names;
-use keelson_cni_plan::protocol::{Args, Command, Error};
+use keelson_cni_plan::protocol::{Args, Error};
 use keelson_cni_plan::ptp::{Ptp, container_routes, gateway, host_route};
 use keelson_cni_plan::result::Success;
 use serde_json::Value;
@@ -14,6 +14,7 @@ use crate::ipam::Manager;
 use crate::masquerade;
 use crate::net::{Link, forward, sysctl};
 use crate::steps::{self, Manner, Port, Step};
+use crate::types::{Commands, carry_out};
 
 /// A call, read.
 struct Call<'a> {
@@ -35,18 +36,10 @@ pub(crate) fn run(args: &Args, input: &[u8]) -> Result<Option<Value>, Error> {
         options: Ptp::parse(input)?,
         manager: Manager::of(args, &conf, input)?,
     };
-    match args.command {
-        Command::Add => return call.add().map(Some),
-        Command::Del => call.del()?,
-        Command::Check => call.check()?,
-        Command::Gc => call.gc()?,
-        Command::Status => call.manager.status(args)?,
-        Command::Version => {}
-    }
-    Ok(None)
+    carry_out(args.command, &call)
 }
 
-impl Call<'_> {
+impl Commands for Call<'_> {
     fn add(&self) -> Result<Value, Error> {
         let (args, conf) = (self.args, self.conf);
         let mut attach = Attach::begin(args)?;
@@ -69,6 +62,50 @@ impl Call<'_> {
         made.map(|s| s.render(conf.version()))
     }
 
+    fn del(&self) -> Result<(), Error> {
+        let (args, conf) = (self.args, self.conf);
+        let deleted = attach::delete(args);
+        let mut known = attach::known(args, conf);
+        let freed = self.manager.del(args).map(|freed| known.extend(freed));
+        let mut done = vec![deleted, freed];
+        if self.options.masquerade.ip_masq {
+            let backend = self.options.masquerade.backend()?;
+            let link = names::host_link(&args.container, &args.ifname);
+            done.push(masquerade::remove(backend, &conf.name, &link, &known));
+        }
+        all_of(done)
+    }
+
+    fn gc(&self) -> Result<(), Error> {
+        let backend = self.options.masquerade.backend()?;
+        all_of(vec![
+            attach::gc(self.conf),
+            masquerade::gc(backend, &self.conf.name, self.conf.valid_attachments()?),
+            self.manager.gc(self.args, self.conf).map(|_| ()),
+        ])
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let (args, conf) = (self.args, self.conf);
+        let told = attach::previous(conf)?;
+        self.manager.check(args, &told)?;
+        let mut attach = Attach::begin(args)?;
+        let inner = attach::check(&attach, &told, true)?;
+        attach::check_host(&mut attach, &told, &inner)?;
+        if self.options.masquerade.ip_masq {
+            let backend = self.options.masquerade.backend()?;
+            let addresses = told.addresses_of(&args.ifname);
+            masquerade::check(backend, &conf.name, &attach.link, &addresses)?;
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Result<(), Error> {
+        self.manager.status(self.args)
+    }
+}
+
+impl Call<'_> {
     fn connect(&self, attach: &mut Attach<'_>, host: &Link) -> Result<Success, Error> {
         let (args, conf) = (self.args, self.conf);
         let mut success = self.manager.add(args, conf.version())?;
@@ -133,43 +170,5 @@ impl Call<'_> {
             .ips
             .iter()
             .try_for_each(|ip| forward(ip.address.addr()))
-    }
-
-    fn del(&self) -> Result<(), Error> {
-        let (args, conf) = (self.args, self.conf);
-        let deleted = attach::delete(args);
-        let mut known = attach::known(args, conf);
-        let freed = self.manager.del(args).map(|freed| known.extend(freed));
-        let mut done = vec![deleted, freed];
-        if self.options.masquerade.ip_masq {
-            let backend = self.options.masquerade.backend()?;
-            let link = names::host_link(&args.container, &args.ifname);
-            done.push(masquerade::remove(backend, &conf.name, &link, &known));
-        }
-        all_of(done)
-    }
-
-    fn gc(&self) -> Result<(), Error> {
-        let backend = self.options.masquerade.backend()?;
-        all_of(vec![
-            attach::gc(self.conf),
-            masquerade::gc(backend, &self.conf.name, self.conf.valid_attachments()?),
-            self.manager.gc(self.args, self.conf).map(|_| ()),
-        ])
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let (args, conf) = (self.args, self.conf);
-        let told = attach::previous(conf)?;
-        self.manager.check(args, &told)?;
-        let mut attach = Attach::begin(args)?;
-        let inner = attach::check(&attach, &told, true)?;
-        attach::check_host(&mut attach, &told, &inner)?;
-        if self.options.masquerade.ip_masq {
-            let backend = self.options.masquerade.backend()?;
-            let addresses = told.addresses_of(&args.ifname);
-            masquerade::check(backend, &conf.name, &attach.link, &addresses)?;
-        }
-        Ok(())
     }
 }

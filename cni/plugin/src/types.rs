@@ -2,13 +2,40 @@
 
 use std::path::Path;
 
-use keelson_cni_plan::protocol::{Args, Error, code};
+use keelson_cni_plan::protocol::{Args, Command, Error, code};
 use serde_json::Value;
 
 use crate::{bandwidth, bridge, host_local, loopback, portmap, ptp};
 
 /// What a type does with a call: a checked environment and the configuration as it came. What it gives is printed.
 pub(crate) type Run = fn(&Args, &[u8]) -> Result<Option<Value>, Error>;
+
+/// A type whose commands are functions of their own.
+pub(crate) trait Commands {
+    /// ADD, and its result.
+    fn add(&self) -> Result<Value, Error>;
+    /// DEL.
+    fn del(&self) -> Result<(), Error>;
+    /// CHECK.
+    fn check(&self) -> Result<(), Error>;
+    /// GC.
+    fn gc(&self) -> Result<(), Error>;
+    /// STATUS.
+    fn status(&self) -> Result<(), Error>;
+}
+
+/// Carries a command out; what is to be printed, if anything.
+pub(crate) fn carry_out(command: Command, to: &impl Commands) -> Result<Option<Value>, Error> {
+    match command {
+        Command::Add => return to.add().map(Some),
+        Command::Del => to.del()?,
+        Command::Check => to.check()?,
+        Command::Gc => to.gc()?,
+        Command::Status => to.status()?,
+        Command::Version => {}
+    }
+    Ok(None)
+}
 
 /// A type of plugin.
 pub(crate) struct Type {
