@@ -11,9 +11,9 @@ use keelson_cni_plan::names;
 use keelson_cni_plan::protocol::{Args, Error, code};
 use keelson_cni_plan::result::{Interface, Ip, Route, Success};
 use netlink_packet_route::link::InfoKind;
-use nix::libc::EEXIST;
+use nix::libc::{EEXIST, ENODEV};
 
-use crate::net::{Link, Net, not_own, open_netns, sysctl, within};
+use crate::net::{Link, Net, not_own, open_netns, refused, sysctl, within};
 use crate::steps::{self, Manner, NewPair, Step};
 
 /// How long a link may take until packets go through, and an address until it can be used.
@@ -51,8 +51,7 @@ impl<'a> Attach<'a> {
     pub(crate) fn pair(&mut self, new: impl Fn(&File, &str) -> Vec<Step>) -> Result<Link, Error> {
         if let Err((what, errno)) = self.host.try_out(new(&self.netns, &self.link))? {
             if errno != EEXIST {
-                let why = std::io::Error::from_raw_os_error(errno);
-                return Err(Error::new(code::KERNEL, what, why));
+                return Err(refused(&what, errno));
             }
             if Net::inside(&self.netns)?.link(&self.args.ifname)?.is_some() {
                 let (container, ifname) = (&self.args.container, &self.args.ifname);
@@ -198,8 +197,12 @@ pub(crate) fn delete(args: &Args) -> Result<(), Error> {
         Net::here()?,
         names::host_link(&args.container, &args.ifname),
     );
-    if host.link(&link)?.is_some() {
-        return host.carry_out(vec![steps::delete(&link)]);
+    let mut delete = steps::delete(&link);
+    delete.fine = &[];
+    match host.try_out(vec![delete])? {
+        Ok(()) => return Ok(()),
+        Err((_, ENODEV)) => {}
+        Err((what, errno)) => return Err(refused(&what, errno)),
     }
     // A namespace that is gone has no links.
     let Some(netns) = args.netns.as_ref().and_then(|p| open_netns(p).ok()) else {

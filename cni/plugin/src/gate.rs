@@ -62,9 +62,19 @@ impl Open {
             Err(ENOENT) => {}
             Err(errno) => return Err(fail(io::Error::from_raw_os_error(errno))),
         }
+        self.set(map, element, rules())
+    }
+
+    /// Leads a key, which is not there yet, to a chain that has these rules now, and makes all that there is to be.
+    pub(crate) fn set(
+        &mut self,
+        map: usize,
+        element: &Element,
+        rules: Vec<Vec<Expression>>,
+    ) -> Result<(), Error> {
         let mut whole = self.frame();
         whole.chain(&element.chain);
-        whole.rules(&element.chain, rules());
+        whole.rules(&element.chain, rules);
         whole.element(&self.gate.maps[map].0, element);
         self.must(whole)
     }
@@ -91,15 +101,23 @@ impl Open {
         nft::element(&mut self.socket, self.gate.table, map, key).map_err(fail)
     }
 
-    /// Removes all elements that are chosen, wherever they are, and what nobody needs then.
+    /// Removes all elements that are chosen, wherever they are, and what nobody needs then; what calls left that were
+    /// killed too.
     pub(crate) fn sweep(&mut self, gone: impl Fn(&Element) -> bool) -> Result<(), Error> {
-        let mut found = Vec::new();
         for (i, (map, _)) in self.gate.maps.iter().enumerate() {
             let all = nft::all_elements(&mut self.socket, self.gate.table, map);
-            let all = all.map_err(fail)?.into_iter().filter(|e| gone(e));
-            found.extend(all.map(|e| (i, e)));
+            for element in all.map_err(fail)?.iter().filter(|e| gone(e)) {
+                self.remove_key(i, &element.key)?;
+            }
         }
-        self.remove(found)
+        let chains = nft::all_chains(&mut self.socket, self.gate.table).map_err(fail)?;
+        for chain in chains.iter().filter(|c| *c != self.gate.base.name) {
+            self.remove_unused(chain)?;
+        }
+        match chains.is_empty() {
+            true => Ok(()),
+            false => self.remove_frame(),
+        }
     }
 
     /// Removes elements, and what nobody needs then.

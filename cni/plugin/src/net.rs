@@ -69,7 +69,7 @@ pub(crate) struct Address {
 }
 
 /// The kernel refused.
-fn refused(what: &str, errno: i32) -> Error {
+pub(crate) fn refused(what: &str, errno: i32) -> Error {
     Error::new(code::KERNEL, what, io::Error::from_raw_os_error(errno))
 }
 

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 /// A dump's pieces are no greater than this.
-const BUFFER: usize = 64 << 10;
+const BUFFER: usize = 32 << 10;
 /// Types of messages that end an answer.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -27,6 +27,7 @@ const HEADER: usize = 16;
 pub(crate) struct Socket {
     fd: OwnedFd,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 /// What the kernel said to one request.
@@ -53,7 +54,11 @@ impl Socket {
         let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
         let fd = socket_with(family, SocketType::RAW, flags, protocol)?;
         bind(&fd, &SocketAddrNetlink::new(0, 0))?;
-        Ok(Self { fd, sequence: 0 })
+        Ok(Self {
+            fd,
+            sequence: 0,
+            buffer: vec![0; BUFFER],
+        })
     }
 
     /// The number of the next message.
@@ -92,20 +97,20 @@ impl Socket {
     ) -> io::Result<BTreeMap<u32, Answer>> {
         send(&self.fd, bytes, SendFlags::empty())?;
         let mut answers: BTreeMap<u32, Answer> = wanted.map(|n| (n, Answer::default())).collect();
-        let (mut open, mut buffer) = (answers.len(), vec![0; BUFFER]);
+        let mut open = answers.len();
         let flags = if quiet {
             RecvFlags::DONTWAIT
         } else {
             RecvFlags::empty()
         };
         while open > 0 {
-            let length = match recv(&self.fd, buffer.as_mut_slice(), flags) {
+            let length = match recv(&self.fd, self.buffer.as_mut_slice(), flags) {
                 Ok((length, _)) => length,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(rustix::io::Errno::AGAIN) if quiet => break,
                 Err(e) => return Err(e.into()),
             };
-            for (header, content) in messages(&buffer[..length]) {
+            for (header, content) in messages(&self.buffer[..length]) {
                 let Some(answer) = answers.get_mut(&header.sequence_number) else {
                     continue;
                 };

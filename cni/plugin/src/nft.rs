@@ -362,6 +362,19 @@ pub(crate) fn chain_use(socket: &mut Socket, table: Table, chain: &str) -> io::R
     found(&answer).map(|there| there.then(|| used.next()).flatten())
 }
 
+/// The names of a table's chains; none, too, where there is no such table.
+pub(crate) fn all_chains(socket: &mut Socket, table: Table) -> io::Result<Vec<String>> {
+    let query = Attributes::default().text(1, table.name);
+    let answer = ask(socket, table, NFT_MSG_GETCHAIN, DUMP, query)?;
+    let chains = answer.messages.iter().filter_map(|(_, content)| {
+        let content = content.get(4..)?;
+        // Older kernels list those of all tables.
+        let own = text(find(content, 1)?)? == table.name;
+        text(find(content, 3).filter(|_| own)?).map(str::to_owned)
+    });
+    found(&answer).map(|there| chains.filter(|_| there).collect())
+}
+
 /// Whether what was asked for is there.
 fn found(answer: &Answer) -> io::Result<bool> {
     match answer.errno {

@@ -54,17 +54,14 @@ pub(crate) fn add(network: &str, link: &str, mac: &[u8]) -> Result<(), Error> {
         chain: link.to_owned(),
         tag: names::tag(network, link),
     };
-    let rules = || {
-        vec![vec![
-            Expression::payload(ETHERNET, SOURCE.0, SOURCE.1),
-            Expression::compare(false, mac),
-            Expression::verdict(DROP),
-        ]]
-    };
-    let mut gate = GATE.open()?;
+    let rules = vec![vec![
+        Expression::payload(ETHERNET, SOURCE.0, SOURCE.1),
+        Expression::compare(false, mac),
+        Expression::verdict(DROP),
+    ]];
     // A call that was killed may have left a chain for another address.
-    gate.sweep(|e| e.chain == link)?;
-    gate.add(0, &element, rules)
+    remove(link)?;
+    GATE.open()?.set(0, &element, rules)
 }
 
 /// Ends that.

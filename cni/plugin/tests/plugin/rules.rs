@@ -130,3 +130,22 @@ fn another_hardware_address_gets_nowhere() {
     assert_eq!(bed.call("DEL", &a, &conf), Ok(Value::Null));
     assert_eq!(tables(&bed), "");
 }
+
+#[test]
+fn gc_removes_what_killed_calls_left() {
+    let bed = Bed::new();
+    let pod = bed.pod("a");
+    let conf = bed.conf_with(json!({"ipMasq": true, "macspoofchk": true}));
+    bed.call("ADD", &pod, &conf).expect("add");
+    // As a DEL that was killed after it had taken the elements, and an ADD before it had an address.
+    let flush =
+        "nft flush map inet keelson-cni masquerade4; nft flush map inet keelson-cni masquerade6;
+        nft flush map bridge keelson-cni ports";
+    assert_eq!(bed.sh(&bed.node, flush), "");
+    std::fs::remove_dir_all(bed.dir.path().join("pods")).expect("ledger");
+    let mut gc = conf;
+    gc["cni.dev/valid-attachments"] = json!([]);
+    bed.call("GC", "", &gc).expect("gc");
+    assert_eq!(tables(&bed), "");
+    assert_eq!(bed.ports(), 0, "the link is found by its alias");
+}
