@@ -20,8 +20,8 @@ use crate::iptables;
 use crate::net::{Net, sysctl};
 use crate::netfilter::Netfilter;
 
-/// Taken while rules are read and changed. Below `/run`: rules live as long.
-const LOCK: &str = "/run/keelson-hostports.lock";
+/// Locked while rules are read and changed: they are this network namespace's, and so is the lock.
+const LOCK: &str = "/proc/self/ns/net";
 
 /// Runs a command; what is to be printed, if anything.
 pub(crate) fn run(args: &Args, input: &[u8]) -> Result<Option<Value>, Error> {
@@ -75,12 +75,7 @@ fn failed(action: &str) -> impl Fn(io::Error) -> Error {
 /// Held until it is dropped.
 fn lock() -> Result<fs::File, Error> {
     let fail = |e: io::Error| Error::new(code::IO_FAILURE, format!("lock {LOCK}"), e);
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(LOCK)
-        .map_err(fail)?;
+    let file = fs::File::open(LOCK).map_err(fail)?;
     flock(&file, FlockOperation::LockExclusive).map_err(|e| fail(e.into()))?;
     Ok(file)
 }

@@ -82,14 +82,24 @@ impl Pair {
             Space::new("ours", "", &[])?,
             Space::new("debians", "", &[])?,
         ];
+        // One more for each node, that stays: what all pods of a node need is there.
         let pods: anyhow::Result<Vec<Space>> =
-            (0..pods).map(|_| Space::new("pod", "", &[])).collect();
-        Ok(Self {
+            (0..pods + 2).map(|_| Space::new("pod", "", &[])).collect();
+        let pair = Self {
             kind,
             nodes,
             pods: pods?,
             dir: tempfile::tempdir()?,
-        })
+        };
+        for (i, lane) in Lane::BOTH.into_iter().enumerate() {
+            pair.nodes[i].enter(|| pair.call(lane, "ADD", pair.busy() + i))?;
+        }
+        Ok(pair)
+    }
+
+    /// How many pods come and go.
+    fn busy(&self) -> usize {
+        self.pods.len() - 2
     }
 
     /// The chain of plugins, each with its configuration.
@@ -166,18 +176,15 @@ impl Pair {
     /// By turns, so that what else this machine does concerns both.
     pub(crate) fn one_at_a_time(&self, rounds: usize) -> anyhow::Result<[Times; 2]> {
         let mut times = [Times::default(), Times::default()];
-        for round in 0..=rounds {
+        for _ in 0..rounds {
             for (i, lane) in Lane::BOTH.into_iter().enumerate() {
                 let both = self.nodes[i].enter(|| {
                     let add = self.call(lane, "ADD", 0)?;
                     anyhow::Ok((add, self.call(lane, "DEL", 0)?))
                 });
                 let (add, del) = both?;
-                // The first makes what all need.
-                if round > 0 {
-                    times[i].add.push(add);
-                    times[i].del.push(del);
-                }
+                times[i].add.push(add);
+                times[i].del.push(del);
             }
         }
         Ok(times)
@@ -202,7 +209,7 @@ impl Pair {
                             })
                         }
                     };
-                    let all: Vec<_> = (0..self.pods.len()).map(|p| scope.spawn(one(p))).collect();
+                    let all: Vec<_> = (0..self.busy()).map(|p| scope.spawn(one(p))).collect();
                     all.into_iter().try_for_each(|thread| match thread.join() {
                         Ok(done) => done,
                         Err(panic) => std::panic::resume_unwind(panic),
@@ -211,7 +218,7 @@ impl Pair {
                 spent[i] += begin.elapsed();
             }
         }
-        let pairs = (TURNS * each * self.pods.len()) as f64;
+        let pairs = (TURNS * each * self.busy()) as f64;
         Ok(spent.map(|time| pairs / time.as_secs_f64()))
     }
 }
