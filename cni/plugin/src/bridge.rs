@@ -185,11 +185,14 @@ impl Call<'_> {
             let port = Port {
                 name: link,
                 alias: names::alias(&self.conf.name, &args.container, &args.ifname),
-                bridged: true,
                 hairpin: options.hairpin_mode,
                 isolated: options.port_isolation,
             };
-            vec![steps::new_pair(&pair), steps::set_port(&port)]
+            vec![
+                steps::new_pair(&pair),
+                steps::set_port(&port),
+                steps::no_address(link),
+            ]
         })?;
         attach
             .host

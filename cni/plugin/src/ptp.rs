@@ -47,7 +47,6 @@ impl Commands for Call<'_> {
             let port = Port {
                 name: link,
                 alias: names::alias(&conf.name, &args.container, &args.ifname),
-                bridged: false,
                 hairpin: false,
                 isolated: false,
             };

@@ -20,7 +20,7 @@ use netlink_packet_route::route::{
     RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::libc::{EEXIST, ENODEV};
+use nix::libc::{EAFNOSUPPORT, EEXIST, ENODEV};
 
 /// A change: what it is called when it fails, the message, and the refusals that are no failures.
 pub(crate) struct Step {
@@ -58,8 +58,6 @@ pub(crate) struct Port<'a> {
     pub(crate) name: &'a str,
     /// Says whose link it is, for people and for GC.
     pub(crate) alias: String,
-    /// It is a port at all.
-    pub(crate) bridged: bool,
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
 }
@@ -184,12 +182,6 @@ pub(crate) fn set_port(port: &Port<'_>) -> Step {
         .filter(|(on, _)| *on)
         .map(|(_, o)| o)
         .collect();
-    if port.bridged {
-        // A port needs no address of its own: nobody talks to it.
-        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        let spec = vec![AfSpecUnspec::Inet6(vec![none])];
-        message.attributes.push(LinkAttribute::AfSpecUnspec(spec));
-    }
     if !options.is_empty() {
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
@@ -197,6 +189,17 @@ pub(crate) fn set_port(port: &Port<'_>) -> Step {
         ]));
     }
     change(format!("set port {}", port.name), message)
+}
+
+/// Keeps a port without an IPv6 address of its own: nobody talks to it. A kernel without IPv6 needs not be told.
+pub(crate) fn no_address(name: &str) -> Step {
+    let mut message = named(name);
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let spec = vec![AfSpecUnspec::Inet6(vec![none])];
+    message.attributes.push(LinkAttribute::AfSpecUnspec(spec));
+    let mut step = change(format!("set port {name}"), message);
+    step.fine = &[EAFNOSUPPORT];
+    step
 }
 
 /// Puts a port into VLANs: into one with its untagged packets, or into several with tagged ones.
