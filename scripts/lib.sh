@@ -12,11 +12,11 @@ lib=/usr/local/lib/keelson
 kubeconfig=$etc/admin.kubeconfig
 
 # To run.
-packages="containerd runc iptables nftables conntrack busybox-static containernetworking-plugins curl iproute2 procps"
+packages="containerd runc iptables nftables conntrack busybox-static curl iproute2 procps"
 # To build; a compiler too, should the toolchain have come without.
 build_packages="protobuf-compiler libnftnl-dev libmnl-dev pkg-config gcc libc6-dev"
 # What tests use beside that: peers, real things to test against, machines (scripts/vm).
-test_packages="docker-registry skopeo socat util-linux netcat-openbsd dnsmasq-base mmdebstrap qemu-system-x86"
+test_packages="containernetworking-plugins docker-registry skopeo socat util-linux netcat-openbsd dnsmasq-base mmdebstrap qemu-system-x86"
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 die() { printf 'scripts: %s\n' "$*" >&2; exit 1; }

@@ -160,9 +160,9 @@ fn cni_conf(bridge: &str, cidrs: &[IpNet], data_dir: &Path) -> Value {
         "cniVersion": "1.0.0",
         "name": "keelson",
         "plugins": [
-            {"type": "keelson-cni", "bridge": bridge, "hairpinMode": true,
+            {"type": "keelson-cni", "bridge": bridge, "isGateway": true, "hairpinMode": true,
              "capabilities": {"portMappings": true},
-             "ipam": {"ranges": ranges, "routes": routes, "dataDir": data_dir}},
+             "ipam": {"type": "host-local", "ranges": ranges, "routes": routes, "dataDir": data_dir}},
         ],
     })
 }

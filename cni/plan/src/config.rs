@@ -1,50 +1,68 @@
-//! The network configuration, as it comes on standard input.
+//! What every plugin's configuration has, as it comes on standard input.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::protocol::{Error, VERSIONS, code, valid_container, valid_ifname};
+use crate::host_local::Range;
+use crate::protocol::{Error, VERSIONS, code, valid_container};
+use crate::result::Dns;
 
-/// A configuration for this plugin. Fields carry the names of the reference bridge plugin.
+/// The part of a configuration that is the same for all types.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetConf {
     /// Version of the specification that the configuration is in.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub cni_version: String,
     /// The network's name.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub name: String,
-    /// The bridge's name.
-    #[serde(default = "default_bridge")]
-    pub bridge: String,
-    /// The links' MTU in bytes; 0: the kernel's default.
-    #[serde(default)]
-    pub mtu: u32,
-    /// A container may reach itself through the bridge (a service whose only endpoint it is).
-    #[serde(default)]
-    pub hairpin_mode: bool,
-    /// The bridge carries the ranges' gateway addresses. On unless said otherwise.
-    #[serde(default = "yes")]
-    pub is_gateway: bool,
     /// Where addresses come from.
-    pub ipam: Ipam,
+    #[serde(default, deserialize_with = "or_default")]
+    pub ipam: IpamKind,
+    /// Goes into the result in place of what address management says.
+    #[serde(default, deserialize_with = "or_default")]
+    pub dns: Dns,
     /// The result of the plugin before, or of ADD in CHECK and DEL.
     #[serde(default)]
     pub prev_result: Option<Value>,
     /// What the runtime gives for the capabilities that the configuration declares.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub runtime_config: RuntimeConfig,
+    /// The older way to give the same.
+    #[serde(default, deserialize_with = "or_default")]
+    pub args: ConfArgs,
     /// GC: the attachments that live.
     #[serde(default, rename = "cni.dev/valid-attachments")]
-    pub valid_attachments: Option<Vec<Attachment>>,
-    /// All else: refused if it asks for what this plugin does not do.
-    #[serde(flatten)]
-    other: serde_json::Map<String, Value>,
+    valid_attachments: Option<Vec<Attachment>>,
+    /// The same by the name that edition 1.1.0 of the specification has in one place by mistake; runtimes give both.
+    #[serde(default, rename = "cni.dev/attachments")]
+    attachments: Option<Vec<Attachment>>,
+}
+
+/// Who manages addresses.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct IpamKind {
+    /// A plugin's name; none: the container gets no address.
+    #[serde(default, rename = "type", deserialize_with = "or_default")]
+    kind: String,
+    /// Ranges without a type are host-local's.
+    #[serde(default)]
+    ranges: Option<Value>,
+}
+
+/// What manages the addresses of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ipam<'a> {
+    /// Nobody: the container gets a link and no address.
+    None,
+    /// We do, in host-local's ledger.
+    HostLocal,
+    /// A plugin by this name.
+    Delegate(&'a str),
 }
 
 /// Capability arguments. Others than these were not asked for, and are passed over.
@@ -52,8 +70,50 @@ pub struct NetConf {
 #[serde(rename_all = "camelCase")]
 pub struct RuntimeConfig {
     /// `portMappings`: host ports, in the form of the reference plugin that does them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub port_mappings: Vec<Value>,
+    /// `ips`: addresses to give, with or without a prefix.
+    #[serde(default, deserialize_with = "or_default")]
+    pub ips: Vec<String>,
+    /// `mac`: the hardware address to give.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// `ipRanges`: sets of ranges before those of the configuration.
+    #[serde(default, deserialize_with = "or_default")]
+    pub ip_ranges: Vec<Vec<Range>>,
+    /// `dns`: servers and search domains for this attachment.
+    #[serde(default, deserialize_with = "or_default")]
+    pub dns: RuntimeDns,
+}
+
+/// The capability `dns`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct RuntimeDns {
+    /// Name servers. (containerd writes both names as they are in its own language.)
+    #[serde(default, alias = "Servers", deserialize_with = "or_default")]
+    pub servers: Vec<String>,
+    /// Search domains.
+    #[serde(default, alias = "Searches", deserialize_with = "or_default")]
+    pub searches: Vec<String>,
+}
+
+/// `args` of the configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ConfArgs {
+    /// The part that is for plugins.
+    #[serde(default, deserialize_with = "or_default")]
+    pub cni: CniArgs,
+}
+
+/// `args.cni`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct CniArgs {
+    /// Addresses to give.
+    #[serde(default, deserialize_with = "or_default")]
+    pub ips: Vec<String>,
+    /// The hardware address to give.
+    #[serde(default)]
+    pub mac: Option<String>,
 }
 
 /// An attachment that GC must leave alone.
@@ -66,245 +126,143 @@ pub struct Attachment {
     pub ifname: String,
 }
 
-/// Address ranges and routes.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Ipam {
-    /// Must be `host-local` or absent: allocation is built in, in the reference's on-disk layout.
-    #[serde(default, rename = "type")]
-    pub kind: Option<String>,
-    /// A container gets one address of each set.
-    #[serde(default)]
-    pub ranges: Vec<Vec<Range>>,
-    /// Routes for the container; the gateway is that of the range of the same family.
-    #[serde(default)]
-    pub routes: Vec<Route>,
-    /// Where allocations are kept: `<dataDir>/<network>/<address>`.
-    #[serde(default = "default_data_dir")]
-    pub data_dir: PathBuf,
+/// `null` is as good as nothing, as it is for programs written in Go.
+pub(crate) fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// A range of addresses.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Range {
-    /// The network.
-    pub subnet: IpNet,
-    /// First address to give; by default the first after the network's own.
-    #[serde(default)]
-    pub range_start: Option<IpAddr>,
-    /// Last address to give; by default the last before the broadcast address.
-    #[serde(default)]
-    pub range_end: Option<IpAddr>,
-    /// The gateway; by default the subnet's first address.
-    #[serde(default)]
-    pub gateway: Option<IpAddr>,
+/// An error about a field's value.
+pub fn invalid(field: &str, why: impl std::fmt::Display) -> Error {
+    Error::new(code::INVALID_CONFIG, format!("invalid {field}"), why)
 }
 
-/// A route.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    /// Destination.
-    pub dst: IpNet,
-    /// Next hop; by default the gateway.
-    #[serde(default)]
-    pub gw: Option<IpAddr>,
+/// Reads a part of a configuration.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
+    let unreadable = "network configuration can't be read";
+    serde_json::from_slice(bytes).map_err(|e| Error::new(code::DECODE_FAILURE, unreadable, e))
 }
-
-fn default_bridge() -> String {
-    "keelson0".into()
-}
-
-fn default_data_dir() -> PathBuf {
-    "/var/lib/keelson/cni".into()
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// Options of the reference plugin that mean nothing when false, zero or empty; else they are refused.
-const REFUSED: &[&str] = &[
-    "isDefaultGateway",
-    "forceAddress",
-    "ipMasq",
-    "promiscMode",
-    "vlan",
-    "vlanTrunk",
-    "preserveDefaultVlan",
-    "macspoofchk",
-    "enabledad",
-    "portIsolation",
-];
 
 impl NetConf {
-    /// Parses and checks a configuration.
+    /// Parses and checks what all configurations have.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let conf: Self = serde_json::from_slice(bytes).map_err(|e| {
-            Error::new(
-                code::DECODE_FAILURE,
-                "network configuration can't be read",
-                e,
-            )
-        })?;
-        let bad = |field: &str, why: String| {
-            Error::new(code::INVALID_CONFIG, format!("invalid {field}"), why)
-        };
-        let version = conf.version();
-        if !VERSIONS.contains(&version) {
-            let why = format!("{version:?}; understood are {}", VERSIONS.join(", "));
-            return Err(Error::new(
-                code::INCOMPATIBLE_VERSION,
-                "incompatible CNI version",
-                why,
-            ));
-        }
+        let conf: Self = decode(bytes)?;
         if !valid_container(&conf.name) {
-            return Err(bad(
-                "name",
-                format!(
-                    "{:?}: letters, digits, '_', '.', '-', first a letter or digit",
-                    conf.name
-                ),
-            ));
+            let allowed = "letters, digits, '_', '.', '-', first a letter or digit";
+            return Err(invalid("name", format!("{:?}: {allowed}", conf.name)));
         }
-        if !valid_ifname(&conf.bridge) {
-            return Err(bad(
-                "bridge",
-                format!("{:?} is no link name (1 to 15 characters)", conf.bridge),
-            ));
-        }
-        if conf.mtu > 65_535 {
-            return Err(bad("mtu", format!("{}: at most 65535", conf.mtu)));
-        }
-        let asks =
-            |v: &Value| !matches!(v, Value::Null | Value::Bool(false)) && v.as_u64() != Some(0);
-        if let Some(field) = REFUSED
-            .iter()
-            .find(|f| conf.other.get(**f).is_some_and(asks))
-        {
-            return Err(Error::new(
-                code::UNSUPPORTED_FIELD,
-                "unsupported field",
-                field,
-            ));
-        }
-        conf.ipam.check()?;
         Ok(conf)
     }
 
     /// The version of the configuration; without one it is of the oldest.
     pub fn version(&self) -> &str {
         if self.cni_version.is_empty() {
-            "0.1.0"
+            VERSIONS[0]
         } else {
             &self.cni_version
         }
     }
-}
 
-impl Ipam {
-    fn check(&self) -> Result<(), Error> {
-        let bad = |field: &str, why: String| {
-            Error::new(code::INVALID_CONFIG, format!("invalid {field}"), why)
+    /// Who manages addresses.
+    pub fn ipam(&self) -> Ipam<'_> {
+        match self.ipam.kind.as_str() {
+            "" if self.ipam.ranges.is_none() => Ipam::None,
+            "" | "host-local" | "keelson-host-local" => Ipam::HostLocal,
+            other => Ipam::Delegate(other),
+        }
+    }
+
+    /// GC: the attachments that live.
+    pub fn valid_attachments(&self) -> Result<&[Attachment], Error> {
+        let given = self.valid_attachments.as_deref();
+        given.or(self.attachments.as_deref()).ok_or_else(|| {
+            invalid(
+                "cni.dev/valid-attachments",
+                "GC needs the list of valid attachments",
+            )
+        })
+    }
+
+    /// The hardware address asked for: by capability, `args.cni` or `CNI_ARGS`, the first of them.
+    pub fn mac(&self, extra: Option<&String>) -> Result<Option<String>, Error> {
+        let given = [
+            self.runtime_config.mac.as_ref(),
+            self.args.cni.mac.as_ref(),
+            extra,
+        ];
+        let Some(text) = given.into_iter().flatten().find(|m| !m.is_empty()) else {
+            return Ok(None);
         };
-        if let Some(kind) = self.kind.as_deref().filter(|k| *k != "host-local") {
-            return Err(bad(
-                "ipam.type",
-                format!("{kind:?}: allowed is host-local (built in)"),
-            ));
-        }
-        if self.ranges.is_empty() || self.ranges.iter().any(Vec::is_empty) {
-            return Err(bad(
-                "ipam.ranges",
-                "at least one set of at least one range is needed".into(),
-            ));
-        }
-        let all: Vec<&Range> = self.ranges.iter().flatten().collect();
-        for (i, range) in all.iter().enumerate() {
-            range.check().map_err(|why| bad("ipam.ranges", why))?;
-            if let Some(other) = all[..i].iter().find(|o| overlap(o.subnet, range.subnet)) {
-                return Err(bad(
-                    "ipam.ranges",
-                    format!("{} overlaps {}", range.subnet, other.subnet),
-                ));
+        let bad = || invalid("mac", format!("{text:?} is no Ethernet address"));
+        valid_mac(text).map(Some).ok_or_else(bad)
+    }
+
+    /// The addresses asked for, by all ways in which it can be done.
+    pub fn requested(&self, extra: Option<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+        let texts = self.args.cni.ips.iter().chain(&self.runtime_config.ips);
+        let parsed = texts.map(|t| address(t).ok_or_else(|| invalid("ips", format!("{t:?}"))));
+        let mut all: Vec<IpAddr> = extra.into_iter().collect();
+        for address in parsed {
+            let address = address?;
+            if !all.contains(&address) {
+                all.push(address);
             }
         }
-        for set in &self.ranges {
-            if set
-                .iter()
-                .any(|r| r.subnet.addr().is_ipv4() != set[0].subnet.addr().is_ipv4())
-            {
-                return Err(bad(
-                    "ipam.ranges",
-                    "a set has ranges of one address family".into(),
-                ));
-            }
+        Ok(all)
+    }
+
+    /// What the result says of DNS, given what address management says.
+    pub fn resolver(&self, managed: Dns) -> Dns {
+        let mut dns = if self.dns == Dns::default() {
+            managed
+        } else {
+            self.dns.clone()
+        };
+        let given = &self.runtime_config.dns;
+        if !given.servers.is_empty() {
+            dns.nameservers.clone_from(&given.servers);
         }
-        Ok(())
+        if !given.searches.is_empty() {
+            dns.search.clone_from(&given.searches);
+        }
+        dns
     }
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
+/// An address, with or without a prefix.
+fn address(text: &str) -> Option<IpAddr> {
+    let net = text.parse::<IpNet>().map(|n| n.addr());
+    net.or_else(|_| text.parse()).ok()
 }
 
-impl Range {
-    fn check(&self) -> Result<(), String> {
-        let (len, max) = (self.subnet.prefix_len(), self.subnet.max_prefix_len());
-        if len + 2 > max {
-            return Err(format!(
-                "{}: too small, at least a /{} is needed",
-                self.subnet,
-                max - 2
-            ));
-        }
-        for (name, address) in [
-            ("rangeStart", self.range_start),
-            ("rangeEnd", self.range_end),
-            ("gateway", self.gateway),
-        ] {
-            if let Some(address) = address.filter(|a| !self.subnet.contains(a)) {
-                return Err(format!("{name} {address} is not in {}", self.subnet));
-            }
-        }
-        if self.first() > self.last() {
-            return Err(format!(
-                "rangeStart {} is after rangeEnd {}",
-                self.first(),
-                self.last()
-            ));
-        }
-        Ok(())
+/// A hardware address in lower case with colons, if the text is one that a link may have.
+pub fn valid_mac(text: &str) -> Option<String> {
+    let bytes = mac_bytes(text)?;
+    // A group's address can't be a link's, nor can none.
+    if bytes[0] & 1 == 1 || bytes == [0; 6] {
+        return None;
     }
-
-    /// First address that may be given.
-    pub fn first(&self) -> IpAddr {
-        self.range_start
-            .unwrap_or_else(|| step(self.subnet.network(), 1))
-    }
-
-    /// Last address that may be given: not IPv4's broadcast address.
-    pub fn last(&self) -> IpAddr {
-        let back = if self.subnet.addr().is_ipv4() { -1 } else { 0 };
-        self.range_end
-            .unwrap_or_else(|| step(self.subnet.broadcast(), back))
-    }
-
-    /// The gateway.
-    pub fn gateway(&self) -> IpAddr {
-        self.gateway
-            .unwrap_or_else(|| step(self.subnet.network(), 1))
-    }
+    Some(mac_text(&bytes))
 }
 
-/// The address `by` steps on; stays where the family ends.
-pub fn step(address: IpAddr, by: i8) -> IpAddr {
-    match address {
-        IpAddr::V4(a) => IpAddr::V4(a.to_bits().saturating_add_signed(i32::from(by)).into()),
-        IpAddr::V6(a) => IpAddr::V6(a.to_bits().saturating_add_signed(i128::from(by)).into()),
+/// The bytes of a hardware address.
+pub fn mac_bytes(text: &str) -> Option<[u8; 6]> {
+    let mut bytes = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut bytes {
+        let part = parts.next().filter(|p| p.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
     }
+    parts.next().is_none().then_some(bytes)
+}
+
+/// A hardware address in lower case with colons.
+pub fn mac_text(bytes: &[u8]) -> String {
+    let parts: Vec<String> = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    parts.join(":")
 }
 
 #[cfg(test)]
@@ -313,87 +271,80 @@ mod tests {
     use serde_json::json;
 
     fn parse(change: impl Fn(&mut Value)) -> Result<NetConf, Error> {
-        let mut v = json!({"cniVersion": "1.1.0", "name": "pods", "type": "keelson-cni",
-            "ipam": {"ranges": [[{"subnet": "10.42.0.0/24"}], [{"subnet": "fd42::/64"}]], "routes": [{"dst": "0.0.0.0/0"}]}});
+        let mut v = json!({"cniVersion": "1.1.0", "name": "pods", "type": "bridge"});
         change(&mut v);
         NetConf::parse(v.to_string().as_bytes())
     }
 
     #[test]
-    fn defaults() {
-        let conf = parse(|_| ()).expect("valid");
-        assert_eq!(
-            (conf.bridge.as_str(), conf.mtu, conf.is_gateway),
-            ("keelson0", 0, true)
-        );
-        let range = &conf.ipam.ranges[0][0];
-        assert_eq!(range.gateway().to_string(), "10.42.0.1");
-        assert_eq!(
-            (range.first().to_string(), range.last().to_string()),
-            ("10.42.0.1".into(), "10.42.0.254".into())
-        );
-        assert_eq!(
-            conf.ipam.ranges[1][0].last().to_string(),
-            "fd42::ffff:ffff:ffff:ffff"
-        );
+    fn names_are_checked_and_nulls_are_nothing() {
+        for name in ["", "../etc", "a/b", ".a"] {
+            let e = parse(|v| v["name"] = json!(name)).expect_err(name);
+            assert_eq!(e.code, code::INVALID_CONFIG, "{name}");
+        }
+        let conf = parse(|v| {
+            for key in ["ipam", "dns", "prevResult", "runtimeConfig", "args"] {
+                v[key] = Value::Null;
+            }
+        });
+        let conf = conf.expect("nulls");
+        assert_eq!(conf.ipam(), Ipam::None);
+        assert!(conf.valid_attachments().is_err());
+        let e = NetConf::parse(b"nonsense").expect_err("text");
+        assert_eq!(e.code, code::DECODE_FAILURE);
     }
 
     #[test]
-    fn what_is_wrong_is_refused_with_its_code() {
-        type Case = (&'static str, u32, fn(&mut Value));
-        let cases: &[Case] = &[
-            ("future version", code::INCOMPATIBLE_VERSION, |v| {
-                v["cniVersion"] = json!("9.0.0")
-            }),
-            ("path as name", code::INVALID_CONFIG, |v| {
-                v["name"] = json!("../etc")
-            }),
-            ("path as bridge", code::INVALID_CONFIG, |v| {
-                v["bridge"] = json!("a/b")
-            }),
-            ("huge mtu", code::INVALID_CONFIG, |v| {
-                v["mtu"] = json!(70_000)
-            }),
-            ("mtu beyond a number", code::DECODE_FAILURE, |v| {
-                v["mtu"] = json!(1u64 << 40)
-            }),
-            ("foreign ipam", code::INVALID_CONFIG, |v| {
-                v["ipam"]["type"] = json!("dhcp")
-            }),
-            ("no ranges", code::INVALID_CONFIG, |v| {
-                v["ipam"]["ranges"] = json!([])
-            }),
+    fn who_manages_addresses() {
+        let rows = [
+            (json!({}), Ipam::None),
+            (json!({"type": "host-local"}), Ipam::HostLocal),
+            (json!({"ranges": []}), Ipam::HostLocal),
             (
-                "overlap",
-                code::INVALID_CONFIG,
-                |v| {
-                    v["ipam"]["ranges"] =
-                        json!([[{"subnet": "10.0.0.0/8"}], [{"subnet": "10.1.0.0/16"}]])
-                },
+                json!({"type": "dhcp", "ranges": []}),
+                Ipam::Delegate("dhcp"),
             ),
-            ("mixed families", code::INVALID_CONFIG, |v| {
-                v["ipam"]["ranges"] = json!([[{"subnet": "10.0.0.0/8"}, {"subnet": "fd00::/64"}]])
-            }),
-            ("too small", code::INVALID_CONFIG, |v| {
-                v["ipam"]["ranges"] = json!([[{"subnet": "10.0.0.0/31"}]])
-            }),
-            ("start outside", code::INVALID_CONFIG, |v| {
-                v["ipam"]["ranges"][0][0]["rangeStart"] = json!("10.43.0.1")
-            }),
-            ("unknown in ipam", code::DECODE_FAILURE, |v| {
-                v["ipam"]["rangs"] = json!([])
-            }),
-            ("option not done", code::UNSUPPORTED_FIELD, |v| {
-                v["ipMasq"] = json!(true)
-            }),
         ];
-        for (name, code, change) in cases {
-            assert_eq!(parse(change).expect_err(name).code, *code, "{name}");
+        for (ipam, want) in rows {
+            let conf = parse(|v| v["ipam"] = ipam.clone()).expect("valid");
+            assert_eq!(conf.ipam(), want, "{ipam}");
         }
-        assert!(parse(|v| v["ipMasq"] = json!(false)).is_ok());
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_from_several_places() {
+        let conf = parse(|v| {
+            v["args"] = json!({"cni": {"ips": ["10.0.0.2"], "mac": "0a:00:00:00:00:02"}});
+            v["runtimeConfig"] = json!({"ips": ["10.0.0.3/24", "fd00::3", "10.0.0.2"],
+                "infinibandGUID": "x", "dns": {"servers": ["10.0.0.53"]}});
+            v["dns"] = json!({"nameservers": ["1.1.1.1"], "domain": "a"});
+        });
+        let conf = conf.expect("valid");
+        let asked = conf.requested("10.0.0.1".parse().ok()).expect("addresses");
+        let asked: Vec<String> = asked.iter().map(IpAddr::to_string).collect();
+        assert_eq!(asked, ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::3"]);
+        let mac = conf.mac(Some(&"0a:00:00:00:00:01".to_owned()));
+        assert_eq!(mac.expect("mac").as_deref(), Some("0a:00:00:00:00:02"));
+        let dns = conf.resolver(Dns::default());
         assert_eq!(
-            NetConf::parse(b"nonsense").expect_err("text").code,
-            code::DECODE_FAILURE
+            (dns.nameservers, dns.domain),
+            (vec!["10.0.0.53".into()], "a".into())
         );
+        let bad = parse(|v| v["runtimeConfig"] = json!({"ips": ["x"], "mac": "ff:ff:ff:ff:ff:ff"}));
+        let bad = bad.expect("read");
+        assert_eq!(
+            bad.requested(None).expect_err("ips").code,
+            code::INVALID_CONFIG
+        );
+        assert_eq!(bad.mac(None).expect_err("mac").code, code::INVALID_CONFIG);
+    }
+
+    #[test]
+    fn both_names_of_the_valid_attachments() {
+        let list = json!([{"containerID": "a", "ifname": "eth0"}]);
+        for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+            let conf = parse(|v| v[key] = list.clone()).expect("valid");
+            assert_eq!(conf.valid_attachments().map(<[_]>::len), Ok(1), "{key}");
+        }
     }
 }

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::args::Extra;
+use crate::config::Attachment;
+
 /// Versions of the specification whose requests are understood and whose results are given.
 pub const VERSIONS: &[&str] = &[
     "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
@@ -25,6 +28,8 @@ pub mod code {
     pub const DECODE_FAILURE: u32 = 6;
     /// The configuration says something that can't be.
     pub const INVALID_CONFIG: u32 = 7;
+    /// The namespace can't be the container's. The reference's code, which the specification reserves and does not tell.
+    pub const INVALID_NETNS: u32 = 8;
     /// Something is in the way that will go: try again.
     pub const TRY_AGAIN: u32 = 11;
     /// STATUS: the plugin can't serve ADD.
@@ -35,7 +40,7 @@ pub mod code {
     pub const NO_ADDRESS: u32 = 101;
     /// Ours: CHECK found something that is not as it should be.
     pub const CHECK_FAILED: u32 = 102;
-    /// Ours: the plugin that does host ports failed, or is missing.
+    /// Ours: a plugin that this one calls (address management, host ports) failed without a code, or is missing.
     pub const DELEGATE_FAILED: u32 = 103;
 }
 
@@ -54,6 +59,9 @@ pub struct Error {
     pub details: String,
 }
 
+/// Characters of an error's details: what somebody else wrote is quoted in them, and runtimes log them.
+const LONGEST: usize = 2000;
+
 impl Error {
     /// An error of a code; the version is set where it is printed.
     pub fn new(code: u32, msg: impl Into<String>, details: impl std::fmt::Display) -> Self {
@@ -61,13 +69,57 @@ impl Error {
             cni_version: "1.0.0".into(),
             code,
             msg: msg.into(),
-            details: details.to_string(),
+            details: details.to_string().chars().take(LONGEST).collect(),
         }
     }
 }
 
+/// Refuses a command that a version of the specification does not have.
+pub fn allowed(command: Command, version: &str) -> Result<(), Error> {
+    let place = |v: &str| VERSIONS.iter().position(|known| *known == v);
+    if place(version) >= place(command.since()) {
+        return Ok(());
+    }
+    let (name, since) = (command.name(), command.since());
+    let why = format!("{name} exists since {since}, the configuration is in {version}");
+    Err(Error::new(
+        code::INCOMPATIBLE_VERSION,
+        "incompatible CNI version",
+        why,
+    ))
+}
+
+/// The version that a configuration is in; without one it is of the oldest.
+pub fn version(input: &[u8]) -> Result<&'static str, Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Versioned {
+        #[serde(default)]
+        cni_version: String,
+    }
+    let unreadable = |e: &dyn std::fmt::Display| {
+        Error::new(
+            code::DECODE_FAILURE,
+            "network configuration can't be read",
+            e,
+        )
+    };
+    // What reads structures would take a list of their fields too.
+    if input.trim_ascii_start().first() != Some(&b'{') {
+        return Err(unreadable(&"it is no JSON object"));
+    }
+    let conf: Versioned = serde_json::from_slice(input).map_err(|e| unreadable(&e))?;
+    let asked = Some(conf.cni_version.as_str()).filter(|v| !v.is_empty());
+    let asked = asked.unwrap_or(VERSIONS[0]);
+    let known = VERSIONS.iter().find(|v| **v == asked);
+    known.copied().ok_or_else(|| {
+        let why = format!("{asked:?}; understood are {}", VERSIONS.join(", "));
+        Error::new(code::INCOMPATIBLE_VERSION, "incompatible CNI version", why)
+    })
+}
+
 /// What the runtime wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Command {
     /// Give the container an interface.
     Add,
@@ -80,6 +132,7 @@ pub enum Command {
     /// Could ADD be served?
     Status,
     /// Which versions?
+    #[default]
     Version,
 }
 
@@ -97,18 +150,40 @@ impl Command {
         })
     }
 
-    /// Which of container, interface and namespace a command needs.
-    fn needs(self) -> (bool, bool, bool) {
+    /// As `CNI_COMMAND` has it.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Add | Self::Check => (true, true, true),
-            Self::Del => (true, true, false),
-            Self::Gc | Self::Status | Self::Version => (false, false, false),
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+            Self::Version => "VERSION",
+        }
+    }
+
+    /// The first version of the specification that has the command.
+    pub fn since(self) -> &'static str {
+        match self {
+            Self::Add | Self::Del | Self::Version => VERSIONS[0],
+            Self::Check => "0.4.0",
+            Self::Gc | Self::Status => "1.1.0",
+        }
+    }
+
+    /// The environment variables that a command needs.
+    fn needs(self) -> &'static [&'static str] {
+        match self {
+            Self::Add | Self::Check => &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"],
+            Self::Del => &["CNI_CONTAINERID", "CNI_IFNAME"],
+            Self::Gc => &["CNI_PATH"],
+            Self::Status | Self::Version => &[],
         }
     }
 }
 
 /// Checked parameters of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Args {
     /// `CNI_COMMAND`.
     pub command: Command,
@@ -120,6 +195,8 @@ pub struct Args {
     pub netns: Option<PathBuf>,
     /// `CNI_PATH`.
     pub path: Vec<PathBuf>,
+    /// `CNI_ARGS`.
+    pub extra: Extra,
 }
 
 impl Args {
@@ -133,36 +210,48 @@ impl Args {
                 "CNI_COMMAND is {text:?}, allowed are ADD, DEL, CHECK, GC, STATUS and VERSION"
             ))
         })?;
-        let (container, ifname, netns) = command.needs();
-        let value = |name: &str, needed: bool| match get(name).filter(|v| !v.is_empty()) {
-            None if needed => Err(env(format!("{name} is missing"))),
-            found => Ok(found),
-        };
+        let value = |name: &str| get(name).filter(|v| !v.is_empty());
+        let needed = command.needs();
+        if let Some(missing) = needed.iter().find(|n| value(n).is_none()) {
+            return Err(env(format!("{missing} is missing")));
+        }
         let args = Self {
             command,
-            container: value("CNI_CONTAINERID", container)?.unwrap_or_default(),
-            ifname: value("CNI_IFNAME", ifname)?.unwrap_or_default(),
-            netns: value("CNI_NETNS", netns)?.map(PathBuf::from),
-            path: get("CNI_PATH")
+            container: value("CNI_CONTAINERID").unwrap_or_default(),
+            ifname: value("CNI_IFNAME").unwrap_or_default(),
+            netns: value("CNI_NETNS").map(PathBuf::from),
+            path: value("CNI_PATH")
                 .unwrap_or_default()
                 .split(':')
                 .filter(|p| !p.is_empty())
                 .map(PathBuf::from)
                 .collect(),
+            extra: match needed.contains(&"CNI_CONTAINERID") {
+                true => Extra::parse(&value("CNI_ARGS").unwrap_or_default())?,
+                false => Extra::default(),
+            },
         };
-        if container && !valid_container(&args.container) {
+        if needed.contains(&"CNI_CONTAINERID") && !valid_container(&args.container) {
             return Err(env(format!(
                 "CNI_CONTAINERID is {:?}, allowed are letters, digits, '_', '.', '-', not first a sign",
                 args.container
             )));
         }
-        if ifname && !valid_ifname(&args.ifname) {
+        if needed.contains(&"CNI_IFNAME") && !valid_ifname(&args.ifname) {
             return Err(env(format!(
                 "CNI_IFNAME is {:?}, allowed are 1 to 15 characters without '/', ':' and space",
                 args.ifname
             )));
         }
         Ok(args)
+    }
+
+    /// The attachment that the call is about.
+    pub fn attachment(&self) -> Attachment {
+        Attachment {
+            container: self.container.clone(),
+            ifname: self.ifname.clone(),
+        }
     }
 
     /// The namespace's path, where the command needs one.
@@ -241,9 +330,17 @@ mod tests {
             None
         );
         assert!(args(&without("DEL", "CNI_CONTAINERID")).is_err());
-        for command in ["VERSION", "GC", "STATUS"] {
+        for command in ["VERSION", "STATUS"] {
             assert!(args(&[("CNI_COMMAND", command)]).is_ok());
         }
+        assert!(args(&[("CNI_COMMAND", "GC")]).is_err());
+        assert!(args(&[("CNI_COMMAND", "GC"), ("CNI_PATH", "/p")]).is_ok());
+        let mut bad = full("ADD");
+        bad.push(("CNI_ARGS", "FOO"));
+        assert_eq!(
+            args(&bad).expect_err("form").code,
+            code::INVALID_ENVIRONMENT
+        );
         assert!(args(&[("CNI_COMMAND", "add")]).is_err());
         assert!(args(&[]).is_err());
     }

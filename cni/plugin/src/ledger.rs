@@ -1,129 +1,141 @@
 //! Which container has which address: a file an address, in the layout of the reference's host-local
 //! (`<dataDir>/<network>/<address>` holding the container and its interface), under one lock.
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use keelson_cni_plan::alloc::{self, Choice};
-use keelson_cni_plan::config::{Attachment, NetConf};
+use keelson_cni_plan::alloc::{self, Choice, Taken};
+use keelson_cni_plan::config::Attachment;
+use keelson_cni_plan::host_local::HostLocal;
 use keelson_cni_plan::protocol::{Error, code};
+use nix::time::{ClockId, clock_gettime};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 
+/// The file that names the boot in which the allocations were made. The reference passes over it.
+const BOOT: &str = "boot_id";
+
 /// The allocations of a network, locked until it is dropped.
-pub(crate) struct Ledger {
+pub(crate) struct Ledger<'a> {
+    conf: &'a HostLocal,
     dir: PathBuf,
     _lock: fs::File,
 }
 
-impl Ledger {
+impl<'a> Ledger<'a> {
     /// Opens and locks the allocations of a network.
-    pub(crate) fn open(conf: &NetConf) -> Result<Self, Error> {
-        let dir = conf.ipam.data_dir.join(&conf.name);
-        let fail = |e: std::io::Error| {
-            Error::new(
-                code::IO_FAILURE,
-                format!("open allocations {}", dir.display()),
-                e,
-            )
+    pub(crate) fn open(conf: &'a HostLocal) -> Result<Self, Error> {
+        let dir = conf.data_dir.join(&conf.network);
+        let fail = |e: io::Error| {
+            let what = format!("open allocations {}", dir.display());
+            Error::new(code::IO_FAILURE, what, e)
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&dir)
-            .map_err(fail)?;
-        let lock = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(dir.join("lock"));
+        let open = || {
+            let mut options = fs::OpenOptions::new();
+            let options = options.create(true).truncate(false).write(true).mode(0o600);
+            options.open(dir.join("lock"))
+        };
+        let lock = open().or_else(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                let mut builder = fs::DirBuilder::new();
+                builder.recursive(true).mode(0o755).create(&dir)?;
+                open()
+            }
+            _ => Err(e),
+        });
         let lock = lock.map_err(fail)?;
         flock(&lock, FlockOperation::LockExclusive).map_err(|e| fail(e.into()))?;
-        Ok(Self { dir, _lock: lock })
+        let ledger = Self {
+            conf,
+            dir,
+            _lock: lock,
+        };
+        ledger.forget_former_boots()?;
+        Ok(ledger)
     }
 
-    /// The owner's addresses: those it has already, and a new one for each set where it has none.
-    pub(crate) fn allocate(
-        &self,
-        conf: &NetConf,
-        owner: &Attachment,
-    ) -> Result<Vec<Choice>, Error> {
-        let all = self.read()?;
-        let taken: BTreeSet<IpAddr> = all.iter().map(|(a, _)| *a).collect();
-        let mut choices = Vec::new();
-        for (i, set) in conf.ipam.ranges.iter().enumerate() {
-            let own = all
-                .iter()
-                .filter(|(_, o)| o == owner)
-                .find_map(|(a, _)| alloc::locate(set, *a));
-            choices.push(match own {
-                Some(choice) => choice,
-                None => self.take(i, alloc::choose(set, &taken, self.last(i)), owner, conf)?,
-            });
+    /// After a reboot no container of before is there any more, so nobody has the addresses written down before it.
+    /// Those since then may be the reference's, which does not name the boot.
+    fn forget_former_boots(&self) -> Result<(), Error> {
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = fs::read_to_string(path).map_err(|e| self.fail("read", path, e))?;
+        let known = fs::read_to_string(self.dir.join(BOOT)).ok();
+        if known.as_deref() == Some(boot.as_str()) {
+            return Ok(());
+        }
+        if known.is_some() {
+            let since = booted();
+            for (address, _) in self.read()? {
+                let path = self.dir.join(address.to_string());
+                let written = fs::metadata(&path).and_then(|m| m.modified());
+                if written.is_ok_and(|w| w < since) {
+                    self.remove(&path)?;
+                }
+            }
+        }
+        self.write(BOOT, &boot)
+    }
+
+    /// An address of each set for the owner, those it has already among them.
+    pub(crate) fn allocate(&self, owner: &Attachment) -> Result<Vec<Choice>, Error> {
+        let choices = alloc::plan(self.conf, &self.read()?, owner, |set| self.last(set))?;
+        for choice in choices.iter().filter(|c| c.fresh) {
+            let address = choice.address.addr().to_string();
+            // The owner's name is in the file before the file has its name: killed between, nobody owns an address
+            // without a name.
+            self.write(
+                &address,
+                &format!("{}\r\n{}", owner.container, owner.ifname),
+            )?;
+            self.write(&format!("last_reserved_ip.{}", choice.set), &address)?;
         }
         Ok(choices)
     }
 
-    fn take(
-        &self,
-        set: usize,
-        choice: Option<Choice>,
-        owner: &Attachment,
-        conf: &NetConf,
-    ) -> Result<Choice, Error> {
-        let choice = choice.ok_or_else(|| {
-            let subnets: Vec<String> = conf.ipam.ranges[set]
-                .iter()
-                .map(|r| r.subnet.to_string())
-                .collect();
-            Error::new(
-                code::NO_ADDRESS,
-                "no address left",
-                format!(
-                    "network {} has none free in {}",
-                    conf.name,
-                    subnets.join(", ")
-                ),
-            )
-        })?;
-        // The owner's name is in the file before the file has its name: killed between, nobody owns an address without a name.
-        self.write(
-            &choice.address.to_string(),
-            &format!("{}\r\n{}", owner.container, owner.ifname),
-        )?;
-        self.write(
-            &format!("last_reserved_ip.{set}"),
-            &choice.address.to_string(),
-        )?;
-        Ok(choice)
-    }
-
-    /// Frees all addresses whose owner is chosen, and tells whether there were any.
-    pub(crate) fn release(&self, gone: impl Fn(&Attachment) -> bool) -> Result<bool, Error> {
-        let mut found = false;
-        for (address, owner) in self.read()? {
-            if gone(&owner) {
-                self.remove(&self.dir.join(address.to_string()))?;
-                found = true;
-            }
+    /// Frees the owner's addresses and gives them. What an old reference wrote, which named no interface, is the
+    /// container's, if nothing is the interface's.
+    pub(crate) fn release(&self, owner: &Attachment) -> Result<Vec<IpAddr>, Error> {
+        let old = Attachment {
+            container: owner.container.clone(),
+            ifname: String::new(),
+        };
+        let freed = self.release_all(|o| o == owner)?;
+        if freed.is_empty() {
+            return self.release_all(|o| *o == old);
         }
-        Ok(found)
+        Ok(freed)
     }
 
-    /// All allocations.
-    pub(crate) fn read(&self) -> Result<Vec<(IpAddr, Attachment)>, Error> {
-        let mut all = Vec::new();
-        let dir = fs::File::open(&self.dir).map_err(|e| self.fail("read", &self.dir, e))?;
-        for entry in fs::read_dir(&self.dir).map_err(|e| self.fail("read", &self.dir, e))? {
-            let name = entry
-                .map_err(|e| self.fail("read", &self.dir, e))?
-                .file_name();
+    /// Frees all addresses whose owner is chosen, and gives them.
+    pub(crate) fn release_all(
+        &self,
+        gone: impl Fn(&Attachment) -> bool,
+    ) -> Result<Vec<IpAddr>, Error> {
+        let taken = self.read()?;
+        let mut freed = Vec::new();
+        for (address, _) in taken.iter().filter(|(_, owner)| gone(owner)) {
+            self.remove(&self.dir.join(address.to_string()))?;
+            freed.push(*address);
+        }
+        Ok(freed)
+    }
+
+    /// Whether each set has an address to give.
+    pub(crate) fn available(&self) -> Result<bool, Error> {
+        Ok(alloc::available(self.conf, &self.read()?))
+    }
+
+    /// All allocations. One whose owner can't be read is taken all the same.
+    pub(crate) fn read(&self) -> Result<Taken, Error> {
+        let mut all = Taken::new();
+        let fail = |e| self.fail("read", &self.dir, e);
+        let dir = fs::File::open(&self.dir).map_err(fail)?;
+        for entry in fs::read_dir(&self.dir).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
             let Some(address) = name.to_str().and_then(|n| n.parse().ok()) else {
                 continue;
             };
@@ -131,34 +143,26 @@ impl Ledger {
             let text = text.map_err(|e| self.fail("read", &self.dir.join(&name), e))?;
             let mut lines = text.lines().map(str::trim);
             let mut next = || lines.next().unwrap_or_default().to_owned();
-            all.push((
-                address,
-                Attachment {
-                    container: next(),
-                    ifname: next(),
-                },
-            ));
+            let owner = Attachment {
+                container: next(),
+                ifname: next(),
+            };
+            all.insert(address, owner);
         }
         Ok(all)
     }
 
     fn last(&self, set: usize) -> Option<IpAddr> {
-        fs::read_to_string(self.dir.join(format!("last_reserved_ip.{set}")))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        let path = self.dir.join(format!("last_reserved_ip.{set}"));
+        fs::read_to_string(path).ok()?.trim().parse().ok()
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), Error> {
         let (path, temporary) = (self.dir.join(name), self.dir.join(".new"));
-        let written = fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&temporary);
-        let written = written
+        let mut options = fs::OpenOptions::new();
+        let options = options.create(true).truncate(true).write(true).mode(0o644);
+        let written = options
+            .open(&temporary)
             .and_then(|mut f| f.write_all(text.as_bytes()))
             .and_then(|()| fs::rename(&temporary, &path));
         written.map_err(|e| self.fail("write", &path, e))
@@ -166,22 +170,28 @@ impl Ledger {
 
     fn remove(&self, path: &Path) -> Result<(), Error> {
         match fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(self.fail("free", path, e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.fail("free", path, e)),
             _ => Ok(()),
         }
     }
 
-    fn fail(&self, action: &str, path: &Path, e: std::io::Error) -> Error {
-        Error::new(
-            code::IO_FAILURE,
-            format!("{action} allocation {}", path.display()),
-            e,
-        )
+    fn fail(&self, action: &str, path: &Path, e: io::Error) -> Error {
+        let what = format!("{action} allocation {}", path.display());
+        Error::new(code::IO_FAILURE, what, e)
     }
 }
 
+/// When the machine was started, by the clock that files are stamped with.
+fn booted() -> SystemTime {
+    let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    let up = up.unwrap_or_default();
+    SystemTime::now()
+        .checked_sub(up)
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// A file's text. There is a file for every pod of the node: no call more than it takes, for each of them.
-fn read_at(dir: &fs::File, name: &OsStr) -> std::io::Result<String> {
+fn read_at(dir: &fs::File, name: &std::ffi::OsStr) -> io::Result<String> {
     let file = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = Vec::with_capacity(512);
     loop {
@@ -191,5 +201,79 @@ fn read_at(dir: &fs::File, name: &OsStr) -> std::io::Result<String> {
         }
         text.reserve(512);
     }
-    String::from_utf8(text).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conf(dir: &Path) -> HostLocal {
+        let range = serde_json::json!([[{"subnet": "10.0.0.0/29"}]]);
+        HostLocal {
+            network: "pods".into(),
+            sets: serde_json::from_value(range).expect("ranges"),
+            requested: Vec::new(),
+            routes: Vec::new(),
+            data_dir: dir.to_owned(),
+            resolv_conf: None,
+        }
+    }
+
+    fn owner(container: &str) -> Attachment {
+        Attachment {
+            container: container.into(),
+            ifname: "eth0".into(),
+        }
+    }
+
+    fn owners(ledger: &Ledger<'_>) -> Vec<String> {
+        let all = ledger.read().expect("ledger").into_values();
+        all.map(|o| o.container).collect()
+    }
+
+    #[test]
+    fn a_reboot_frees_what_was_before_it_and_nothing_since() {
+        let dir = tempfile::tempdir().expect("directory");
+        let conf = conf(dir.path());
+        let of = |name: &str| dir.path().join("pods").join(name);
+        for who in ["before", "since"] {
+            let ledger = Ledger::open(&conf).expect("ledger");
+            ledger.allocate(&owner(who)).expect("address");
+        }
+        let age = |name: &str, by: u64| {
+            let file = fs::File::options()
+                .write(true)
+                .open(of(name))
+                .expect("file");
+            let then = booted() - Duration::from_secs(by);
+            file.set_modified(then).expect("time");
+        };
+        age("10.0.0.2", 60);
+        // Without a file that names the boot nothing is known of before and since.
+        fs::remove_file(of(BOOT)).expect("boot");
+        assert_eq!(
+            owners(&Ledger::open(&conf).expect("ledger")),
+            ["before", "since"]
+        );
+        fs::write(of(BOOT), "another\n").expect("boot");
+        assert_eq!(owners(&Ledger::open(&conf).expect("ledger")), ["since"]);
+    }
+
+    #[test]
+    fn what_is_no_allocation_is_passed_over_and_what_cannot_be_read_is_taken() {
+        let dir = tempfile::tempdir().expect("directory");
+        let conf = conf(dir.path());
+        let ledger = Ledger::open(&conf).expect("ledger");
+        fs::write(ledger.dir.join("last_reserved_ip.0"), "not an address").expect("write");
+        fs::write(ledger.dir.join("10.0.0.2"), [0xff, 0xfe]).expect("write");
+        fs::write(ledger.dir.join("notes"), "x").expect("write");
+        let given = ledger.allocate(&owner("a")).expect("address");
+        assert_eq!(given[0].address.to_string(), "10.0.0.3/29");
+        assert_eq!(ledger.release(&owner("a")).expect("freed").len(), 1);
+        assert_eq!(ledger.release(&owner("a")).expect("freed").len(), 0);
+        fs::write(ledger.dir.join("10.0.0.5"), "a").expect("write");
+        let old = ledger.release(&owner("a")).expect("freed");
+        assert_eq!(old, ["10.0.0.5".parse::<IpAddr>().expect("ip")]);
+    }
 }

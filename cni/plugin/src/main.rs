@@ -1,16 +1,34 @@
-//! `keelson-cni`: the CNI bridge plugin. The runtime starts it for every pod, so it does its work in
+//! `keelson-cni`: CNI plugins in one binary. The runtime starts it for every pod, so it does its work in
 //! a dozen netlink messages and ends.
 
-mod commands;
+mod attach;
+mod bandwidth;
+mod bridge;
+mod errors;
+mod exec;
+mod gate;
+mod host_local;
+mod ipam;
+mod iptables;
 mod ledger;
+mod loopback;
+mod masquerade;
 mod net;
+mod netfilter;
+mod netlink;
+mod nft;
+mod portmap;
 mod ports;
+mod ptp;
+mod spoof;
+mod steps;
+mod types;
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use keelson_cni_plan::NetConf;
-use keelson_cni_plan::protocol::{Args, Command, Error, VERSIONS, code};
+use keelson_cni_plan::protocol::{self, Args, Command, Error, VERSIONS, code};
 use serde_json::{Value, json};
 
 /// A configuration is a few hundred bytes; a result of a long chain some kilobytes.
@@ -32,15 +50,44 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<Option<Value>, Error> {
+    let program = std::env::args_os()
+        .next()
+        .map(PathBuf::from)
+        .unwrap_or_default();
+    let plugin = types::find(&program)?;
     if std::env::var_os("CNI_COMMAND").is_none() {
         eprintln!(
-            "keelson-cni {}: a CNI bridge plugin, started by a container runtime (versions {})",
+            "{} of keelson {}: a CNI plugin, started by a container runtime (versions {})",
+            plugin.names[0],
             env!("CARGO_PKG_VERSION"),
             VERSIONS.join(", ")
         );
         return Ok(None);
     }
     let args = Args::from_env(|name| std::env::var(name).ok())?;
+    let input = read()?;
+    let version = protocol::version(&input);
+    let in_version = |e: Error| match &version {
+        Ok(v) => Error {
+            cni_version: (*v).to_owned(),
+            ..e
+        },
+        Err(_) => e,
+    };
+    if args.command == Command::Version {
+        let version = version.unwrap_or_else(|_| VERSIONS[VERSIONS.len() - 1]);
+        return Ok(Some(
+            json!({"cniVersion": version, "supportedVersions": VERSIONS}),
+        ));
+    }
+    version
+        .clone()
+        .and_then(|v| protocol::allowed(args.command, v))
+        .and_then(|()| (plugin.run)(&args, &input))
+        .map_err(in_version)
+}
+
+fn read() -> Result<Vec<u8>, Error> {
     let mut input = Vec::new();
     let read = std::io::stdin()
         .take(MAX_CONFIG + 1)
@@ -53,21 +100,5 @@ fn run() -> Result<Option<Value>, Error> {
             "it is longer than 1 MiB",
         ));
     }
-    if args.command == Command::Version {
-        return Ok(Some(
-            json!({"cniVersion": VERSIONS.last(), "supportedVersions": VERSIONS}),
-        ));
-    }
-    let conf = NetConf::parse(&input)?;
-    let in_version = |e: Error| Error {
-        cni_version: conf.version().to_owned(),
-        ..e
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|e| in_version(Error::new(code::IO_FAILURE, "start", e)))?;
-    runtime
-        .block_on(commands::run(&args, &conf))
-        .map_err(in_version)
+    Ok(input)
 }

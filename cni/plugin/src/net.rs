@@ -1,57 +1,87 @@
-//! Links, addresses and routes, by netlink, in the host's namespace or in a container's.
+//! Links, addresses and routes as they are, in the host's namespace or in a container's, and changes to them.
 
 use std::fs::File;
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use futures::TryStreamExt;
-use keelson_cni_plan::config::Route;
+use ipnet::IpNet;
+use keelson_cni_plan::config::mac_text;
+use keelson_cni_plan::nft::wire::find;
 use keelson_cni_plan::protocol::{Error, code};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
-use nix::sched::{CloneFlags, setns};
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::{
-    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
-    RouteMessageBuilder,
+use keelson_cni_plan::result::Route;
+use netlink_packet_core::{NLM_F_DUMP, Nla};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{
+    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage, State,
 };
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::tc::{TcAttribute, TcMessage, TcOption};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::libc::ENODEV;
+use nix::sched::{CloneFlags, setns};
+
+use crate::netlink::{Answer, Socket, parse};
+use crate::steps::Step;
 
 /// A socket into a network namespace.
 pub(crate) struct Net {
-    handle: Handle,
+    socket: Socket,
 }
 
-/// A link, as far as the plugin wants to know it.
+/// A link, as far as plugins want to know it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Link {
     pub(crate) index: u32,
-    pub(crate) mac: String,
+    pub(crate) name: String,
+    pub(crate) mac: Vec<u8>,
     pub(crate) mtu: u32,
     pub(crate) controller: Option<u32>,
+    /// Index of the other end of a pair, in its own namespace.
+    pub(crate) peer: Option<u32>,
     pub(crate) up: bool,
+    pub(crate) promisc: bool,
+    /// Packets go through.
+    pub(crate) works: bool,
+    pub(crate) kind: Option<InfoKind>,
+    pub(crate) filters_vlans: bool,
+    pub(crate) alias: String,
 }
 
-fn kernel(action: String) -> impl FnOnce(rtnetlink::Error) -> Error {
-    move |e| Error::new(code::KERNEL, action, e)
-}
-
-/// The errno of a refusal, positive.
-fn errno(e: &rtnetlink::Error) -> i32 {
-    match e {
-        rtnetlink::Error::NetlinkError(m) => -m.raw_code(),
-        _ => 0,
+impl Link {
+    /// The hardware address, lower case with colons.
+    pub(crate) fn mac(&self) -> String {
+        mac_text(&self.mac)
     }
+}
+
+/// An address of a link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Address {
+    pub(crate) net: IpNet,
+    /// It is looked whether somebody else has it.
+    pub(crate) tentative: bool,
+    /// Somebody else has it.
+    pub(crate) failed: bool,
+    /// IPv6: it is the link's own, and was not given to it.
+    pub(crate) local: bool,
+}
+
+/// The kernel refused.
+pub(crate) fn refused(what: &str, errno: i32) -> Error {
+    Error::new(code::KERNEL, what, io::Error::from_raw_os_error(errno))
+}
+
+fn failed(what: &str) -> impl Fn(io::Error) -> Error {
+    move |e| Error::new(code::KERNEL, what, e)
 }
 
 /// Opens a namespace's file; one that is gone is an unknown container.
 pub(crate) fn open_netns(path: &Path) -> Result<File, Error> {
     let unknown = |e: &dyn std::fmt::Display| {
-        Error::new(
-            code::UNKNOWN_CONTAINER,
-            format!("open namespace {}", path.display()),
-            e,
-        )
+        let what = format!("open namespace {}", path.display());
+        Error::new(code::UNKNOWN_CONTAINER, what, e)
     };
     let file = File::open(path).map_err(|e| unknown(&e))?;
     // The path of a namespace whose mount is gone is an empty file of the file system below.
@@ -63,252 +93,325 @@ pub(crate) fn open_netns(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
+/// A container's namespace is not the one that the plugin itself is in: what is done there would be done to the host.
+pub(crate) fn not_own(netns: &File) -> Result<(), Error> {
+    let same = |own: rustix::fs::Stat, other: rustix::fs::Stat| {
+        (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino)
+    };
+    let wrong =
+        |e: &dyn std::fmt::Display| Error::new(code::INVALID_NETNS, "invalid network namespace", e);
+    let own = rustix::fs::stat("/proc/self/ns/net").map_err(|e| wrong(&e))?;
+    let other = rustix::fs::fstat(netns).map_err(|e| wrong(&e))?;
+    if same(own, other) {
+        return Err(wrong(&"CNI_NETNS is the namespace that the plugin is in"));
+    }
+    Ok(())
+}
+
+/// Does something in another namespace. The process has one thread, which goes there and comes back.
+pub(crate) fn within<T>(netns: &File, act: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let fail = |e: &dyn std::fmt::Display| Error::new(code::KERNEL, "enter network namespace", e);
+    let home = File::open("/proc/self/ns/net").map_err(|e| fail(&e))?;
+    setns(netns, CloneFlags::CLONE_NEWNET).map_err(|e| fail(&e))?;
+    let done = act();
+    setns(&home, CloneFlags::CLONE_NEWNET).map_err(|e| fail(&e))?;
+    done
+}
+
+/// Sets a kernel parameter below `/proc/sys/net`, in the namespace that the thread is in. One that the kernel does not
+/// have (IPv6 may be switched off) can't be set, and need not be.
+pub(crate) fn sysctl(path: &str, value: &str) -> Result<(), Error> {
+    let path = format!("/proc/sys/net/{path}");
+    let fail = |e: io::Error| Error::new(code::IO_FAILURE, format!("set {path} to {value}"), e);
+    match std::fs::read_to_string(&path) {
+        Ok(now) if now.trim() == value => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => std::fs::write(&path, value).map_err(fail),
+        Err(e) => Err(fail(e)),
+    }
+}
+
+/// A gateway that does not forward is none.
+pub(crate) fn forward(family: IpAddr) -> Result<(), Error> {
+    match family {
+        IpAddr::V4(_) => sysctl("ipv4/ip_forward", "1"),
+        IpAddr::V6(_) => sysctl("ipv6/conf/all/forwarding", "1"),
+    }
+}
+
 impl Net {
-    /// In the namespace of this process.
+    /// In the namespace that the thread is in.
     pub(crate) fn here() -> Result<Self, Error> {
-        let (connection, handle, _) = rtnetlink::new_connection()
-            .map_err(|e| Error::new(code::KERNEL, "open netlink socket", e))?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+        let socket = Socket::route().map_err(failed("open netlink socket"))?;
+        Ok(Self { socket })
     }
 
-    /// In another namespace: a socket stays in the namespace it was made in, so this single thread
-    /// goes there for the making and comes back.
+    /// In another namespace: a socket stays in the one it was made in.
     pub(crate) fn inside(netns: &File) -> Result<Self, Error> {
-        let io = |e: &dyn std::fmt::Display| Error::new(code::KERNEL, "enter network namespace", e);
-        let home = File::open("/proc/thread-self/ns/net").map_err(|e| io(&e))?;
-        setns(netns, CloneFlags::CLONE_NEWNET).map_err(|e| io(&e))?;
-        let net = Self::here();
-        setns(&home, CloneFlags::CLONE_NEWNET).map_err(|e| io(&e))?;
-        net
+        within(netns, Self::here)
+    }
+
+    /// Carries steps out, all in one call; the first refusal that is a failure is the error.
+    pub(crate) fn carry_out(&mut self, steps: Vec<Step>) -> Result<(), Error> {
+        self.try_out(steps)?
+            .map_err(|(what, errno)| refused(&what, errno))
+    }
+
+    /// The same, and the first refusal with its number.
+    pub(crate) fn try_out(&mut self, steps: Vec<Step>) -> Result<Result<(), (String, i32)>, Error> {
+        if steps.is_empty() {
+            return Ok(Ok(()));
+        }
+        let said: Vec<_> = steps.iter().map(|s| (s.what.clone(), s.fine)).collect();
+        let answers = self
+            .socket
+            .ask(steps.into_iter().map(|s| (s.message, s.flags)));
+        let answers = answers.map_err(failed("talk to the kernel"))?;
+        let mut both = said.into_iter().zip(answers);
+        let bad = both.find(|((_, fine), a)| a.errno != 0 && !fine.contains(&a.errno));
+        Ok(match bad {
+            Some(((what, _), answer)) => Err((what, answer.errno)),
+            None => Ok(()),
+        })
+    }
+
+    fn ask(
+        &mut self,
+        what: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Answer, Error> {
+        let answers = self.socket.ask([(message, flags)]).map_err(failed(what))?;
+        Ok(answers.into_iter().next().unwrap_or_default())
+    }
+
+    fn dump(
+        &mut self,
+        what: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let answer = self.ask(what, message, NLM_F_DUMP)?;
+        match answer.errno {
+            0 => Ok(answer
+                .messages
+                .iter()
+                .filter_map(|(k, c)| parse(*k, c))
+                .collect()),
+            errno => Err(refused(what, errno)),
+        }
     }
 
     /// A link by name.
-    pub(crate) async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
-        let mut found = self.handle.link().get().match_name(name).execute();
-        match found.try_next().await {
-            Ok(message) => Ok(message.map(|m| parse(&m))),
-            Err(e) if errno(&e) == nix::libc::ENODEV => Ok(None),
-            Err(e) => Err(kernel(format!("read link {name}"))(e)),
+    pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
+        let what = format!("read link {name}");
+        let message = link_query(Some(name));
+        let answer = self.ask(&what, RouteNetlinkMessage::GetLink(message), 0)?;
+        match answer.errno {
+            0 => Ok(answer
+                .messages
+                .iter()
+                .find_map(|(k, c)| read_link(parse(*k, c)?))),
+            ENODEV => Ok(None),
+            errno => Err(refused(&what, errno)),
         }
+    }
+
+    /// The name of the link that leads to an address; none where nothing does.
+    pub(crate) fn towards(&mut self, address: IpAddr) -> Result<Option<String>, Error> {
+        let what = format!("find the way to {address}");
+        let (mut query, family, to) = match address {
+            IpAddr::V4(a) => (
+                RouteMessage::default(),
+                AddressFamily::Inet,
+                RouteAddress::Inet(a),
+            ),
+            IpAddr::V6(a) => (
+                RouteMessage::default(),
+                AddressFamily::Inet6,
+                RouteAddress::Inet6(a),
+            ),
+        };
+        query.header.address_family = family;
+        query.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        query.attributes.push(RouteAttribute::Destination(to));
+        // Refused where there is no way.
+        let answer = self.ask(&what, RouteNetlinkMessage::GetRoute(query), 0)?;
+        let index = answer
+            .messages
+            .iter()
+            .find_map(|(k, c)| match parse(*k, c)? {
+                RouteNetlinkMessage::NewRoute(m) => m.attributes.iter().find_map(|a| match a {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                }),
+                _ => None,
+            });
+        let Some(index) = index else { return Ok(None) };
+        Ok(self
+            .links()?
+            .into_iter()
+            .find(|l| l.index == index)
+            .map(|l| l.name))
+    }
+
+    /// The parameters (`TCA_TBF_PARMS`) of the token bucket by which a link sends, if it has one.
+    pub(crate) fn bucket(&mut self, link: u32) -> Result<Option<Vec<u8>>, Error> {
+        let query = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+        let all = self.dump("read queues", query)?;
+        Ok(all.into_iter().find_map(|m| match m {
+            RouteNetlinkMessage::NewQueueDiscipline(m) => read_bucket(&m, link),
+            _ => None,
+        }))
     }
 
     /// A link that must be there.
-    pub(crate) async fn must(&self, name: &str) -> Result<Link, Error> {
+    pub(crate) fn must(&mut self, name: &str) -> Result<Link, Error> {
         let missing = || Error::new(code::KERNEL, format!("read link {name}"), "no such link");
-        self.link(name).await?.ok_or_else(missing)
+        self.link(name)?.ok_or_else(missing)
     }
 
-    /// Makes the bridge if it is not there. A link of this name that is no bridge shows when a port joins it.
-    pub(crate) async fn bridge(&self, name: &str, mac: [u8; 6], mtu: u32) -> Result<Link, Error> {
-        if let Some(link) = self.link(name).await?.filter(|l| l.up) {
-            return Ok(link);
-        }
-        let mut wanted = LinkBridge::new(name).address(mac.to_vec()).up();
-        if mtu != 0 {
-            wanted = wanted.mtu(mtu);
-        }
-        match self.handle.link().add(wanted.build()).execute().await {
-            // Another call was first, or it is there and down.
-            Err(e) if errno(&e) == nix::libc::EEXIST => {
-                let up = LinkUnspec::new_with_name(name).up().build();
-                self.handle
-                    .link()
-                    .set(up)
-                    .execute()
-                    .await
-                    .map_err(kernel(format!("set bridge {name} up")))?;
-            }
-            other => other.map_err(kernel(format!("add bridge {name}")))?,
-        }
-        self.must(name).await
-    }
-
-    /// Makes a pair of links: `host` here as the bridge's port, the other born in the container's namespace.
-    pub(crate) async fn pair(
-        &self,
-        host: &str,
-        peer: &str,
-        netns: &File,
-        mtu: u32,
-        bridge: u32,
-    ) -> Result<Link, Error> {
-        let mut inner = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(peer)
-            .setns_by_fd(netns.as_raw_fd());
-        let mut outer = LinkVeth::new(host, peer).controller(bridge).up();
-        if mtu != 0 {
-            (inner, outer) = (inner.mtu(mtu), outer.mtu(mtu));
-        }
-        let message = outer
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(inner.build())))
-            .build();
-        self.handle
-            .link()
-            .add(message)
-            .execute()
-            .await
-            .map_err(kernel(format!("add link {host} with {peer}")))?;
-        self.must(host).await
-    }
-
-    /// Lets the bridge send a frame back through the port it came from.
-    pub(crate) async fn hairpin(&self, port: u32) -> Result<(), Error> {
-        let message = LinkBridgePort::new(port).hairpin(true).build();
-        self.handle
-            .link()
-            .set_port(message)
-            .execute()
-            .await
-            .map_err(kernel("set hairpin mode".into()))
-    }
-
-    /// Sets a link up.
-    pub(crate) async fn up(&self, name: &str) -> Result<(), Error> {
-        let message = LinkUnspec::new_with_name(name).up().build();
-        self.handle
-            .link()
-            .set(message)
-            .execute()
-            .await
-            .map_err(kernel(format!("set link {name} up")))
-    }
-
-    /// Deletes a link; tells whether there was one.
-    pub(crate) async fn delete(&self, name: &str) -> Result<bool, Error> {
-        let Some(link) = self.link(name).await? else {
-            return Ok(false);
-        };
-        match self.handle.link().del(link.index).execute().await {
-            Err(e) if errno(&e) == nix::libc::ENODEV => Ok(false),
-            other => other
-                .map(|()| true)
-                .map_err(kernel(format!("delete link {name}"))),
-        }
-    }
-
-    /// Gives a link an address. No duplicate address detection: the allocation is the proof, and a pod
-    /// whose address is tentative can't answer for a second.
-    pub(crate) async fn address(
-        &self,
-        link: u32,
-        address: IpAddr,
-        prefix: u8,
-    ) -> Result<(), Error> {
-        let mut request = self.handle.address().add(link, address, prefix);
-        if address.is_ipv6() {
-            let message = request.message_mut();
-            message.header.flags |= AddressHeaderFlags::Nodad;
-            message
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::Nodad));
-        }
-        match request.execute().await {
-            Err(e) if errno(&e) == nix::libc::EEXIST => Ok(()),
-            other => other.map_err(kernel(format!("add address {address}/{prefix}"))),
-        }
+    /// All links.
+    pub(crate) fn links(&mut self) -> Result<Vec<Link>, Error> {
+        let all = self.dump("read links", RouteNetlinkMessage::GetLink(link_query(None)))?;
+        Ok(all.into_iter().filter_map(read_link).collect())
     }
 
     /// Addresses of a link.
-    pub(crate) async fn addresses(&self, link: u32) -> Result<Vec<IpAddr>, Error> {
-        let found = self
-            .handle
-            .address()
-            .get()
-            .set_link_index_filter(link)
-            .execute();
-        let messages: Vec<_> = found
-            .try_collect()
-            .await
-            .map_err(kernel("read addresses".into()))?;
-        let all = messages.iter().flat_map(|m| &m.attributes);
-        Ok(all
-            .filter_map(|a| {
-                if let AddressAttribute::Address(ip) = a {
-                    Some(*ip)
-                } else {
-                    None
-                }
-            })
-            .collect())
+    pub(crate) fn addresses(&mut self, link: u32) -> Result<Vec<Address>, Error> {
+        let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let all = self.dump("read addresses", query)?;
+        let own = all.into_iter().filter_map(|m| match m {
+            RouteNetlinkMessage::NewAddress(m) if m.header.index == link => read_address(&m),
+            _ => None,
+        });
+        Ok(own.collect())
     }
 
-    /// Adds a route through a link.
-    pub(crate) async fn route(&self, link: u32, route: &Route) -> Result<(), Error> {
-        let fail = |e: &dyn std::fmt::Display| {
-            Error::new(code::KERNEL, format!("add route to {}", route.dst), e)
+    /// Whether there is a route as it is wanted, through a link. Another next hop than the wanted is another route.
+    pub(crate) fn has_route(&mut self, link: u32, route: &Route) -> Result<bool, Error> {
+        let mut query = RouteMessage::default();
+        query.header.address_family = match route.dst {
+            IpNet::V4(_) => AddressFamily::Inet,
+            IpNet::V6(_) => AddressFamily::Inet6,
         };
-        let builder = RouteMessageBuilder::<IpAddr>::new().output_interface(link);
-        let mut builder = builder
-            .destination_prefix(route.dst.network(), route.dst.prefix_len())
-            .map_err(|e| fail(&e))?;
-        if let Some(gw) = route.gw {
-            builder = builder.gateway(gw).map_err(|e| fail(&e))?;
-        }
-        self.handle
-            .route()
-            .add(builder.build())
-            .execute()
-            .await
-            .map_err(|e| fail(&e))
-    }
-
-    /// Whether there is a route to a destination through a link.
-    pub(crate) async fn has_route(&self, link: u32, route: &Route) -> Result<bool, Error> {
-        use netlink_packet_route::route::RouteAttribute;
-        let mut query = RouteMessageBuilder::<IpAddr>::new().build();
-        query.header.address_family = if route.dst.addr().is_ipv4() {
-            AddressFamily::Inet
-        } else {
-            AddressFamily::Inet6
-        };
-        let all: Vec<_> = self
-            .handle
-            .route()
-            .get(query)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(kernel("read routes".into()))?;
-        let destination = |m: &netlink_packet_route::route::RouteMessage| {
-            m.attributes.iter().find_map(|a| match a {
-                RouteAttribute::Destination(netlink_packet_route::route::RouteAddress::Inet(
-                    ip,
-                )) => Some(IpAddr::V4(*ip)),
-                RouteAttribute::Destination(netlink_packet_route::route::RouteAddress::Inet6(
-                    ip,
-                )) => Some(IpAddr::V6(*ip)),
-                _ => None,
-            })
-        };
-        let wanted = (route.dst.prefix_len() > 0).then(|| route.dst.network());
-        Ok(all.iter().any(|m| {
-            m.header.destination_prefix_length == route.dst.prefix_len()
-                && destination(m).filter(|_| wanted.is_some()) == wanted
-                && m.attributes.contains(&RouteAttribute::Oif(link))
+        let all = self.dump("read routes", RouteNetlinkMessage::GetRoute(query))?;
+        Ok(all.iter().any(|m| match m {
+            RouteNetlinkMessage::NewRoute(m) => is_route(m, link, route),
+            _ => false,
         }))
     }
 }
 
-fn parse(message: &LinkMessage) -> Link {
+fn link_query(name: Option<&str>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    let name = name.map(|n| LinkAttribute::IfName(n.to_owned()));
+    message.attributes.extend(name);
+    let quick = vec![LinkExtentMask::SkipStats];
+    message.attributes.push(LinkAttribute::ExtMask(quick));
+    message
+}
+
+fn read_link(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,
-        up: message.header.flags.contains(LinkFlags::Up),
+        up: flags.contains(LinkFlags::Up),
+        promisc: flags.contains(LinkFlags::Promisc),
         ..Link::default()
     };
-    for attribute in &message.attributes {
+    for attribute in message.attributes {
         match attribute {
-            LinkAttribute::Address(mac) => {
-                link.mac = mac
-                    .iter()
-                    .map(|b| format!("{b:02x}"))
-                    .collect::<Vec<_>>()
-                    .join(":");
-            }
-            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::Controller(index) => link.controller = Some(*index),
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(mac) => link.mac = mac,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::IfAlias(alias) => link.alias = alias,
+            LinkAttribute::OperState(state) => link.works = state == State::Up,
+            LinkAttribute::LinkInfo(info) => read_info(info, &mut link),
             _ => {}
         }
     }
-    link
+    Some(link)
+}
+
+fn read_bucket(message: &TcMessage, link: u32) -> Option<Vec<u8>> {
+    const PARAMETERS: u16 = 1;
+    let kind = TcAttribute::Kind("tbf".to_owned());
+    if u32::try_from(message.header.index) != Ok(link) || !message.attributes.contains(&kind) {
+        return None;
+    }
+    message.attributes.iter().find_map(|a| match a {
+        // What the crate does not know is all options at once.
+        TcAttribute::Options(options) => options.iter().find_map(|o| match o {
+            TcOption::Other(nla) => {
+                let mut value = vec![0; nla.value_len()];
+                nla.emit_value(&mut value);
+                find(&value, PARAMETERS).map(<[u8]>::to_vec)
+            }
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+fn read_info(info: Vec<LinkInfo>, link: &mut Link) {
+    for part in info {
+        match part {
+            LinkInfo::Kind(kind) => link.kind = Some(kind),
+            LinkInfo::Data(InfoData::Bridge(options)) => {
+                link.filters_vlans = options.contains(&InfoBridge::VlanFiltering(true));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn read_address(message: &AddressMessage) -> Option<Address> {
+    let (mut local, mut flags) = (None, AddressFlags::empty());
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => local = local.or(Some(*ip)),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    let ip = local?;
+    Some(Address {
+        net: IpNet::new(ip, message.header.prefix_len).ok()?,
+        tentative: flags.contains(AddressFlags::Tentative),
+        failed: flags.contains(AddressFlags::Dadfailed),
+        local: matches!(ip, IpAddr::V6(a) if a.is_unicast_link_local()),
+    })
+}
+
+fn is_route(message: &RouteMessage, link: u32, route: &Route) -> bool {
+    let address = |a: &RouteAddress| match a {
+        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
+        _ => None,
+    };
+    let (mut destination, mut gateway, mut through) = (None, None, false);
+    let mut table = u32::from(message.header.table);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(a) => destination = address(a),
+            RouteAttribute::Gateway(a) => gateway = address(a),
+            RouteAttribute::Oif(index) => through = *index == link,
+            RouteAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    let to_all = route.dst.prefix_len() == 0;
+    let wanted = (!to_all).then(|| route.dst.network());
+    message.header.destination_prefix_length == route.dst.prefix_len()
+        && message.header.kind == RouteType::Unicast
+        && destination.filter(|_| !to_all) == wanted
+        && (route.gw.is_none() || gateway == route.gw)
+        && table == route.table.unwrap_or(254)
+        && through
 }
