@@ -16,8 +16,8 @@ const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 
 /// Families: the prefix of programs, and where the kernel lists tables of the legacy variant that are in use.
 const FAMILIES: [(&str, &str); 2] = [
-    ("iptables", "/proc/net/ip_tables_names"),
-    ("ip6tables", "/proc/net/ip6_tables_names"),
+    ("iptables", "/proc/thread-self/net/ip_tables_names"),
+    ("ip6tables", "/proc/thread-self/net/ip6_tables_names"),
 ];
 
 fn program(cidr: &IpNet) -> &'static str {
