@@ -286,8 +286,12 @@ fn concerns(
                 None => parse::local(address).is_some_and(|a| !is_link_local(a)),
             }
         }
-        M::NewNeighbour(neighbour) => ours(parse::neighbour(neighbour, names), false),
-        M::DelNeighbour(neighbour) => ours(parse::neighbour(neighbour, names), true),
+        M::NewNeighbour(neighbour) | M::DelNeighbour(neighbour) => {
+            let gone = matches!(message, M::DelNeighbour(_));
+            let entry = parse::neighbour(neighbour, names).filter(|_| !gone);
+            let known = parse::neighbour_key(neighbour, names).and_then(|k| wanted.get(&k));
+            known != entry.as_ref()
+        }
         M::NewRoute(route) | M::DelRoute(route) => {
             let gone = matches!(message, M::DelRoute(_));
             parse::route(route).is_some_and(|route| match route.entry(names) {

@@ -78,7 +78,10 @@ pub(super) fn let_through(chain: &Place, cidrs: &[(IpNet, bool, CString)]) -> io
     let mut batch = Batch::new();
     for (cidr, from, mark) in cidrs {
         let mut rule = Rule::new(&chain);
-        family(&mut rule, cidr);
+        // In a table of one family there is nothing to ask, and nft can't list what asks.
+        if chain.get_table().get_family() == ProtoFamily::Inet {
+            family(&mut rule, cidr);
+        }
         match (cidr, from) {
             (IpNet::V4(_), true) => within(&mut rule, &nft_expr!(payload ipv4 saddr), cidr),
             (IpNet::V4(_), false) => within(&mut rule, &nft_expr!(payload ipv4 daddr), cidr),

@@ -17,7 +17,7 @@ use netlink_packet_route::route::{
 };
 use rtnetlink::{LinkUnspec, LinkVxlan, LinkWireguard, RouteMessageBuilder};
 
-use crate::plan::{Entry, Link, LinkKind, Mac, Route};
+use crate::plan::{Entry, Key, Link, LinkKind, Mac, Route};
 
 /// `ip route show proto 107` lists our routes. (`k`; unassigned in rt_protos.)
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(107);
@@ -214,19 +214,7 @@ pub(crate) mod parse {
     /// What somebody set on a tunnel of ours and the kernel has not found out by itself.
     pub(crate) fn neighbour(message: &NeighbourMessage, names: &Names) -> Option<Entry> {
         names.get(&message.header.ifindex)?;
-        let mac = message.attributes.iter().find_map(|a| match a {
-            NeighbourAttribute::LinkLayerAddress(bytes) => {
-                bytes.as_slice().try_into().ok().map(Mac)
-            }
-            _ => None,
-        })?;
-        let address = message.attributes.iter().find_map(|a| match a {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(IpAddr::V4(*a)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(IpAddr::V6(*a)),
-            // A bridge's tables have bytes.
-            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => ip(bytes),
-            _ => None,
-        })?;
+        let (mac, address) = (mac(message)?, destination(message)?);
         match message.header.family {
             AddressFamily::Bridge => Some(Entry::Forward { mac, to: address }),
             _ if message.header.state == NeighbourState::Permanent => {
@@ -234,6 +222,34 @@ pub(crate) mod parse {
             }
             _ => None,
         }
+    }
+
+    /// Whom a notification speaks of: of one that goes it does not say more.
+    pub(crate) fn neighbour_key(message: &NeighbourMessage, names: &Names) -> Option<Key> {
+        names.get(&message.header.ifindex)?;
+        if message.header.family == AddressFamily::Bridge {
+            return mac(message).map(Key::Forward);
+        }
+        destination(message).map(Key::Neighbour)
+    }
+
+    fn mac(message: &NeighbourMessage) -> Option<Mac> {
+        message.attributes.iter().find_map(|a| match a {
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                bytes.as_slice().try_into().ok().map(Mac)
+            }
+            _ => None,
+        })
+    }
+
+    fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
+        message.attributes.iter().find_map(|a| match a {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(IpAddr::V4(*a)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(IpAddr::V6(*a)),
+            // A bridge's tables have bytes.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => ip(bytes),
+            _ => None,
+        })
     }
 
     fn ip(bytes: &[u8]) -> Option<IpAddr> {

@@ -12,6 +12,25 @@ use crate::key::PublicKey;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
 
+impl Mac {
+    /// The IPv6 address that a link with this one gives itself (RFC 4291, appendix A).
+    pub fn link_local(&self) -> IpAddr {
+        let [a, b, c, d, e, f] = self.0;
+        let [a, b, c, d, e, f] = [a ^ 2, b, c, d, e, f].map(u16::from);
+        let groups = [
+            0xfe80,
+            0,
+            0,
+            0,
+            a << 8 | b,
+            c << 8 | 0xff,
+            0xfe00 | d,
+            e << 8 | f,
+        ];
+        groups.into()
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-pub use entry::{Entries, Entry, Link, LinkKind, Mac, Route, Step, diff};
+pub use entry::{Entries, Entry, Key, Link, LinkKind, Mac, Route, Step, diff};
 pub use host::{Host, HostLink, HostRoute};
 
 use crate::key::PublicKey;
@@ -319,10 +319,12 @@ impl Planning<'_> {
         let mac = mac(&node.name);
         self.add(Entry::Forward { mac, to });
         for cidr in cidrs {
-            let address = cidr.network();
+            let end = cidr.network();
+            // Linux refuses a global next hop of IPv6 that another route leads to by another link.
+            let address = if end.is_ipv4() { end } else { mac.link_local() };
             self.add(Entry::Neighbour { address, mac });
             self.route(*cidr, Some(address), Some(VXLAN));
-            self.plan.ends.push(address);
+            self.plan.ends.push(end);
         }
     }
 

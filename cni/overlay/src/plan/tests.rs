@@ -112,11 +112,14 @@ fn near_nodes_get_routes_and_far_ones_a_tunnel() {
             "address fd42:0:0:1:: on keelson-vxlan",
             &format!("forward {m} to 192.168.1.2"),
             &format!("neighbour 10.42.2.0 is {m}"),
-            &format!("neighbour fd42:0:0:3:: is {m}"),
+            &format!("neighbour {} is {m}", m.link_local()),
             "route 10.42.1.0/24 via 192.168.0.2",
             "route 10.42.2.0/24 via 10.42.2.0 on keelson-vxlan",
             "route fd42:0:0:2::/64 via fd00::2",
-            "route fd42:0:0:3::/64 via fd42:0:0:3:: on keelson-vxlan",
+            &format!(
+                "route fd42:0:0:3::/64 via {} on keelson-vxlan",
+                m.link_local()
+            ),
             "mtu 1450",
         ]
     );
@@ -280,7 +283,9 @@ fn ethernet_addresses_are_locally_administered_and_differ() {
     let all: BTreeSet<Mac> = (0..1000).map(|n| mac(&format!("node-{n}"))).collect();
     assert_eq!(all.len(), 1000);
     assert!(all.iter().all(|m| m.0[0] & 3 == 2));
-    assert_eq!(mac("a").to_string(), mac("a").to_string());
+    let mac = Mac([0x66, 0x6b, 0x8b, 0xb8, 0x4c, 0xe7]);
+    assert_eq!(mac.to_string(), "66:6b:8b:b8:4c:e7");
+    assert_eq!(mac.link_local(), ip("fe80::646b:8bff:feb8:4ce7"));
 }
 
 /// Nodes of a cluster, some near, some far, some with nothing.

@@ -108,14 +108,15 @@ impl Bed {
         &self.router
     }
 
-    /// A machine on a segment of the router's, and its pod.
+    /// A machine on a segment of the router's, and its pod. (A bridge that is given no Ethernet address changes its own
+    /// with its ports.)
     pub fn machine(&mut self, number: u8, segment: u8) -> Machine {
         let name = format!("n{number}");
         let (space, router) = (self.space(&name), self.router.clone());
         sh(
             &router,
             &format!(
-                "ip link show seg{segment} >/dev/null 2>&1 || {{ ip link add seg{segment} type bridge; ip link set seg{segment} up
+                "ip link show seg{segment} >/dev/null 2>&1 || {{ ip link add seg{segment} address 02:00:00:00:00:0{segment} type bridge; ip link set seg{segment} up
 ip addr add 10.9.{segment}.1/24 dev seg{segment}; ip addr add fd09:{segment}::1/64 dev seg{segment} nodad; }}
 ip link add {name} type veth peer name eth0 netns {space}
 ip link set {name} master seg{segment} up"
@@ -132,25 +133,20 @@ ip link set {name} master seg{segment} up"
         machine
     }
 
-    /// A wire between two new machines that reads and writes frames, as tap devices and some cards do: what the kernel
-    /// left to be computed later is never computed.
-    pub fn wire(&mut self) -> (Machine, Machine) {
-        let (one, other) = (self.machine(1, 1), self.machine(2, 1));
-        let relay = self.space("relay");
-        let router = self.router.clone();
-        for n in ["n1", "n2"] {
-            sh(
-                &router,
-                &format!("ip link set {n} nomaster; ip link set {n} netns {relay}"),
-            );
-            sh(
-                &relay,
-                &format!(
-                    "ip link set {n} up promisc on; sysctl -qw net.ipv6.conf.{n}.disable_ipv6=1"
-                ),
-            );
-        }
-        (one, other)
+    /// The router translates the source of what tunnels send, and damages packets with that whose inner checksum was
+    /// left to be computed later: Linux takes the outer one, which is complete, for one that is not.
+    pub fn translate(&self) {
+        let rule = |segment: u8| {
+            format!(
+                "nft add rule ip cloud post oifname seg{segment} udp dport 8472 snat to 10.9.{segment}.1\n"
+            )
+        };
+        let chain = "nft add chain ip cloud post '{ type nat hook postrouting priority 100; }'";
+        let rules = rule(1) + &rule(2);
+        sh(
+            &self.router,
+            &format!("nft add table ip cloud\n{chain}\n{rules}"),
+        );
     }
 }
 
@@ -173,7 +169,7 @@ impl Machine {
         sh(
             &self.space,
             &format!(
-                "ip addr flush dev eth0; ip link set eth0 up; ip addr add 10.9.{segment}.{host}/24 dev eth0
+                "ip addr flush dev eth0 scope global; ip link set eth0 up; ip addr add 10.9.{segment}.{host}/24 dev eth0
 ip addr add fd09:{segment}::{host}/64 dev eth0 nodad; ip route replace default via 10.9.{segment}.1
 ip route replace default via fd09:{segment}::1"
             ),
@@ -254,8 +250,19 @@ ip route add default via 10.42.{n}.1; ip route add default via fd42:0:0:{n}::1"
 
     /// The kernel's state of a machine, to be shown when something is wrong.
     pub fn tell(&self) -> String {
-        let script = "ip addr; ip route; ip -6 route; bridge fdb show; ip neigh; nft list ruleset; wg 2>/dev/null || true";
-        format!("{}:\n{}", self.space, try_sh(&self.space, script).1)
+        let script = "ip -d -s link show keelson-vxlan; nstat -a; ip addr; ip route; ip -6 route; bridge fdb show; ip neigh; nft list ruleset; wg 2>/dev/null || true";
+        let router = self
+            .space
+            .rsplit_once('-')
+            .map(|(bed, _)| format!("{bed}-router"));
+        let router = router.unwrap_or_default();
+        let around = try_sh(
+            &router,
+            "ip addr; ip neigh; bridge link; bridge fdb | grep -v permanent; nstat -a",
+        )
+        .1;
+        let own = try_sh(&self.space, script).1;
+        format!("{}:\n{own}\nrouter:\n{around}", self.space)
     }
 }
 

@@ -216,6 +216,11 @@ ip addr add fd09:1::11/64 dev eth0 nodad 2>/dev/null || true; ip route replace d
 fn what_others_take_away_is_put_back() {
     let mut bed = Bed::new();
     let (a, c) = (bed.machine(1, 1), bed.machine(3, 2));
+    // Of our name, and something else.
+    sh(
+        &a.space,
+        "ip link add keelson-vxlan type bridge; ip link set keelson-vxlan up",
+    );
     let _running = start(&[&a, &c], Mode::Vxlan);
     all_reach_all(&[&a, &c]);
     let mac = sh(
@@ -228,7 +233,6 @@ fn what_others_take_away_is_put_back() {
         "ip link set keelson-vxlan down".to_owned(),
         "ip link set keelson-vxlan mtu 600".to_owned(),
         "ip link set keelson-vxlan address 02:00:00:00:00:01".to_owned(),
-        "ip link del keelson-vxlan; ip link add keelson-vxlan type dummy; ip link set keelson-vxlan up".to_owned(),
         "ip addr del 10.42.1.0/32 dev keelson-vxlan".to_owned(),
         "ip route del 10.42.3.0/24".to_owned(),
         "ip -6 route del fd42:0:0:3::/64".to_owned(),
@@ -323,7 +327,7 @@ fn nothing_is_touched_before_nodes_are_known() {
 const DROPS: [(&str, &str); 4] = [
     (
         "nft",
-        "nft add table inet mine; nft add chain inet mine fwd '{ type filter hook forward priority 0; policy drop; }'",
+        "nft add table inet mine; nft add chain inet mine through '{ type filter hook forward priority 0; policy drop; }'",
     ),
     (
         "nft of IPv4 and IPv6",
@@ -347,7 +351,7 @@ fn pods_get_through_where_others_drop() {
         let rules = |m: &Machine| {
             sh(
                 &m.space,
-                "nft -s list ruleset; iptables-legacy -S; ip6tables-legacy -S; iptables-nft-save | grep -v '^#'",
+                "nft -s list ruleset; iptables-legacy -S; ip6tables-legacy -S; iptables-nft-save | grep -v '^#' || true",
             )
         };
         // Before us on one machine; after us on the other, but where nobody is told of it.
@@ -459,36 +463,18 @@ impl Drop for Program {
 #[test]
 fn a_network_that_damages_packets_is_worked_around() {
     let mut bed = Bed::new();
-    let (a, b) = bed.wire();
-    let relay = a.space.replace("n1", "relay");
-    let line = [
-        "netns",
-        "exec",
-        &relay,
-        "socat",
-        "-b",
-        "70000",
-        "INTERFACE:n1",
-        "INTERFACE:n2",
-    ];
-    let socat = Command::new("ip").args(line).stdin(Stdio::null()).spawn();
-    let _socat = Program(socat.expect("ip"));
-    let nodes = [a.node.clone(), b.node.clone()];
-    let start = |m: &Machine| {
-        let always = Options {
-            always_encapsulate: true,
-            ..m.options(Mode::Vxlan)
-        };
-        let running = m.start(always);
-        running.know(&nodes);
-        running
-    };
-    let _running = (start(&a), start(&b));
-    // Without the workaround only what needs no checksum of the card's gets through (ICMP), and no datagram does.
-    all_reach_all(&[&a, &b]);
+    let (a, c) = (bed.machine(1, 1), bed.machine(3, 2));
+    bed.translate();
+    let running = start(&[&a, &c], Mode::Vxlan);
+    // Without the workaround pings get through, which need no checksum of a card's, and no datagram does.
+    all_reach_all(&[&a, &c]);
     // A new link is treated alike.
     sh(&a.space, "ip link del keelson-vxlan");
-    all_reach_all(&[&a, &b]);
+    all_reach_all(&[&a, &c]);
+    // And by one that starts again, at once.
+    drop(running);
+    let _again = start(&[&a, &c], Mode::Vxlan);
+    all_reach_all(&[&a, &c]);
 }
 
 #[test]
@@ -514,9 +500,7 @@ fn a_change_of_one_node_is_a_handful_of_messages() {
     let routes = || count("ip route show proto 107");
     until("all have a route", || routes() == 200, || a.tell());
     let monitor = Command::new("ip")
-        .args([
-            "-n", &a.space, "-o", "monitor", "link", "address", "route", "neigh",
-        ])
+        .args(["-n", &a.space, "-o", "monitor", "route", "neigh"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn();
@@ -542,5 +526,8 @@ fn a_change_of_one_node_is_a_handful_of_messages() {
     let mut out = monitor.0.stdout.take().expect("piped");
     std::io::Read::read_to_string(&mut out, &mut text).expect("text");
     // One moved, one gone (3 pieces), one new (3 pieces).
-    assert!((7..=10).contains(&text.lines().count()), "{text}");
+    let ours = text
+        .lines()
+        .filter(|l| l.contains("keelson-vxlan") && !l.contains("table local"));
+    assert!((7..=10).contains(&ours.count()), "{text}");
 }
