@@ -24,6 +24,7 @@ use crate::join::{self, Joined};
 use crate::keeper::Systemd;
 use crate::machine;
 use crate::memory;
+use crate::network;
 use crate::options::{AgentOptions, NodeOptions};
 use crate::pinning;
 use crate::policy::Guard;
@@ -299,6 +300,7 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
     let mut config = places(&node.options, &node.name, Vec::new());
     config.node_ips = node.ips.clone();
     registration(&mut config, &node.options)?;
+    network::configure(&mut config, &node.options, &node.cluster.network)?;
     config.cluster_cidrs = node.cluster.cluster_cidrs.clone();
     config.cluster_dns = node.cluster.cluster_dns.clone();
     config.cluster_domain = node.cluster.cluster_domain.clone();
@@ -315,6 +317,7 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
 
 /// Whether a node can be run with these options: told before anything is begun.
 pub(crate) fn check(options: &NodeOptions, name: &str) -> anyhow::Result<()> {
+    network::check(options)?;
     registration(&mut places(options, name, Vec::new()), options)
 }
 
