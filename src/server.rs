@@ -38,11 +38,11 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
     ) {
         options.node.node_ip = Some(vec![ip]);
     }
-    let ips = node::addresses(&options.node, None)?;
+    let cluster = facts(&options);
+    let ips = node::addresses(&options.node, None, &cluster.cluster_cidrs)?;
     if options.no_agent != Some(true) {
         node::check(&options.node, &name)?;
     }
-    let cluster = facts(&options);
     let lasts = rotate::lasts(options.cluster_signing_duration.as_deref())?;
     let config = api_config(&options, &paths, &ips, (&cluster, lasts), &name)?;
     let pki =
@@ -85,7 +85,9 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
         &parts,
     );
     if options.no_agent != Some(true) {
-        let ips = rotate::addresses(&options.node, None, &ips, &parts);
+        let cidrs = cluster.cluster_cidrs.clone();
+        let ips = (ips.as_slice(), move || cidrs.clone());
+        let ips = rotate::addresses(&options.node, None, ips, &parts);
         let (node, renewing) = local_node(
             &server,
             &pki,

@@ -67,7 +67,7 @@ pub(crate) async fn run(
         };
         tokio::select! {
             changed = nodes.changed() => if changed.is_err() { return Ok(()) },
-            () = keeper.drift(&mut changes) => keeper.found = None,
+            () = drift(&mut changes, keeper.kernel.names(), &keeper.plan.entries) => keeper.found = None,
             () = tokio::time::sleep(pause) => keeper.found = None,
         }
     }
@@ -218,20 +218,38 @@ impl Keeper {
         });
         self.plan = plan;
     }
+}
 
-    /// Waits until something has changed that the plan depends on or speaks of.
-    async fn drift(&self, changes: &mut Changes) {
-        loop {
-            // The connection ends with the runtime only.
-            let Some((message, _)) = changes.next().await else {
-                return std::future::pending().await;
-            };
-            if concerns(&message.payload, self.kernel.names(), &self.plan.entries) {
-                tokio::time::sleep(SETTLE).await;
-                while changes.try_recv().is_ok() {}
-                return;
-            }
+/// Waits until something has changed that these pieces depend on, or one of them.
+async fn drift(changes: &mut Changes, names: &Names, wanted: &Entries) {
+    loop {
+        // The connection ends with the runtime only.
+        let Some((message, _)) = changes.next().await else {
+            return std::future::pending().await;
+        };
+        if concerns(&message.payload, names, wanted) {
+            tokio::time::sleep(SETTLE).await;
+            while changes.try_recv().is_ok() {}
+            return;
         }
+    }
+}
+
+/// Changes of this machine's links, addresses and routes.
+pub struct Moves(Changes);
+
+impl Moves {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When there is no netlink socket to be had.
+    pub fn listen() -> Result<Self, Error> {
+        listen().map(Self)
+    }
+
+    /// Waits for the next; several at a time are one.
+    pub async fn next(&mut self) {
+        drift(&mut self.0, &Names::new(), &Entries::new()).await;
     }
 }
 

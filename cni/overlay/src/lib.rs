@@ -11,6 +11,7 @@ mod sysctl;
 
 use tokio::sync::watch;
 
+pub use keep::Moves;
 pub use key::PublicKey;
 pub use plan::{Mode, Node, Options};
 
