@@ -114,7 +114,7 @@ impl Keeper {
         }
         let own = nodes.iter().find(|n| n.name == self.options.node);
         let own = own.map(|n| n.pod_cidrs.clone()).unwrap_or_default();
-        if !own.is_empty() {
+        if !own.is_empty() && self.options.mode != Mode::None {
             let tunnels = self.kernel.names().values();
             troubles.extend(sysctl::set(&own, tunnels.map(String::as_str)));
             self.told.own.send_if_modified(|told| {

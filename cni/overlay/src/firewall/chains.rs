@@ -24,6 +24,8 @@ const GROUP: u32 = 1 << 6;
 
 /// `linux/netfilter/nf_tables.h`: messages are numbered within the subsystem.
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+const NEW_CHAIN: u16 = 3;
+const DEL_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const GET_CHAIN: u16 = 4;
 const GET_RULE: u16 = 7;
@@ -82,9 +84,20 @@ impl Message {
         self.place(CHAIN_NAME).filter(|_| drops)
     }
 
-    /// Whether rules may be other than they were: of our table, or of others' chains.
-    fn is_change(&self) -> bool {
-        self.kind & !0xff == SUBSYSTEM && self.kind & 0xff < NEW_SET
+    /// Whether something has to be done: in our table, to our rules in others' chains, or because of a chain that drops.
+    fn matters(&self) -> bool {
+        let ours = || {
+            self.is_ours()
+                || find(&self.attributes, RULE_USERDATA)
+                    .and_then(comment)
+                    .is_some()
+        };
+        match self.kind.checked_sub(SUBSYSTEM) {
+            Some(NEW_CHAIN) => self.is_ours() || self.drops().is_some(),
+            Some(DEL_RULE) => ours(),
+            Some(kind) => kind < NEW_SET && self.is_ours(),
+            None => false,
+        }
     }
 
     fn is_ours(&self) -> bool {
@@ -207,15 +220,14 @@ impl Chains {
         Ok(all)
     }
 
-    /// Waits until tables, chains or rules have changed, though not by our socket of this number. Gives whether it was
-    /// our table.
+    /// Waits until others have changed what matters, not our socket of this number. Gives whether it was our table.
     pub(super) async fn changed(&mut self, own: u32) -> bool {
         loop {
             let Some((message, _)) = self.changes.next().await else {
                 return std::future::pending().await;
             };
             match message.payload {
-                NetlinkPayload::InnerMessage(m) if m.is_change() => {
+                NetlinkPayload::InnerMessage(m) if m.matters() => {
                     if message.header.port_number != own {
                         return m.is_ours();
                     }
@@ -233,7 +245,7 @@ impl Chains {
         while let Ok((message, _)) = self.changes.try_recv() {
             ours |= match message.payload {
                 NetlinkPayload::InnerMessage(m) => {
-                    m.is_change() && m.is_ours() && message.header.port_number != own
+                    m.matters() && m.is_ours() && message.header.port_number != own
                 }
                 _ => true,
             };

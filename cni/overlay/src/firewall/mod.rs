@@ -25,6 +25,10 @@ const LOOK: Duration = Duration::from_secs(30);
 /// Keeps rules for the pods that are told; until the sender is gone.
 pub(crate) async fn run(options: Options, mut own: watch::Receiver<Vec<IpNet>>) {
     if options.mode == Mode::None {
+        // What was there for another mode.
+        for error in remove().await {
+            tracing::warn!(%error, "rules for pods");
+        }
         return;
     }
     let mut rules = Rules {

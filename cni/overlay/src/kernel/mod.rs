@@ -62,7 +62,12 @@ impl Kernel {
         if self.index(&link.name).await.is_err() {
             self.make(link).await?;
         }
-        self.set_key(link).await?;
+        if self.set_key(link).await.is_err() {
+            // Of that name, and something else.
+            self.remove_link(&link.name).await?;
+            self.make(link).await?;
+            self.set_key(link).await?;
+        }
         let device = wireguard::get(&mut self.generic, &link.name).await?;
         device.key.ok_or(Error::NoKey)
     }
