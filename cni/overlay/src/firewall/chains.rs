@@ -227,10 +227,10 @@ impl Chains {
                 return std::future::pending().await;
             };
             match message.payload {
-                NetlinkPayload::InnerMessage(m) if m.matters() => {
-                    if message.header.port_number != own {
-                        return m.is_ours();
-                    }
+                NetlinkPayload::InnerMessage(m)
+                    if m.matters() && message.header.port_number != own =>
+                {
+                    return m.is_ours();
                 }
                 // Some were lost.
                 NetlinkPayload::Overrun(_) => return true,
