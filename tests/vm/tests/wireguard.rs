@@ -2,7 +2,7 @@
 //! with network namespaces as machines on two segments and their pods.
 
 #[path = "../../../cni/overlay/tests/kernel/bed.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code)]
 mod bed;
 
 use std::os::unix::fs::PermissionsExt;

@@ -19,13 +19,13 @@ static BEDS: AtomicU32 = AtomicU32::new(0);
 
 /// Runs bash in a namespace; its output.
 #[track_caller]
-pub fn sh(space: &str, script: &str) -> String {
+pub(crate) fn sh(space: &str, script: &str) -> String {
     let (ok, text) = try_sh(space, script);
     assert!(ok, "{space}: {script}: {text}");
     text
 }
 
-pub fn try_sh(space: &str, script: &str) -> (bool, String) {
+pub(crate) fn try_sh(space: &str, script: &str) -> (bool, String) {
     let line = ["netns", "exec", space, "bash", "-ec", script];
     let out = Command::new("ip").args(line).output();
     let out = out.expect("ip (Debian: iproute2)");
@@ -34,7 +34,7 @@ pub fn try_sh(space: &str, script: &str) -> (bool, String) {
 }
 
 /// Runs in a network namespace, on a thread of its own: the namespace is the thread's.
-pub fn inside<T: Send + 'static>(
+pub(crate) fn inside<T: Send + 'static>(
     space: &str,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
@@ -47,7 +47,7 @@ pub fn inside<T: Send + 'static>(
 
 /// Waits until something holds.
 #[track_caller]
-pub fn until(what: &str, holds: impl Fn() -> bool, tell: impl Fn() -> String) {
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool, tell: impl Fn() -> String) {
     let end = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < end, "never {what}: {}", tell());
@@ -56,29 +56,29 @@ pub fn until(what: &str, holds: impl Fn() -> bool, tell: impl Fn() -> String) {
 }
 
 /// The whole; its namespaces go with it.
-pub struct Bed {
+pub(crate) struct Bed {
     id: String,
     spaces: Vec<String>,
     router: String,
 }
 
 /// A node's machine.
-pub struct Machine {
-    pub space: String,
-    pub pod: String,
-    pub node: Node,
-    pub number: u8,
+pub(crate) struct Machine {
+    pub(crate) space: String,
+    pub(crate) pod: String,
+    pub(crate) node: Node,
+    pub(crate) number: u8,
 }
 
 /// The overlay on a machine.
-pub struct Running {
+pub(crate) struct Running {
     nodes: Option<watch::Sender<Option<Vec<Node>>>>,
-    pub facts: watch::Receiver<Facts>,
+    pub(crate) facts: watch::Receiver<Facts>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Bed {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let number = BEDS.fetch_add(1, Ordering::Relaxed);
         let id = format!("overlay-{}-{number}", std::process::id());
         let mut bed = Self {
@@ -95,7 +95,7 @@ impl Bed {
     }
 
     /// A new namespace.
-    pub fn space(&mut self, name: &str) -> String {
+    pub(crate) fn space(&mut self, name: &str) -> String {
         let space = format!("{}-{name}", self.id);
         let made = Command::new("ip").args(["netns", "add", &space]).status();
         assert!(made.is_ok_and(|s| s.success()), "ip netns add {space}");
@@ -104,13 +104,13 @@ impl Bed {
         space
     }
 
-    pub fn router(&self) -> &str {
+    pub(crate) fn router(&self) -> &str {
         &self.router
     }
 
     /// A machine on a segment of the router's, and its pod. (A bridge that is given no Ethernet address changes its own
     /// with its ports.)
-    pub fn machine(&mut self, number: u8, segment: u8) -> Machine {
+    pub(crate) fn machine(&mut self, number: u8, segment: u8) -> Machine {
         let name = format!("n{number}");
         let (space, router) = (self.space(&name), self.router.clone());
         sh(
@@ -135,7 +135,7 @@ ip link set {name} master seg{segment} up"
 
     /// The router translates the source of what tunnels send, and damages packets with that whose inner checksum was
     /// left to be computed later: Linux takes the outer one, which is complete, for one that is not.
-    pub fn translate(&self) {
+    pub(crate) fn translate(&self) {
         let rule = |segment: u8| {
             format!(
                 "nft add rule ip cloud post oifname seg{segment} udp dport 8472 snat to 10.9.{segment}.1\n"
@@ -161,11 +161,11 @@ impl Drop for Bed {
 
 impl Machine {
     /// Gives the machine the addresses that it has on a segment, and no others.
-    pub fn settle(&mut self, segment: u8) {
+    pub(crate) fn settle(&mut self, segment: u8) {
         self.settle_as(segment, 10 + self.number);
     }
 
-    pub fn settle_as(&mut self, segment: u8, host: u8) {
+    pub(crate) fn settle_as(&mut self, segment: u8, host: u8) {
         sh(
             &self.space,
             &format!(
@@ -209,18 +209,18 @@ ip route add default via 10.42.{n}.1; ip route add default via fd42:0:0:{n}::1"
     }
 
     /// The pod's addresses.
-    pub fn pods(&self) -> [IpAddr; 2] {
+    pub(crate) fn pods(&self) -> [IpAddr; 2] {
         let n = self.number;
         [format!("10.42.{n}.2"), format!("fd42:0:0:{n}::2")].map(|a| a.parse().expect("ip"))
     }
 
     /// The pod's link carries this much.
-    pub fn pod_mtu(&self, mtu: u32) {
+    pub(crate) fn pod_mtu(&self, mtu: u32) {
         sh(&self.space, &format!("ip link set pod0 mtu {mtu}"));
         sh(&self.pod, &format!("ip link set eth0 mtu {mtu}"));
     }
 
-    pub fn options(&self, mode: Mode) -> Options {
+    pub(crate) fn options(&self, mode: Mode) -> Options {
         let cluster = ["10.42.0.0/16", "fd42::/48"].map(|c| c.parse().expect("network"));
         let key_file = std::env::temp_dir().join(format!("{}.key", self.space));
         Options {
@@ -231,7 +231,7 @@ ip route add default via 10.42.{n}.1; ip route add default via fd42:0:0:{n}::1"
     }
 
     /// Starts the overlay; it knows no node yet.
-    pub fn start(&self, options: Options) -> Running {
+    pub(crate) fn start(&self, options: Options) -> Running {
         let (nodes, told) = watch::channel(None);
         let (say, facts) = watch::channel(Facts::default());
         let thread = inside(&self.space, move || {
@@ -249,7 +249,7 @@ ip route add default via 10.42.{n}.1; ip route add default via fd42:0:0:{n}::1"
     }
 
     /// The kernel's state of a machine, to be shown when something is wrong.
-    pub fn tell(&self) -> String {
+    pub(crate) fn tell(&self) -> String {
         let script = "ip -d -s link show keelson-vxlan; nstat -a; ip addr; ip route; ip -6 route; bridge fdb show; ip neigh; nft list ruleset; wg 2>/dev/null || true";
         let router = self
             .space
@@ -267,13 +267,13 @@ ip route add default via 10.42.{n}.1; ip route add default via fd42:0:0:{n}::1"
 }
 
 impl Running {
-    pub fn know(&self, nodes: &[Node]) {
+    pub(crate) fn know(&self, nodes: &[Node]) {
         let nodes = Some(nodes.to_vec());
         let sender = self.nodes.as_ref().expect("running");
         sender.send(nodes).expect("running");
     }
 
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.end();
     }
 
@@ -293,7 +293,7 @@ impl Drop for Running {
 }
 
 /// Sends so many bytes from a namespace to an address in another by TCP; whether all arrived.
-pub fn tcp(from: &str, to: &str, address: IpAddr, bytes: usize) -> bool {
+pub(crate) fn tcp(from: &str, to: &str, address: IpAddr, bytes: usize) -> bool {
     const PORT: u16 = 4000;
     let listening = inside(to, move || TcpListener::bind((address, PORT)));
     let Ok(listener) = listening.join().expect("thread") else {
@@ -334,7 +334,7 @@ fn pattern(n: usize) -> u8 {
 
 /// Sends a datagram that makes an IP packet of this size, and waits a little for it to arrive. Linux says of datagrams
 /// that they must not be fragmented. Who sent it, as the receiver sees it.
-pub fn udp(from: &str, to: &str, address: IpAddr, size: usize) -> Option<IpAddr> {
+pub(crate) fn udp(from: &str, to: &str, address: IpAddr, size: usize) -> Option<IpAddr> {
     const PORT: u16 = 4001;
     let head = if address.is_ipv4() { 28 } else { 48 };
     let any: IpAddr = if address.is_ipv4() {
@@ -362,7 +362,7 @@ pub fn udp(from: &str, to: &str, address: IpAddr, size: usize) -> Option<IpAddr>
 
 /// Waits until each pod reaches each other one, by both families.
 #[track_caller]
-pub fn all_reach_all(machines: &[&Machine]) {
+pub(crate) fn all_reach_all(machines: &[&Machine]) {
     for from in machines {
         for to in machines.iter().filter(|m| m.number != from.number) {
             for address in to.pods() {
@@ -377,7 +377,7 @@ pub fn all_reach_all(machines: &[&Machine]) {
 }
 
 /// Packets that a machine has cut into pieces, since it was made.
-pub fn fragments(space: &str) -> u64 {
+pub(crate) fn fragments(space: &str) -> u64 {
     let text = sh(space, "cat /proc/self/net/snmp /proc/self/net/snmp6");
     let lines: Vec<Vec<&str>> = text
         .lines()
