@@ -10,6 +10,7 @@ mod join;
 mod keeper;
 mod machine;
 mod memory;
+mod network;
 mod node;
 mod options;
 mod pinning;
@@ -143,7 +144,15 @@ fn signals() -> anyhow::Result<CancellationToken> {
 }
 
 fn init_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // It traces messages as a whole, and one of them holds the node's WireGuard key.
+    if let Ok(quiet) = "netlink_proto=debug".parse()
+        && filter
+            .max_level_hint()
+            .is_none_or(|most| most > tracing::Level::DEBUG)
+    {
+        filter = filter.add_directive(quiet);
+    }
     let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
