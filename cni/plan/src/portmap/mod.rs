@@ -249,7 +249,7 @@ impl Conf {
 
     fn with(net: NetConf, options: Options) -> Result<Self, Error> {
         let mappings = net.runtime_config.port_mappings.iter();
-        let ports = mappings.map(|mapping| Port::read(mapping));
+        let ports = mappings.map(Port::read);
         let ports = ports.collect::<Result<_, _>>()?;
         Ok(Self {
             net,
