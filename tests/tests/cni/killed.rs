@@ -17,7 +17,8 @@ use crate::load::{assert_same, state};
 fn killed(bed: &Bed, command: &str, pod: &str, conf: &Value, n: usize) -> bool {
     let input = bed.dir.path().join("input");
     std::fs::write(&input, conf.to_string()).expect("write");
-    // It waits for the tracer before it becomes the plugin.
+    // It waits for the tracer before it becomes the plugin; `follow` waits for its end.
+    #[allow(clippy::zombie_processes)]
     let child = Command::new("nsenter")
         .arg(format!("--net=/run/netns/{}", bed.node))
         .args(["sh", "-c", "kill -STOP $$; exec \"$0\""])
