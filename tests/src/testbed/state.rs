@@ -24,8 +24,8 @@ use crate::wait::{eventually, secs};
 
 /// Where all are.
 const ROOT: &str = "/run/keelson/testbed";
-/// Where the nodes' disks are: /run may be memory.
-const DISKS: &str = "/var/tmp";
+/// Where the nodes' disks are: /run may be memory, and nodes have an /etc, /var and /opt of their own.
+const DISKS: &str = "/tmp";
 
 /// A bed's files.
 pub struct State {
