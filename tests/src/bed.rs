@@ -299,6 +299,34 @@ impl Bed {
         Ok(())
     }
 
+    /// Gives a node another address of the same network, at once: the old one is gone.
+    ///
+    /// # Errors
+    /// When there is none of this name, it is the server, or the address is not free there.
+    pub fn move_node(&mut self, name: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+        let place = self.place(name)?;
+        anyhow::ensure!(
+            place > 0,
+            "{name} is the server, which agents know by its address"
+        );
+        let old = self.nodes[place].ip;
+        let mut description = self.description.clone();
+        let nodes = description
+            .nodes
+            .iter_mut()
+            .filter(|node| node.name == name);
+        for address in nodes.flat_map(|node| &mut node.addresses) {
+            if *address == IpAddr::from(old) {
+                *address = ip.into();
+            }
+        }
+        self.change(description)?;
+        let node = &mut self.nodes[place];
+        self.wiring.readdress(name, old.into(), &node.space)?;
+        node.ip = ip;
+        Ok(())
+    }
+
     fn change(&mut self, description: Description) -> anyhow::Result<()> {
         let description = description.complete()?;
         self.wiring.change(Layout::of(&description)?)?;

@@ -1,6 +1,7 @@
 //! Clusters of namespaces on this machine, for people: `scripts/testbed netns`.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -74,6 +75,13 @@ enum Action {
     Reboot {
         /// The node.
         node: String,
+    },
+    /// Gives a node another address of the same network; the old one is gone.
+    Move {
+        /// The node.
+        node: String,
+        /// The address.
+        address: Ipv4Addr,
     },
     /// Keeps a bed: `up` starts it.
     #[command(hide = true)]
@@ -174,6 +182,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             tell(&state, &Request::Add(node))
         }
         Action::Remove { node } => tell(&state, &Request::Remove(node)),
+        Action::Move { node, address } => tell(&state, &Request::Move(node, address)),
         Action::Reboot { node } => tell(&state, &Request::Reboot(node)),
     }
 }

@@ -5,6 +5,7 @@
 //! with it).
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub enum Request {
     Remove(String),
     /// To cut a node's power and give it again.
     Reboot(String),
+    /// To give a node another address of the same network.
+    Move(String, Ipv4Addr),
     /// To end.
     Down,
 }
@@ -162,6 +165,7 @@ impl Keeper {
             Request::Degrade(link, quality) => self.bed.degrade(&link, quality),
             Request::Add(node) => self.bed.add(node),
             Request::Remove(name) => self.bed.remove(&name),
+            Request::Move(name, ip) => self.bed.move_node(&name, ip),
             Request::Reboot(name) => {
                 let place = self.bed.place(&name)?;
                 self.bed.reboot(place);

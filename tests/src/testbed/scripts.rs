@@ -31,7 +31,7 @@ pub(super) fn port(port: &str, nic: &Nic, bridge: &str) -> String {
     format!("ip link set {port} alias {link} mtu {mtu} master {bridge}\n")
 }
 
-/// A machine's interfaces, which are there and up, and its routes.
+/// A machine's interfaces, which are there and up, and its routes. Repeating it is harmless.
 pub(super) fn machine(machine: &Machine) -> String {
     let nics = machine.nics.iter().flat_map(|nic| {
         let (device, mtu) = (&nic.device, nic.mtu);
@@ -42,7 +42,7 @@ pub(super) fn machine(machine: &Machine) -> String {
             } else {
                 ""
             };
-            format!("ip address add {address} dev {device}{nodad}\n")
+            format!("ip address replace {address} dev {device}{nodad}\n")
         });
         [format!("ip link set {device} mtu {mtu}\n")]
             .into_iter()
@@ -51,7 +51,7 @@ pub(super) fn machine(machine: &Machine) -> String {
     let routes = machine
         .routes
         .iter()
-        .map(|r| format!("ip route add {} via {}\n", r.to, r.via));
+        .map(|r| format!("ip route replace {} via {}\n", r.to, r.via));
     nics.chain(routes).collect()
 }
 
@@ -92,6 +92,14 @@ pub(super) fn queue(device: &str, quality: Quality) -> String {
     format!("{gone}tc qdisc add dev {device} root {kind}\n")
 }
 
+/// How many packets the rules of [`losses`] have dropped, from what nft lists.
+pub(super) fn dropped(listed: &str) -> u64 {
+    let counts = listed.split("counter packets ").skip(1);
+    counts
+        .filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,5 +133,11 @@ mod tests {
                 "{text}: {queue}"
             );
         }
+    }
+
+    #[test]
+    fn counted() {
+        let listed = "numgen random mod 10000 < 1000 counter packets 3 bytes 180 drop\n counter packets 12 bytes 9 drop";
+        assert_eq!(dropped(listed), 15);
     }
 }

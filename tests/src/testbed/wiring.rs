@@ -115,6 +115,25 @@ impl Wiring {
         Ok(())
     }
 
+    /// Gives a machine that is plugged another address than `old`: that which it has in the layout by now.
+    ///
+    /// # Errors
+    /// When it did not have it.
+    pub fn readdress(&self, name: &str, old: IpAddr, space: &Space) -> anyhow::Result<()> {
+        let machine = self.layout.machine(name)?;
+        let mut all = machine
+            .nics
+            .iter()
+            .flat_map(|nic| nic.addresses.iter().map(|a| (a, &nic.device)));
+        let (range, device) = all
+            .find(|(a, _)| a.contains(&old))
+            .with_context(|| format!("{name} is not where {old} is"))?;
+        // All routes by this interface may go with its last address, as with any network's.
+        let gone = format!("ip address delete {} dev {device}\n", within(range, old));
+        space.sh(&(gone + &scripts::machine(machine)))?;
+        Ok(())
+    }
+
     /// Connects a machine that is not in the layout where a node's `eth0` is, with another address.
     ///
     /// # Errors
@@ -225,6 +244,18 @@ impl Wiring {
             .map(|(_, nic)| nic.quality)
             .unwrap_or_default();
         self.degraded.get(link).copied().unwrap_or(told)
+    }
+
+    /// How many packets a link has lost by its quality since it was set.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn lost(&self, link: &str) -> anyhow::Result<u64> {
+        let listed = format!(
+            "nft list tables netdev | grep -wq keelson-{0} && nft list table netdev keelson-{0} || true",
+            self.port(link)?
+        );
+        Ok(scripts::dropped(&self.switch.sh(&listed)?))
     }
 
     /// Whether a link is cut.
