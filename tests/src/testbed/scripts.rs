@@ -62,9 +62,15 @@ pub(super) fn losses(port: &str, quality: Quality) -> String {
     if chance == 0 {
         return gone;
     }
+    // The kernel has no number below all.
+    let which = if chance < 10_000 {
+        format!("numgen random mod 10000 < {chance} ")
+    } else {
+        String::new()
+    };
     let chain = |hook: &str| {
         format!(
-            "  chain {hook} {{ type filter hook {hook} device {port} priority filter; numgen random mod 10000 < {chance} counter drop; }}\n"
+            "  chain {hook} {{ type filter hook {hook} device {port} priority filter; {which}counter drop; }}\n"
         )
     };
     format!(
@@ -125,7 +131,7 @@ mod tests {
             let quality = serde_yaml_ng::from_str(text).unwrap();
             let (losses, queue) = (losses("port1", quality), queue("port1", quality));
             assert!(
-                losses.contains(lost) && losses.contains("< ") != lost.is_empty(),
+                losses.contains(lost) && losses.contains("drop") != lost.is_empty(),
                 "{text}: {losses}"
             );
             assert!(
