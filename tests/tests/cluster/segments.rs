@@ -23,20 +23,13 @@ fn five_nodes_in_two_segments() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/testbed.d");
     let description = Description::read(&folder.join("two-segments.yaml")).unwrap();
     let mut bed = Bed::described(&description).unwrap();
-    // TEMPORARY
-    if std::env::var_os("BEDS_ROUTES").is_some() {
-        for node in &bed.nodes {
-            let range = bed.kubectl(&format!(
-                "get node {} -o jsonpath={{.spec.podCIDR}}",
-                node.name
-            ));
-            bed.route(&range, node);
-        }
-    }
     let watch = Watch::new(&bed);
     let mut suite = Suite::new();
     reach::deploy(&bed);
     suite.step("all pods reach all pods and services", || all_is_well(&bed));
+    suite.step("directly within a segment, by VXLAN between them", || {
+        ways(&bed);
+    });
     suite.step("the segments are apart", || apart(&mut bed));
     suite.step("a node's link is cut", || cut(&mut bed));
     suite.step("a tenth of the packets is lost", || loss(&mut bed));
@@ -56,6 +49,27 @@ fn five_nodes_in_two_segments() {
 fn all_is_well(bed: &Bed) {
     reach::pods(bed, &ALL);
     reach::services(bed, &ALL, Until::All);
+}
+
+/// By which link the server's packets leave for the pods of the others.
+fn ways(bed: &Bed) {
+    for node in &bed.nodes[1..] {
+        let name = &node.name;
+        let pods = format!(
+            "get pods -l app=web --field-selector spec.nodeName={name} -o jsonpath={{.items[0].status.podIP}}"
+        );
+        let ip = bed.kubectl(&pods);
+        let link = format!(
+            "ip -d link show \"$(ip -o route get {ip} | grep -o 'dev [^ ]*' | cut -d' ' -f2)\""
+        );
+        let link = bed.server().sh(&link);
+        let wanted = if LEFT.contains(&name.as_str()) {
+            " eth0@"
+        } else {
+            " vxlan id "
+        };
+        assert!(link.contains(wanted), "to {ip} on {name}: {link}");
+    }
 }
 
 /// Each side goes on alone.
