@@ -37,6 +37,7 @@ pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

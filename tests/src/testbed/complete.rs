@@ -309,6 +309,7 @@ fn distinct(what: &str, names: &[String]) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -167,6 +167,7 @@ fn measured<T: Copy>(text: &str, units: &[(&str, T)]) -> Option<(u64, T)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -107,6 +107,7 @@ pub(super) fn dropped(listed: &str) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -15,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 
 use super::description::Description;
 use super::keeper::{Answer, Request, Status};
@@ -200,11 +200,12 @@ impl State {
     /// # Panics
     /// When processes of its nodes stay.
     pub fn down(&self) -> anyhow::Result<()> {
-        if let Some(answer) = self.send(&Request::Down)? {
-            if !answer.is_empty() {
-                bail!("the keeper of {} goes on: {answer}", self.name);
-            }
-        }
+        let answer = self.send(&Request::Down)?.unwrap_or_default();
+        ensure!(
+            answer.is_empty(),
+            "the keeper of {} goes on: {answer}",
+            self.name
+        );
         self.remove()
     }
 
@@ -217,7 +218,7 @@ impl State {
     /// When processes of its nodes stay.
     pub fn clear(&self) -> anyhow::Result<()> {
         eventually("its cgroups are gone", secs(20), || {
-            anyhow::ensure!(remove_cgroups(&self.label()), "see above");
+            ensure!(remove_cgroups(&self.label()), "see above");
             Ok(())
         });
         let disks = missing_is_fine(fs::remove_dir_all(self.disks_path()));

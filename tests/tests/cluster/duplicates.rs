@@ -203,3 +203,31 @@ fn addresses(init: u32, pod: &str) -> anyhow::Result<Vec<String>> {
         .join()
         .map_err(|_| anyhow::anyhow!("looking panicked"))?
 }
+
+#[test]
+fn what_counts_as_a_duplicate() {
+    let pod = |uid: &str, ip: &str, more: &str| {
+        let text = format!(
+            "{{metadata: {{name: {uid}, uid: {uid}}}, spec: {{containers: []}}, status: {{podIPs: [{{ip: {ip}}}]}}}}"
+        );
+        let mut pod: Pod = serde_yaml_ng::from_str(&text).unwrap();
+        match more {
+            "ended" => pod.status.as_mut().unwrap().phase = Some("Failed".to_owned()),
+            "host" => pod.spec.as_mut().unwrap().host_network = Some(true),
+            _ => {}
+        }
+        pod
+    };
+    for (ip, more, wanted) in [
+        ("10.0.0.1", "", 1),
+        ("10.0.0.2", "", 0),
+        ("10.0.0.1", "ended", 0),
+        ("10.0.0.1", "host", 0),
+    ] {
+        let (mut known, shared) = (Known::default(), Shared::default());
+        known.apply(&pod("a", "10.0.0.1", ""), &shared);
+        known.apply(&pod("a", "10.0.0.1", ""), &shared);
+        known.apply(&pod("b", ip, more), &shared);
+        assert_eq!(shared.found.lock().unwrap().len(), wanted, "{ip} {more}");
+    }
+}

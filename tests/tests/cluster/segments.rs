@@ -20,9 +20,7 @@ const MOVED: [u8; 4] = [10, 88, 2, 77];
 
 #[test]
 fn five_nodes_in_two_segments() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/testbed.d");
-    let description = Description::read(&folder.join("two-segments.yaml")).unwrap();
-    let mut bed = Bed::described(&description).unwrap();
+    let mut bed = Bed::described(&example("two-segments.yaml")).unwrap();
     let watch = Watch::new(&bed);
     let mut suite = Suite::new();
     reach::deploy(&bed);
@@ -44,6 +42,25 @@ fn five_nodes_in_two_segments() {
     suite.step("a node's address is another", || moved(&mut bed));
     suite.step("no two pods ever had the same address", || watch.done());
     suite.done();
+}
+
+/// As Vagrant has it: the first interface of each leads to a NAT, with the same address for all. Nobody tells agents
+/// which is the right one.
+#[test]
+fn nodes_behind_nat() {
+    let bed = Bed::described(&example("vagrant.yaml")).unwrap();
+    let addresses =
+        "get nodes -o \"jsonpath={.items[*].status.addresses[?(@.type=='InternalIP')].address}\"";
+    assert_eq!(bed.kubectl(addresses), "10.88.0.11 10.88.0.12 10.88.0.13");
+    reach::deploy(&bed);
+    reach::pods(&bed, &LEFT);
+    reach::services(&bed, &LEFT, Until::All);
+}
+
+/// A description that people are shown.
+fn example(file: &str) -> Description {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/testbed.d");
+    Description::read(&folder.join(file)).unwrap()
 }
 
 fn all_is_well(bed: &Bed) {
