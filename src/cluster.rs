@@ -16,6 +16,8 @@ use kube::{Api, Client, Config};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::network::Network;
+
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "keelson";
 const KEY: &str = "cluster.json";
@@ -35,6 +37,9 @@ pub(crate) struct Cluster {
     pub(crate) node_dns: bool,
     /// The DNS domain.
     pub(crate) cluster_domain: String,
+    /// How pods reach each other.
+    #[serde(default = "Network::routes")]
+    pub(crate) network: Network,
 }
 
 /// How a kubeconfig says the API is reached.

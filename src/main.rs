@@ -10,6 +10,7 @@ mod join;
 mod keeper;
 mod machine;
 mod memory;
+mod network;
 mod node;
 mod options;
 mod pinning;

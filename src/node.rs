@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 use keelson_agent::Certs;
 use keelson_auth::pki::Issued;
@@ -24,6 +25,7 @@ use crate::join::{self, Joined};
 use crate::keeper::Systemd;
 use crate::machine;
 use crate::memory;
+use crate::network;
 use crate::options::{AgentOptions, NodeOptions};
 use crate::pinning;
 use crate::policy::Guard;
@@ -78,8 +80,11 @@ pub(crate) async fn run_agent(
         .clone()
         .context("--server is needed: https://HOST:6443")?;
     check(&options.node, &name)?;
-    let first = addresses(&options.node, Some(&server))?;
-    let ips = rotate::addresses(&options.node, Some(&server), &first, &shutdown);
+    // Told by the server, so not known before the first join.
+    let facts = paths.data.join("agent/cluster.json");
+    let pods = move || cluster::kept(&facts).map_or_else(Vec::new, |c| c.cluster_cidrs);
+    let first = addresses(&options.node, Some(&server), &pods())?;
+    let ips = rotate::addresses(&options.node, Some(&server), (&first, pods), &shutdown);
     let (node, joined, serving) = tokio::select! {
         joined = joined(options, &server, &paths, &name, ips.clone()) => joined?,
         () = shutdown.cancelled() => return Ok(()),
@@ -299,6 +304,7 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
     let mut config = places(&node.options, &node.name, Vec::new());
     config.node_ips = node.ips.clone();
     registration(&mut config, &node.options)?;
+    network::configure(&mut config, &node.options, &node.cluster.network)?;
     config.cluster_cidrs = node.cluster.cluster_cidrs.clone();
     config.cluster_dns = node.cluster.cluster_dns.clone();
     config.cluster_domain = node.cluster.cluster_domain.clone();
@@ -315,6 +321,7 @@ fn agent_config(node: &Node) -> anyhow::Result<keelson_agent::Config> {
 
 /// Whether a node can be run with these options: told before anything is begun.
 pub(crate) fn check(options: &NodeOptions, name: &str) -> anyhow::Result<()> {
+    network::check(options)?;
     registration(&mut places(options, name, Vec::new()), options)
 }
 
@@ -392,21 +399,29 @@ pub(crate) fn name(told: Option<&str>) -> anyhow::Result<String> {
 }
 
 /// This node's addresses: told, or the source that the kernel chooses towards the server (towards the outside
-/// where there is none), which is the right one also on machines with many.
+/// where there is none), which is the right one also on machines with many. Where pods have the other family too, the
+/// one that the kernel chooses towards the outside by it, if there is a way.
 pub(crate) fn addresses(
     options: &NodeOptions,
     server: Option<&str>,
+    pods: &[IpNet],
 ) -> anyhow::Result<Vec<IpAddr>> {
+    // No packet is sent: connecting a UDP socket only looks a route up (these are for documentation).
+    const OUTSIDE: [(bool, &str); 2] = [(true, "192.0.2.1:9"), (false, "[2001:db8::1]:9")];
     if let Some(ips) = options.node_ip.clone().filter(|ips| !ips.is_empty()) {
         return Ok(ips);
     }
     let source = match server {
         Some(server) => join::host_port(server).and_then(|to| towards(to.as_str())),
-        // No packet is sent: connecting a UDP socket only looks a route up (192.0.2.1 is for documentation).
-        None => towards("192.0.2.1:9").or_else(|_| towards("[2001:db8::1]:9")),
+        None => towards(OUTSIDE[0].1).or_else(|_| towards(OUTSIDE[1].1)),
     };
     let source = source.context("find this node's address: no route; give it by --node-ip")?;
-    Ok(vec![source])
+    let has = |v4: bool| pods.iter().any(|c| c.addr().is_ipv4() == v4);
+    let other = OUTSIDE
+        .iter()
+        .filter(|(v4, _)| source.is_ipv4() != *v4 && has(*v4));
+    let others = other.filter_map(|(_, to)| towards(to).ok());
+    Ok([source].into_iter().chain(others).collect())
 }
 
 fn towards(to: &str) -> anyhow::Result<IpAddr> {

@@ -79,6 +79,27 @@ pub(crate) struct NodeOptions {
     /// [default: 127.0.0.1:10249].
     #[arg(long)]
     pub(crate) proxy_metrics_bind_address: Option<String>,
+    /// How pods reach those on other nodes: host-gw (routes; nodes must share a segment), vxlan (such routes between nodes
+    /// that share a segment, VXLAN between others), wireguard (encrypted, between all) or none (bring your own network
+    /// plugin) [default: an agent's is its server's, a server's is vxlan].
+    #[arg(long)]
+    pub(crate) network: Option<String>,
+    /// VXLAN also between nodes that share a segment: for clouds that drop what comes from addresses that they have not
+    /// given out [default: an agent's is its server's, a server's is false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) always_encapsulate: Option<bool>,
+    /// VXLAN network identifier [default: an agent's is its server's, a server's is 1].
+    #[arg(long)]
+    pub(crate) vxlan_vni: Option<u32>,
+    /// VXLAN's UDP port [default: an agent's is its server's, a server's is 8472].
+    #[arg(long)]
+    pub(crate) vxlan_port: Option<u16>,
+    /// WireGuard's UDP port [default: an agent's is its server's, a server's is 51820].
+    #[arg(long)]
+    pub(crate) wireguard_port: Option<u16>,
+    /// Bytes of the largest packet between nodes, where that is less than this node's links and routes say.
+    #[arg(long)]
+    pub(crate) network_mtu: Option<u32>,
     /// Most pods on this node [default: 110].
     #[arg(long)]
     pub(crate) max_pods: Option<u32>,

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use keelson_agent::Certs;
 use keelson_agent_plan::duration;
 use keelson_auth::cert;
 use keelson_auth::pki::Issued;
+use keelson_overlay::Moves;
 use keelson_serving::until;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,8 @@ use crate::options::NodeOptions;
 
 /// Between two looks at the node's addresses.
 const LOOK: Duration = Duration::from_secs(10);
+/// After a change of the machine's network, at least.
+const CALM: Duration = Duration::from_millis(200);
 /// Before a failed renewal is tried again, the first time and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The least and the usual life of a certificate. A shorter one would leave no time for another try.
@@ -152,11 +156,11 @@ pub(crate) async fn joined(
     }
 }
 
-/// The node's addresses, followed where they were not told.
+/// The node's addresses, followed where they were not told. `pods` are the cluster's ranges, as far as they are known.
 pub(crate) fn addresses(
     options: &NodeOptions,
     server: Option<&str>,
-    ips: &[IpAddr],
+    (ips, pods): (&[IpAddr], impl Fn() -> Vec<IpNet> + Send + 'static),
     shutdown: &CancellationToken,
 ) -> watch::Receiver<Vec<IpAddr>> {
     let (tx, rx) = watch::channel(ips.to_vec());
@@ -166,14 +170,24 @@ pub(crate) fn addresses(
     let (options, server) = (options.clone(), server.map(str::to_owned));
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
+        // Where the kernel tells of changes they are seen at once.
+        let mut moves = Moves::listen().ok();
         loop {
+            let moved = async {
+                match &mut moves {
+                    Some(moves) => moves.next().await,
+                    None => std::future::pending().await,
+                }
+                tokio::time::sleep(CALM).await;
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
+                () = moved => {}
             }
-            let (options, server) = (options.clone(), server.clone());
+            let (options, server, pods) = (options.clone(), server.clone(), pods());
             // A name may have to be looked up.
-            let look = move || node::addresses(&options, server.as_deref());
+            let look = move || node::addresses(&options, server.as_deref(), &pods);
             let Ok(Ok(found)) = tokio::task::spawn_blocking(look).await else {
                 // Without a route the addresses are what they were.
                 continue;

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, Cluster};
+use crate::network::{self, Network};
 use crate::node::{self, Node, Paths};
 use crate::options::ServerOptions;
 use crate::{join, memory, rotate};
@@ -27,11 +28,21 @@ use crate::{join, memory, rotate};
 pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> anyhow::Result<()> {
     let paths = Paths::of(&options.node);
     let name = node::name(options.node.node_name.as_deref())?;
-    let ips = node::addresses(&options.node, None)?;
+    network::check(&options.node)?;
+    let mut options = options;
+    // Where nodes and pods reach the API is where they reach this node, too, if the address is this machine's.
+    let here = |ip: &IpAddr| std::net::UdpSocket::bind((*ip, 0)).is_ok();
+    if let (None, Some(ip)) = (
+        &options.node.node_ip,
+        options.advertise_address.filter(here),
+    ) {
+        options.node.node_ip = Some(vec![ip]);
+    }
+    let cluster = facts(&options);
+    let ips = node::addresses(&options.node, None, &cluster.cluster_cidrs)?;
     if options.no_agent != Some(true) {
         node::check(&options.node, &name)?;
     }
-    let cluster = facts(&options);
     let lasts = rotate::lasts(options.cluster_signing_duration.as_deref())?;
     let config = api_config(&options, &paths, &ips, (&cluster, lasts), &name)?;
     let pki =
@@ -74,7 +85,9 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
         &parts,
     );
     if options.no_agent != Some(true) {
-        let ips = rotate::addresses(&options.node, None, &ips, &parts);
+        let cidrs = cluster.cluster_cidrs.clone();
+        let ips = (ips.as_slice(), move || cidrs.clone());
+        let ips = rotate::addresses(&options.node, None, ips, &parts);
         let (node, renewing) = local_node(
             &server,
             &pki,
@@ -130,6 +143,7 @@ fn facts(options: &ServerOptions) -> Cluster {
             .cluster_domain
             .clone()
             .unwrap_or_else(|| "cluster.local".into()),
+        network: Network::default().with(&options.node),
     }
 }
 

@@ -49,7 +49,7 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
         "remove logind's configuration",
         crate::shutdown::cleanup(),
     );
-    let conf = config.cni_conf_dir.join(crate::network::CONF_FILE);
+    let conf = config.cni_conf_dir.join(crate::conflist::CONF_FILE);
     if config.cni_bridge.is_some() && conf.exists() {
         note(
             &mut errors,

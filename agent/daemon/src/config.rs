@@ -135,8 +135,9 @@ pub struct Config {
     /// Name of the bridge in the CNI configuration that the agent writes when there is no other. `None`:
     /// it writes none.
     pub cni_bridge: Option<String>,
-    /// Set routes to other nodes' pods and masquerade.
-    pub overlay: bool,
+    /// How other nodes' pods are reached; `None`: that is not the agent's business. Name, pod addresses and the place of
+    /// the key are those of this configuration.
+    pub network: Option<keelson_overlay::Options>,
     /// containerd's socket.
     pub containerd_socket: PathBuf,
     /// containerd's namespace.
@@ -232,7 +233,7 @@ impl Config {
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             network_guard: None,
             cni_bridge: Some("keelson0".into()),
-            overlay: true,
+            network: Some(keelson_overlay::Options::new(String::new(), Vec::new())),
             containerd_socket: "/run/containerd/containerd.sock".into(),
             containerd_namespace: "k8s.io".into(),
             logger: "/usr/local/bin/keelson-logger".into(),

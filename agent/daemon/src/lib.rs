@@ -14,6 +14,7 @@ mod apply;
 mod attach;
 mod cleanup;
 mod config;
+mod conflist;
 mod container;
 mod credentials;
 mod csi;

@@ -1,61 +1,159 @@
-//! The nodes of the cluster: this one's pod addresses become the CNI configuration, the others' routes.
+//! The nodes of the cluster: this one's pod addresses become the CNI configuration, the others' routes and tunnels.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use keelson_overlay as overlay;
+use keelson_overlay::{self as overlay, Facts, Mode};
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 
+use crate::conflist;
 use crate::shared::{Shared, chain};
 use crate::{node, sync};
 
-/// The file the agent writes; others' files in the directory win.
-pub(crate) const CONF_FILE: &str = "10-keelson.conflist";
+/// Where a node shows its WireGuard key.
+const KEY_NOTE: &str = "keelson.io/wireguard-public-key";
+/// After something failed.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Follows the nodes.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let (tx, rx) = watch::channel(None);
-    let routes = async {
-        if !shared.config.overlay {
-            return;
-        }
-        let options = overlay::Options {
-            node: shared.config.node_name.clone(),
-            cluster_cidrs: shared.config.cluster_cidrs.clone(),
-        };
-        while !shared.shutdown.is_cancelled() {
-            if let Err(error) = overlay::run(options.clone(), rx.clone()).await {
-                tracing::error!(error = %chain(&error), "routes to other nodes are not kept; trying again");
-            }
-            tokio::select! {
-                () = shared.shutdown.cancelled() => {}
-                () = tokio::time::sleep(std::time::Duration::from_secs(5)) => {}
-            }
-        }
-    };
+    let (facts, known) = watch::channel(Facts::default());
     let mut nodes = Nodes {
         shared: &shared,
         all: BTreeMap::new(),
         fresh: BTreeMap::new(),
         tx,
+        own: watch::Sender::new(Vec::new()),
+        left: false,
     };
+    let configured = configure(&shared, nodes.own.subscribe(), known.clone());
     let api: Api<Node> = Api::all(shared.client.clone());
     let follow = sync::follow(&shared, api, watcher::Config::default(), |event| {
         nodes.take(event)
     });
-    // Ends with the watch, at shutdown; without an overlay only the watch runs.
+    // Ends with the watch, at shutdown.
     tokio::select! {
         () = follow => {}
-        () = async { routes.await; shared.shutdown.cancelled().await } => {}
+        () = keep(&shared, rx, facts) => {}
+        () = configured => {}
+        () = publish(&shared, known) => {}
     }
+}
+
+/// Keeps the way to other nodes' pods until shutdown.
+async fn keep(
+    shared: &Shared,
+    nodes: watch::Receiver<Option<Vec<overlay::Node>>>,
+    facts: watch::Sender<Facts>,
+) {
+    let config = &shared.config;
+    let Some(options) = config.network.clone() else {
+        return shared.shutdown.cancelled().await;
+    };
+    let options = overlay::Options {
+        node: config.node_name.clone(),
+        cluster_cidrs: config.cluster_cidrs.clone(),
+        key_file: config.root_dir.join("wireguard.key"),
+        ..options
+    };
+    while !shared.shutdown.is_cancelled() {
+        let kept = overlay::run(options.clone(), nodes.clone(), facts.clone()).await;
+        if let Err(error) = kept {
+            tracing::error!(error = %chain(&error), "the pod network between nodes is not kept; trying again");
+        }
+        wait(shared, AGAIN).await;
+    }
+}
+
+async fn wait(shared: &Shared, time: Duration) {
+    tokio::select! {
+        () = shared.shutdown.cancelled() => {}
+        () = tokio::time::sleep(time) => {}
+    }
+}
+
+/// Writes the CNI configuration for this node's pods, once it is known how large packets may be, until shutdown.
+async fn configure(
+    shared: &Shared,
+    mut own: watch::Receiver<Vec<IpNet>>,
+    mut facts: watch::Receiver<Facts>,
+) {
+    let config = &shared.config;
+    if is_left_to_others(shared)
+        && let Err(error) = conflist::remove(&config.cni_conf_dir)
+    {
+        tracing::error!(dir = %config.cni_conf_dir.display(), %error, "cni configuration not removed");
+    }
+    let Some(bridge) = &config.cni_bridge else {
+        return shared.shutdown.cancelled().await;
+    };
+    loop {
+        let cidrs = own.borrow_and_update().clone();
+        let mtu = match &config.network {
+            None => Some(0),
+            Some(_) => facts.borrow_and_update().mtu,
+        };
+        let mut again = None;
+        if let Some(mtu) = mtu.filter(|_| !cidrs.is_empty()) {
+            let data = config.root_dir.join("cni-addresses");
+            let conf = conflist::bridge(bridge, mtu, &cidrs, &data);
+            if let Err(error) = conflist::write(&config.cni_conf_dir, &conf) {
+                tracing::error!(dir = %config.cni_conf_dir.display(), %error, "cni configuration not written");
+                again = Some(AGAIN);
+            }
+        }
+        tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            Ok(()) = own.changed() => {}
+            Ok(()) = facts.changed() => {}
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+        }
+    }
+}
+
+/// Shows this node's WireGuard key in its Node, until shutdown; anew when the Node is made anew.
+async fn publish(shared: &Shared, mut facts: watch::Receiver<Facts>) {
+    let mut node = shared.node.subscribe();
+    let nodes: Api<Node> = Api::all(shared.client.clone());
+    loop {
+        let key = facts.borrow_and_update().key.map(|k| k.to_string());
+        let told = node.borrow_and_update().clone();
+        let shown = told.as_deref().and_then(|n| note(n, KEY_NOTE));
+        let mut again = None;
+        if let Some(key) = key.filter(|key| told.is_some() && shown != Some(key)) {
+            let patch = json!({"metadata": {"annotations": {KEY_NOTE: key}}});
+            let (name, params) = (&shared.config.node_name, PatchParams::default());
+            if let Err(error) = nodes.patch(name, &params, &Patch::Merge(&patch)).await {
+                tracing::warn!(node = name, error = %chain(&error), "WireGuard key not shown; trying again");
+                again = Some(AGAIN);
+            }
+        }
+        tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            Ok(()) = facts.changed() => {}
+            Ok(()) = node.changed() => {}
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+        }
+    }
+}
+
+fn note<'a>(node: &'a Node, name: &str) -> Option<&'a String> {
+    node.metadata.annotations.as_ref()?.get(name)
+}
+
+/// Somebody else is to make the pod network.
+fn is_left_to_others(shared: &Shared) -> bool {
+    let network = &shared.config.network;
+    network.as_ref().is_some_and(|n| n.mode == Mode::None)
 }
 
 /// Sees to it that a pod with these addresses is restricted as it must be.
@@ -72,6 +170,10 @@ struct Nodes<'a> {
     /// A list under way.
     fresh: BTreeMap<String, overlay::Node>,
     tx: watch::Sender<Option<Vec<overlay::Node>>>,
+    /// This node's pods.
+    own: watch::Sender<Vec<IpNet>>,
+    /// Somebody else makes the pod network, and it has been told.
+    left: bool,
 }
 
 impl Nodes<'_> {
@@ -90,6 +192,9 @@ impl Nodes<'_> {
             }
             Event::Delete(node) => _ = self.all.remove(&parse(&node).name),
         }
+        if self.are_others() {
+            return;
+        }
         let now = Some(self.all.values().cloned().collect());
         self.tx.send_if_modified(|old| {
             let new = *old != now;
@@ -107,22 +212,28 @@ impl Nodes<'_> {
         self.shared
             .node
             .send_replace(Some(Arc::new(node::slim(node))));
-        let config = &self.shared.config;
-        let bridge = config
-            .cni_bridge
-            .as_ref()
-            .filter(|_| !parsed.pod_cidrs.is_empty());
-        if let Some(bridge) = bridge {
-            let conf = cni_conf(
-                bridge,
-                &parsed.pod_cidrs,
-                &config.root_dir.join("cni-addresses"),
-            );
-            if let Err(error) = write_conf(&config.cni_conf_dir, &conf) {
-                tracing::error!(dir = %config.cni_conf_dir.display(), %error, "cni configuration not written");
-            }
-        }
+        self.own.send_if_modified(|own| {
+            let new = *own != parsed.pod_cidrs;
+            own.clone_from(&parsed.pod_cidrs);
+            new
+        });
         parsed
+    }
+
+    /// Another plugin's configuration is in place, and none of ours: then routes are its too.
+    fn are_others(&mut self) -> bool {
+        let config = &self.shared.config;
+        if config.cni_bridge.is_none() {
+            return false;
+        }
+        let other = conflist::in_the_way(&config.cni_conf_dir).ok().flatten();
+        if let Some(file) = &other
+            && !self.left
+        {
+            tracing::info!(file = %file.display(), "another network plugin is configured: routes, tunnels and masquerade are left to it");
+        }
+        self.left = other.is_some();
+        self.left
     }
 }
 
@@ -145,71 +256,6 @@ fn parse(node: &Node) -> overlay::Node {
             .filter_map(|c| c.parse().ok())
             .collect(),
         addresses: internal.collect(),
-    }
-}
-
-/// A bridge with an address of each family; host ports by Debian's portmap, which the plugin starts when there are any.
-fn cni_conf(bridge: &str, cidrs: &[IpNet], data_dir: &Path) -> Value {
-    let ranges: Vec<Value> = cidrs.iter().map(|c| json!([{"subnet": c}])).collect();
-    let default = |c: &IpNet| match c {
-        IpNet::V4(_) => json!({"dst": "0.0.0.0/0"}),
-        IpNet::V6(_) => json!({"dst": "::/0"}),
-    };
-    let routes: Vec<Value> = cidrs.iter().map(default).collect();
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "keelson",
-        "plugins": [
-            {"type": "keelson-cni", "bridge": bridge, "hairpinMode": true,
-             "capabilities": {"portMappings": true},
-             "ipam": {"ranges": ranges, "routes": routes, "dataDir": data_dir}},
-        ],
-    })
-}
-
-/// Writes the file as a whole, if it is not there as it should be and nobody else configures the network.
-fn write_conf(dir: &Path, conf: &Value) -> io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    let path = dir.join(CONF_FILE);
-    let text = format!("{conf:#}\n");
-    if std::fs::read_to_string(&path).ok().as_deref() == Some(&text)
-        || (!path.exists() && others(dir)?)
-    {
-        return Ok(());
-    }
-    let new = dir.join(format!(".{CONF_FILE}.new"));
-    std::fs::write(&new, text)?;
-    std::fs::rename(&new, &path)
-}
-
-fn others(dir: &Path) -> io::Result<bool> {
-    let is_conf = |e: std::fs::DirEntry| {
-        let path = e.path();
-        let known = path
-            .extension()
-            .and_then(|e| e.to_str())
-            .is_some_and(|e| ["conf", "conflist", "json"].contains(&e));
-        known && path.file_name().is_some_and(|n| n != CONF_FILE)
-    };
-    Ok(std::fs::read_dir(dir)?.flatten().any(is_conf))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn others_configuration_wins_and_ours_follows_the_node() {
-        let dir = tempfile::tempdir().expect("directory");
-        let conf = |c: &str| cni_conf("br0", &[c.parse().expect("cidr")], Path::new("/d"));
-        let read = || std::fs::read_to_string(dir.path().join(CONF_FILE)).ok();
-        std::fs::write(dir.path().join("99-other.conf"), "{}").expect("write");
-        write_conf(dir.path(), &conf("10.42.0.0/24")).expect("written");
-        assert_eq!(read(), None, "somebody else's is there");
-        std::fs::remove_file(dir.path().join("99-other.conf")).expect("removed");
-        for cidr in ["10.42.0.0/24", "10.42.1.0/24"] {
-            write_conf(dir.path(), &conf(cidr)).expect("written");
-            assert!(read().is_some_and(|t| t.contains(cidr)), "{cidr}");
-        }
+        key: note(node, KEY_NOTE).and_then(|key| key.parse().ok()),
     }
 }

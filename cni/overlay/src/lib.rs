@@ -1,101 +1,107 @@
-//! The pod network between nodes: a route to every other node's pods through that node's address
-//! (`host-gw`, for nodes on one segment), and masquerade for pod traffic that leaves the cluster.
+//! The pod network between nodes: routes through nodes' own addresses, VXLAN or WireGuard ([`Mode`]), kept as the nodes
+//! and this machine are; masquerade for pod traffic that leaves the cluster; and what lets pods' packets through.
 
-mod masquerade;
-mod plan;
-mod routes;
+mod firewall;
+mod keep;
+mod kernel;
+mod key;
+pub mod plan;
+mod probe;
+mod sysctl;
 
 use tokio::sync::watch;
 
-pub use plan::{Node, Route, wanted};
+pub use keep::Moves;
+pub use key::PublicKey;
+pub use plan::{Mode, Node, Options};
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A netlink socket could not be opened.
     #[error("open netlink socket: {0}")]
-    Socket(std::io::Error),
-    /// Routes could not be read.
-    #[error("read routes: {0}")]
-    Read(rtnetlink::Error),
-    /// A route could not be set or removed.
-    #[error("{action} route to {route}: {source}")]
-    Route {
-        /// `set` or `remove`.
-        action: &'static str,
-        /// The route.
-        route: Route,
-        /// What the kernel said.
-        source: rtnetlink::Error,
+    Socket(#[source] std::io::Error),
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] rtnetlink::Error),
+    /// The kernel refused, by generic netlink.
+    #[error(transparent)]
+    Generic(#[from] genetlink::GenetlinkError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(std::io::Error),
+    /// A step could not be done.
+    #[error("{step}: {source}")]
+    Step {
+        /// What was to be done.
+        step: String,
+        /// Why it was not.
+        source: Box<Error>,
     },
-    /// A link could not be removed.
-    #[error("remove link {name}: {source}")]
-    Link {
-        /// The link.
-        name: String,
-        /// What the kernel said.
-        source: rtnetlink::Error,
+    /// A link is not there.
+    #[error("there is no such link")]
+    NoLink,
+    /// A WireGuard link has no key.
+    #[error("the link has no key")]
+    NoKey,
+    /// The private WireGuard key could not be read or made.
+    #[error("read or make the WireGuard key {path}: {source}")]
+    KeyFile {
+        /// Its file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A program for rules failed.
+    #[error("{program}: {said}")]
+    Program {
+        /// Which, with its arguments.
+        program: String,
+        /// Its error, or its output.
+        said: String,
     },
     /// The masquerade table could not be changed.
     #[error("change nftables table keelson-pods: {0}")]
-    Masquerade(std::io::Error),
+    Masquerade(#[source] std::io::Error),
 }
 
-/// What the overlay needs to know of the node it runs on.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// This node's name.
-    pub node: String,
-    /// All pods' addresses: traffic between them is never masqueraded.
-    pub cluster_cidrs: Vec<ipnet::IpNet>,
+/// What others need to know of this node's pod network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Bytes of the largest packet of pods, for their links. Known once the nodes are.
+    pub mtu: Option<u32>,
+    /// This node's WireGuard key, to be shown to the other nodes.
+    pub key: Option<PublicKey>,
 }
 
-/// Keeps routes and masquerade as the nodes are; `None` as long as they are not known: nothing is touched then. Ends
-/// when the sender of `nodes` is gone; what is set stays, so that a restart interrupts nothing.
+/// Keeps the network as the nodes are; `None` as long as they are not known: nothing is touched then. What others
+/// change of it is put back. Ends when the sender of `nodes` is gone; what is set stays, so that a restart interrupts
+/// nothing.
 pub async fn run(
     options: Options,
-    mut nodes: watch::Receiver<Option<Vec<Node>>>,
+    nodes: watch::Receiver<Option<Vec<Node>>>,
+    facts: watch::Sender<Facts>,
 ) -> Result<(), Error> {
-    let kernel = routes::Kernel::open()?;
-    let mut masqueraded = None;
-    loop {
-        let known = nodes.wait_for(Option::is_some).await;
-        let Some(now) = known.ok().and_then(|n| n.clone()) else {
-            return Ok(());
-        };
-        nodes.mark_unchanged();
-        for error in kernel.sync(&wanted(&options.node, &now)).await? {
-            tracing::warn!(node = options.node, error = %error, "route not set");
-        }
-        let own = now
-            .iter()
-            .find(|n| n.name == options.node)
-            .map(|n| n.pod_cidrs.clone());
-        if let Some(own) = own.filter(|own| !own.is_empty() && masqueraded.as_ref() != Some(own)) {
-            masquerade::apply(&own, &options.cluster_cidrs).map_err(Error::Masquerade)?;
-            masqueraded = Some(own);
-        }
-        if nodes.changed().await.is_err() {
-            return Ok(());
-        }
-    }
+    let own = watch::Sender::new(Vec::new());
+    let ends = watch::Sender::new(probe::Ends::default());
+    // The two at the side end with the first, which owns what they are told by.
+    let rules = firewall::run(options.clone(), own.subscribe());
+    let probing = probe::run(ends.subscribe());
+    let keeping = keep::run(options, nodes, keep::Told { facts, own, ends });
+    let (kept, (), ()) = tokio::join!(keeping, rules, probing);
+    kept
 }
 
-/// Removes all routes, the table, the bridge and the pods' links. Goes on after errors and gives them all.
+/// Removes all routes, tunnels, rules, the bridge and the pods' links. Goes on after errors and gives them all.
 pub async fn cleanup(bridge: &str) -> Vec<Error> {
     let mut errors = Vec::new();
-    match routes::Kernel::open() {
-        Ok(kernel) => {
-            errors.extend(
-                kernel
-                    .sync(&Default::default())
-                    .await
-                    .unwrap_or_else(|e| vec![e]),
-            );
+    match kernel::Kernel::open() {
+        Ok(mut kernel) => {
+            errors.extend(keep::clear(&mut kernel).await);
             errors.extend(kernel.remove_links(bridge).await);
         }
         Err(e) => errors.push(e),
     }
-    errors.extend(masquerade::remove().map_err(Error::Masquerade).err());
+    errors.extend(firewall::remove().await);
     errors
 }

@@ -84,7 +84,7 @@ impl Machine {
             cni_conf_dir: dir.join("cni"),
             cni_bin_dirs: vec!["/usr/lib/cni".into()],
             cni_bridge: None,
-            overlay: false,
+            network: None,
             containerd_socket: dir.join("containerd.sock"),
             logger: logger(),
             cgroup_root: self.cgroup_root(),

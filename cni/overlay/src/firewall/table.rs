@@ -1,7 +1,8 @@
-//! Masquerade for pods, in an nftables table of our own: what comes from this node's pods and goes
-//! neither to other pods nor to a multicast group leaves with the node's address.
+//! What we have in nftables: masquerade in a table of our own (what comes from this node's pods and goes neither to other
+//! pods nor to a multicast group leaves with the node's address), and rules in others' chains that let pods' packets
+//! through.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::net::IpAddr;
 
@@ -13,7 +14,10 @@ use nftnl::{
 };
 use nix::libc;
 
-const TABLE: &CStr = c"keelson-pods";
+use super::chains::Place;
+
+/// Our table, and what rules of ours in others' chains are marked with.
+pub(super) const TABLE: &CStr = c"keelson-pods";
 
 /// Where destination and source addresses are translated last; other software's chains have the same place.
 const PRIORITY_SRCNAT: i32 = 100;
@@ -21,8 +25,9 @@ const PRIORITY_SRCNAT: i32 = 100;
 /// Groups that a router must not send on with another source.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 
-/// Sets the table for this node's pods in one transaction: no packet sees it half done.
-pub(crate) fn apply(own: &[IpNet], cluster: &[IpNet]) -> io::Result<()> {
+/// Sets the table for this node's pods in one transaction: no packet sees it half done. Gives the number of the socket,
+/// by which the kernel tells of the change.
+pub(super) fn apply(own: &[IpNet], cluster: &[IpNet]) -> io::Result<u32> {
     let table = Table::new(TABLE, ProtoFamily::Inet);
     let mut batch = Batch::new();
     // Added first, so that there is one to delete.
@@ -57,7 +62,7 @@ pub(crate) fn apply(own: &[IpNet], cluster: &[IpNet]) -> io::Result<()> {
 }
 
 /// Removes the table if it is there.
-pub(crate) fn remove() -> io::Result<()> {
+pub(super) fn remove() -> io::Result<u32> {
     let table = Table::new(TABLE, ProtoFamily::Inet);
     let mut batch = Batch::new();
     batch.add(&table, MsgType::Add);
@@ -65,14 +70,57 @@ pub(crate) fn remove() -> io::Result<()> {
     send(&batch.finalize())
 }
 
-fn matching(rule: &mut Rule<'_>, source: &IpNet, destination: Option<&IpNet>) {
-    let family = if source.addr().is_ipv4() {
+/// Puts rules at the end of a chain that is somebody else's: what comes from these networks, and what goes there, is
+/// accepted. Each is a network, whether it is where packets come from, and the rule's comment.
+pub(super) fn let_through(chain: &Place, cidrs: &[(IpNet, bool, CString)]) -> io::Result<u32> {
+    let table = Table::new(&chain.table, chain.family);
+    let chain = Chain::new(&chain.chain, &table);
+    let mut batch = Batch::new();
+    for (cidr, from, mark) in cidrs {
+        let mut rule = Rule::new(&chain);
+        // In a table of one family there is nothing to ask, and nft can't list what asks.
+        if chain.get_table().get_family() == ProtoFamily::Inet {
+            family(&mut rule, cidr);
+        }
+        match (cidr, from) {
+            (IpNet::V4(_), true) => within(&mut rule, &nft_expr!(payload ipv4 saddr), cidr),
+            (IpNet::V4(_), false) => within(&mut rule, &nft_expr!(payload ipv4 daddr), cidr),
+            (IpNet::V6(_), true) => within(&mut rule, &nft_expr!(payload ipv6 saddr), cidr),
+            (IpNet::V6(_), false) => within(&mut rule, &nft_expr!(payload ipv6 daddr), cidr),
+        }
+        rule.add_expr(&nft_expr!(counter));
+        rule.add_expr(&nft_expr!(verdict accept));
+        rule.set_comment(mark).map_err(io::Error::other)?;
+        batch.add(&rule, MsgType::Add);
+    }
+    send(&batch.finalize())
+}
+
+/// Removes rules from a chain by their handles.
+pub(super) fn forget(chain: &Place, handles: &[u64]) -> io::Result<u32> {
+    let table = Table::new(&chain.table, chain.family);
+    let chain = Chain::new(&chain.chain, &table);
+    let mut batch = Batch::new();
+    for handle in handles {
+        let mut rule = Rule::new(&chain);
+        rule.set_handle(*handle);
+        batch.add(&rule, MsgType::Del);
+    }
+    send(&batch.finalize())
+}
+
+fn family(rule: &mut Rule<'_>, cidr: &IpNet) {
+    let family = if cidr.addr().is_ipv4() {
         libc::NFPROTO_IPV4
     } else {
         libc::NFPROTO_IPV6
     };
     rule.add_expr(&nft_expr!(meta nfproto));
     rule.add_expr(&nft_expr!(cmp == family as u8));
+}
+
+fn matching(rule: &mut Rule<'_>, source: &IpNet, destination: Option<&IpNet>) {
+    family(rule, source);
     match source {
         IpNet::V4(_) => within(rule, &nft_expr!(payload ipv4 saddr), source),
         IpNet::V6(_) => within(rule, &nft_expr!(payload ipv6 saddr), source),
@@ -103,7 +151,7 @@ fn bytes(address: IpAddr) -> Vec<u8> {
     }
 }
 
-fn send(batch: &FinalizedBatch) -> io::Result<()> {
+fn send(batch: &FinalizedBatch) -> io::Result<u32> {
     let socket = mnl::Socket::new(mnl::Bus::Netfilter)?;
     let portid = socket.portid();
     socket.send_all(batch)?;
@@ -117,5 +165,5 @@ fn send(batch: &FinalizedBatch) -> io::Result<()> {
             mnl::cb_run(message?, sequence, portid)?;
         }
     }
-    Ok(())
+    Ok(portid)
 }
