@@ -183,6 +183,13 @@ impl Joined {
         Ok(())
     }
 
+    /// Goes on over new connections: those from an address that the node has no longer lead nowhere.
+    pub(crate) async fn reconnect(&self) -> anyhow::Result<()> {
+        let client = with(&self.server, &self.ca_pem, &self.shown).await?;
+        self.swap.replace(client);
+        Ok(())
+    }
+
     /// The certificate that the agent answered with before, if it is for these names.
     pub(crate) fn kept_serving(&self, sans: &[String]) -> Option<Issued> {
         let kept = self.files.issued(SERVING);

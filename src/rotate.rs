@@ -123,7 +123,12 @@ pub(crate) async fn joined(
             () = shutdown.cancelled() => return Ok(()),
             () = until(client.due) => true,
             () = until(served.due) => false,
-            Ok(()) = ips.changed() => false,
+            Ok(()) = ips.changed() => {
+                if let Err(error) = joined.reconnect().await {
+                    tracing::warn!(error = format!("{error:#}"), "connections stay as they are");
+                }
+                false
+            }
         };
         let renew = async {
             if of_client {
