@@ -22,6 +22,7 @@ pub mod snapshot;
 pub mod space;
 pub mod stream;
 pub mod suite;
+pub mod testbed;
 pub mod wait;
 pub mod worker;
 
