@@ -18,7 +18,7 @@ pub struct Bed {
     /// What it is made of.
     pub layout: Layout,
     nodes: Vec<(String, Machine)>,
-    networks: Networks,
+    _networks: Networks,
 }
 
 /// Namespaces, bridges and links.
@@ -77,7 +77,7 @@ impl Bed {
         Ok(Self {
             layout,
             nodes,
-            networks,
+            _networks: networks,
         })
     }
 
@@ -92,13 +92,8 @@ impl Bed {
 
     /// The node with the API server.
     pub fn server(&mut self) -> &mut Machine {
-        let name = self.name_of_server();
+        let name = server(&self.layout).to_owned();
         self.node(&name)
-    }
-
-    fn name_of_server(&self) -> String {
-        let found = self.layout.machines.iter().find(|m| m.kind == Kind::Server);
-        found.expect("a layout has a server").name.clone()
     }
 
     /// Names of all nodes, in the order of the description.
@@ -115,7 +110,7 @@ impl Bed {
         let arguments = match machine.kind {
             Kind::Server => format!("server --node-ip {}", addresses(&self.layout, name)),
             _ => {
-                let server = addresses(&self.layout, &self.name_of_server());
+                let server = addresses(&self.layout, server(&self.layout));
                 let server = server.split(',').next().unwrap_or_default().to_owned();
                 let token = self.server().sh("keelson token create");
                 format!("agent --server https://{server}:6443 --token {token}")
@@ -157,11 +152,6 @@ impl Bed {
         let text = done.unwrap_or_else(|error| format!("{error:#}"));
         Ok(crate::Output { code, text })
     }
-
-    /// What takes its networks away, should this process be killed.
-    pub fn unmake(&self) -> &str {
-        &self.networks.unmake
-    }
 }
 
 impl By {
@@ -183,7 +173,10 @@ keelson-setup {arguments}"
 }
 
 /// A node's addresses by which others find it, with commas.
-fn addresses(layout: &Layout, name: &str) -> String {
+///
+/// # Panics
+/// When there is none of this name.
+pub fn addresses(layout: &Layout, name: &str) -> String {
     let machine = layout.machine(name).expect("a node of the layout");
     let nets = machine.node_addresses().iter();
     let ips: Vec<String> = nets.map(|net| net.addr().to_string()).collect();
@@ -205,6 +198,15 @@ fn said(done: Done, script: &str) -> anyhow::Result<String> {
         text(&done.stderr)
     );
     Ok(text(&done.stdout))
+}
+
+/// The name of the node with the API server.
+///
+/// # Panics
+/// When a layout has none, which none is made without.
+pub fn server(layout: &Layout) -> &str {
+    let found = layout.machines.iter().find(|m| m.kind == Kind::Server);
+    &found.expect("a layout has a server").name
 }
 
 /// Removes the networks that a bed of this layout has, if one was killed.
