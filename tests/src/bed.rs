@@ -1,27 +1,24 @@
 //! A bed: router, client and nodes, and kubectl.
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+mod calls;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
-use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::https::{Answer, Https, Identity};
-use crate::images;
+pub use self::calls::{json, quoted};
 use crate::node::Node;
 use crate::space::Space;
-use crate::wait::{eventually, secs};
+use crate::testbed::description::{Description, Network, Node as NodeDescription};
+use crate::testbed::layout::{Kind, Layout, Machine};
+use crate::testbed::{OUTSIDE, Quality, Wiring};
+use crate::wait::secs;
 
 /// Where the administrator's kubeconfig is on the server's node.
 pub const KUBECONFIG: &str = "/etc/keelson/admin.kubeconfig";
-
-/// The client's address, outside of the nodes' segment.
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
 static BEDS: AtomicU32 = AtomicU32::new(0);
 
@@ -42,25 +39,27 @@ pub struct Bed {
     pub nodes: Vec<Node>,
     /// A machine outside of the cluster.
     pub client: Space,
-    router: Space,
+    wiring: Wiring,
+    /// Complete: who stays keeps its addresses when nodes come and go.
+    description: Description,
     dir: TempDir,
-    number: u32,
+    /// What its cgroups' names begin with.
+    label: String,
 }
 
 impl Bed {
     /// A server without an agent.
     pub fn api(args: &[&str]) -> Self {
-        let mut bed = Self::empty();
-        bed.add_node("n1");
-        let args: Vec<&str> = ["server", "--no-agent"]
-            .iter()
-            .chain(args)
-            .copied()
-            .collect();
-        bed.nodes[0].start_keelson(&args);
-        bed.nodes[0].wait_for(KUBECONFIG);
-        bed.wait_ready();
+        let bed = Self::machines(1);
+        bed.start_api(args);
         bed
+    }
+
+    fn start_api(&self, args: &[&str]) {
+        self.server()
+            .start_keelson(&[&["server", "--no-agent"], args].concat());
+        self.server().wait_for(KUBECONFIG);
+        self.wait_ready();
     }
 
     /// A server without a node, and one agent that joined it, started with these arguments; Ready. Each a process
@@ -71,50 +70,73 @@ impl Bed {
 
     /// The same; the agent's machine is made ready by `prepare`, before containerd runs on it.
     pub fn split_on(prepare: impl FnOnce(&Node), args: &[&str]) -> Self {
-        let mut bed = Self::api(&[]);
-        let node = bed.add_node("n2");
+        let bed = Self::machines(2);
+        bed.start_api(&[]);
+        let node = &bed.nodes[1];
         prepare(node);
-        node.start_containerd();
-        images::copy_into(&node.images());
-        bed.join(&bed.nodes[1], args);
-        bed.wait_node_ready(&bed.nodes[1]);
+        node.install();
+        bed.join(node, args);
+        bed.wait_node_ready(node);
         bed
     }
 
     /// One node with containerd, without keelson yet.
     pub fn bare() -> Self {
-        let mut bed = Self::empty();
-        let node = bed.add_node("n1");
-        node.start_containerd();
-        images::copy_into(&node.images());
+        let bed = Self::machines(1);
+        bed.server().install();
         bed
     }
 
     /// One node whose volumes and images are on one small disk (`size` as mount takes it), without keelson yet.
     pub fn small_disk(size: &str) -> Self {
-        let mut bed = Self::empty();
-        let node = bed.add_node("n1");
-        node.small_disk(size);
-        node.start_containerd();
+        let bed = Self::machines(1);
+        bed.server().small_disk(size);
+        bed.server().start_containerd();
         bed
     }
 
     /// A server and an agent that joined it, each a node, the server started with these arguments; nobody tells the
     /// agent its address. All Ready.
     pub fn pair(args: &[&str]) -> Self {
-        let mut bed = Self::empty();
-        for name in ["n1", "n2"] {
-            let node = bed.add_node(name);
-            node.start_containerd();
-            images::copy_into(&node.images());
-        }
+        let bed = Self::machines(2);
+        bed.nodes.iter().for_each(Node::install);
         bed.start_server_with(args);
-        let token = bed.token();
-        let server = format!("https://{}:6443", bed.server().ip);
-        let joins = ["agent", "--server", &server, "--token", &token];
-        bed.nodes[1].start_keelson_anywhere(&joins);
+        bed.join_anywhere(&bed.nodes[1], &[]);
         bed.wait_node_ready(&bed.nodes[1]);
         bed
+    }
+
+    /// A server that is a node, and agents that joined it with tokens; all Ready.
+    pub fn cluster(nodes: usize) -> Self {
+        let bed = Self::machines(nodes);
+        bed.nodes.iter().for_each(Node::install);
+        bed.start_server();
+        for node in &bed.nodes[1..] {
+            bed.join(node, &[]);
+        }
+        bed.wait_all_ready();
+        bed
+    }
+
+    /// The cluster that is described, its nodes started with their own flags and nobody telling agents their addresses;
+    /// all Ready.
+    ///
+    /// # Errors
+    /// When the description contradicts itself or can't be had here.
+    pub fn described(description: &Description) -> anyhow::Result<Self> {
+        let bed = Self::laid_out(description)?;
+        bed.start();
+        Ok(bed)
+    }
+
+    /// Starts all nodes as they are described, and waits until they are Ready.
+    pub fn start(&self) {
+        self.nodes.iter().for_each(Node::install);
+        self.start_server_with(&self.flags(self.server()));
+        for node in &self.nodes[1..] {
+            self.join_anywhere(node, &self.flags(node));
+        }
+        self.wait_all_ready();
     }
 
     /// Starts the server with a node on the first machine, and waits until it is Ready.
@@ -129,107 +151,106 @@ impl Bed {
         self.wait_node_ready(self.server());
     }
 
-    /// A server that is a node, and agents that joined it with tokens; all Ready.
-    pub fn cluster(nodes: usize) -> Self {
-        let mut bed = Self::empty();
-        for n in 1..=nodes {
-            let node = bed.add_node(&format!("n{n}"));
-            node.start_containerd();
-            images::copy_into(&node.images());
-        }
-        bed.start_server();
-        for n in 1..nodes {
-            bed.join(&bed.nodes[n], &[]);
-        }
-        for node in &bed.nodes {
-            bed.wait_node_ready(node);
-        }
-        bed
-    }
-
     /// Starts an agent with a new token.
     fn join(&self, node: &Node, args: &[&str]) {
+        let ip = node.ip.to_string();
+        self.join_anywhere(node, &[args, &["--node-ip", &ip]].concat());
+    }
+
+    /// The same, but its address is its own to find out.
+    fn join_anywhere(&self, node: &Node, args: &[&str]) {
         let token = self.token();
         let server = format!("https://{}:6443", self.server().ip);
         let own = ["agent", "--server", &server, "--token", &token];
-        let args: Vec<&str> = own.iter().chain(args).copied().collect();
-        node.start_keelson(&args);
+        node.start_keelson_anywhere(&[&own, args].concat());
     }
 
-    fn empty() -> Self {
+    /// This many machines on one segment, without programs yet.
+    fn machines(nodes: usize) -> Self {
+        let network =
+            |name: &str, cidr: &str| Network::named(name, &[cidr.parse().expect("a range")]);
+        let mut description = Description::of_nodes("test", nodes);
+        description.networks = vec![
+            network("nodes", "10.88.0.0/24"),
+            network(OUTSIDE, "10.99.0.0/24"),
+        ];
+        Self::laid_out(&description).expect("machines")
+    }
+
+    /// The machines that are described, without programs yet.
+    ///
+    /// # Errors
+    /// When the description contradicts itself or can't be had here.
+    pub fn laid_out(description: &Description) -> anyhow::Result<Self> {
         let number = BEDS.fetch_add(1, Ordering::Relaxed);
+        let label = format!("keelson-test-{}-{number}-", std::process::id());
+        Self::labelled(description, label, &std::env::temp_dir())
+    }
+
+    /// The same with a label of one's own, in a new folder below `parent`.
+    ///
+    /// # Errors
+    /// When the description contradicts itself or can't be had here.
+    pub fn labelled(
+        description: &Description,
+        label: String,
+        parent: &Path,
+    ) -> anyhow::Result<Self> {
+        let description = description.complete()?;
+        let layout = Layout::of(&description)?;
         let dir = tempfile::Builder::new()
             .prefix("keelson-test-")
-            .tempdir()
-            .expect("a folder");
-        let router =
-            "ip link add br0 type bridge; ip address add 10.88.0.1/24 dev br0; ip link set br0 up
-            sysctl -qw net.ipv4.ip_forward=1";
-        let router = Space::new("router", router, &[]).expect("the router");
-        let client = Space::new("client", "", &[]).expect("the client");
-        let (inside, outside) = (router.init(), client.init());
-        let bed = Self {
+            .tempdir_in(parent)
+            .context("a folder for the nodes' files")?;
+        let (wiring, client) = Wiring::new(layout)?;
+        let mut bed = Self {
             nodes: Vec::new(),
             client,
-            router,
+            wiring,
+            description,
             dir,
-            number,
+            label,
         };
-        bed.link(inside, outside, "client", "10.99.0.2/24", "10.99.0.1");
-        bed.router
-            .sh("ip address add 10.99.0.1/24 dev client")
-            .expect("the client's gateway");
-        bed
-    }
-
-    /// A veth pair from the router to a space. Made from outside, where all PIDs mean the same.
-    fn link(&self, router: u32, space: u32, name: &str, address: &str, gateway: &str) {
-        let steps = [
-            (
-                router,
-                format!("ip link add {name} type veth peer name eth0 netns {space}"),
-            ),
-            (router, format!("ip link set {name} up")),
-            (space, format!("ip address add {address} dev eth0")),
-            (space, "ip link set eth0 up".to_owned()),
-            (space, format!("ip route add default via {gateway}")),
-        ];
-        for (within, step) in steps {
-            let done = Command::new("nsenter")
-                .args(["-t", &within.to_string(), "-n", "--"])
-                .args(step.split(' '))
-                .status();
-            assert!(done.is_ok_and(|s| s.success()), "{step}");
+        let mut machines: Vec<Machine> = bed.layout().nodes().cloned().collect();
+        machines.sort_by_key(|machine| machine.kind != Kind::Server);
+        for machine in machines {
+            bed.add_machine(&machine)?;
         }
+        Ok(bed)
     }
 
-    fn add_node(&mut self, name: &str) -> &Node {
-        let last = u8::try_from(11 + self.nodes.len()).expect("few nodes");
-        let ip = Ipv4Addr::new(10, 88, 0, last);
-        let cgroup = format!("keelson-test-{}-{}-{name}", std::process::id(), self.number);
-        let node = Node::new(name, ip, cgroup, self.dir.path().join(name)).expect("a node");
-        self.plug(&node);
+    fn add_machine(&mut self, machine: &Machine) -> anyhow::Result<()> {
+        let name = &machine.name;
+        let ip = first_ipv4(machine)?;
+        let cgroup = format!("{}{name}", self.label);
+        let node = Node::new(name, ip, cgroup, self.dir.path().join(name))?;
+        self.wiring.plug(name, &node.space)?;
         self.nodes.push(node);
-        &self.nodes[self.nodes.len() - 1]
+        Ok(())
     }
 
-    /// Puts a new machine on the nodes' segment.
-    fn plug(&self, node: &Node) {
-        self.attach(&node.space, &node.name, node.ip);
+    /// The layout, as it is now.
+    pub fn layout(&self) -> &Layout {
+        self.wiring.layout()
     }
 
-    /// Puts a machine that is no node on the nodes' segment: as `eth0`, its default route. `name` is the link's at the
-    /// other end.
-    pub fn attach(&self, space: &Space, name: &str, ip: Ipv4Addr) {
-        self.link(
-            self.router.init(),
-            space.init(),
-            name,
-            &format!("{ip}/24"),
-            "10.88.0.1",
-        );
-        self.router
-            .sh(&format!("ip link set {name} master br0"))
+    /// What is between the machines.
+    pub fn wiring(&self) -> &Wiring {
+        &self.wiring
+    }
+
+    /// What a node's keelson is started with, as described.
+    fn flags(&self, node: &Node) -> Vec<&str> {
+        let machine = self.layout().machine(&node.name);
+        let flags = machine.map(|m| m.flags.iter().map(String::as_str).collect());
+        flags.unwrap_or_default()
+    }
+
+    /// Puts a machine that is no node where the server's `eth0` is: as its `eth0`, with the same routes.
+    pub fn attach(&mut self, space: &Space, name: &str, ip: Ipv4Addr) {
+        let beside = &self.nodes[0].name;
+        self.wiring
+            .attach(beside, name, ip.into(), space)
             .expect("on the segment");
     }
 
@@ -237,9 +258,146 @@ impl Bed {
     pub fn reboot(&mut self, node: usize) {
         self.nodes[node].reboot().expect("a machine");
         let node = &self.nodes[node];
-        self.plug(node);
+        self.wiring.plug(&node.name, &node.space).expect("links");
         node.start_containerd();
         node.start_again();
+    }
+
+    /// A further node, which joins; Ready.
+    ///
+    /// # Errors
+    /// When the description contradicts itself with it.
+    pub fn add(&mut self, node: NodeDescription) -> anyhow::Result<()> {
+        let name = node.name.clone();
+        let mut description = self.description.clone();
+        description.nodes.push(node);
+        self.change(description)?;
+        let machine = self.layout().machine(&name)?.clone();
+        self.add_machine(&machine)?;
+        let node = &self.nodes[self.nodes.len() - 1];
+        node.install();
+        self.join_anywhere(node, &self.flags(node));
+        self.wait_node_ready(node);
+        Ok(())
+    }
+
+    /// Takes a node away: its machine, without a warning, and then its object.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it is the server.
+    pub fn remove(&mut self, name: &str) -> anyhow::Result<()> {
+        let place = self.place(name)?;
+        anyhow::ensure!(
+            place > 0,
+            "{name} is the server, without which there is no cluster"
+        );
+        let mut description = self.description.clone();
+        description.nodes.retain(|node| node.name != name);
+        drop(self.nodes.remove(place));
+        self.change(description)?;
+        self.kubectl(&format!("delete node {name} --ignore-not-found"));
+        Ok(())
+    }
+
+    /// Gives a node another address of the same network, at once: the old one is gone.
+    ///
+    /// # Errors
+    /// When there is none of this name, it is the server, or the address is not free there.
+    pub fn move_node(&mut self, name: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+        let place = self.place(name)?;
+        anyhow::ensure!(
+            place > 0,
+            "{name} is the server, which agents know by its address"
+        );
+        let old = self.nodes[place].ip;
+        let mut description = self.description.clone();
+        let nodes = description
+            .nodes
+            .iter_mut()
+            .filter(|node| node.name == name);
+        for address in nodes.flat_map(|node| &mut node.addresses) {
+            if *address == IpAddr::from(old) {
+                *address = ip.into();
+            }
+        }
+        self.change(description)?;
+        let node = &mut self.nodes[place];
+        self.wiring.readdress(name, old.into(), &node.space)?;
+        node.ip = ip;
+        Ok(())
+    }
+
+    fn change(&mut self, description: Description) -> anyhow::Result<()> {
+        let description = description.complete()?;
+        self.wiring.change(Layout::of(&description)?)?;
+        self.description = description;
+        Ok(())
+    }
+
+    /// Which of the nodes has this name.
+    ///
+    /// # Errors
+    /// When none has; those that are there are named.
+    pub fn place(&self, name: &str) -> anyhow::Result<usize> {
+        let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
+        let place = names.iter().position(|n| *n == name);
+        place.with_context(|| format!("no node {name:?}: there are {}", names.join(", ")))
+    }
+
+    /// The space of a machine: a node, a router, a gateway or the client.
+    ///
+    /// # Errors
+    /// When there is none of this name; those that are there are named.
+    pub fn space(&self, name: &str) -> anyhow::Result<&Space> {
+        let machine = self.layout().machine(name)?;
+        if machine.kind == Kind::Client {
+            return Ok(&self.client);
+        }
+        if !machine.is_node() {
+            return self.wiring.router(name);
+        }
+        Ok(&self.nodes[self.place(name)?].space)
+    }
+
+    /// Cuts a link: `MACHINE/NETWORK`, or the machine where it has one.
+    ///
+    /// # Errors
+    /// When there is no such link; those that are there are named.
+    pub fn cut(&mut self, link: &str) -> anyhow::Result<()> {
+        self.on_link(link, |wiring, link, space| {
+            wiring.set_cut(link, true, space)
+        })
+    }
+
+    /// Puts a link together again.
+    ///
+    /// # Errors
+    /// When there is no such link; those that are there are named.
+    pub fn mend(&mut self, link: &str) -> anyhow::Result<()> {
+        self.on_link(link, |wiring, link, space| {
+            wiring.set_cut(link, false, space)
+        })
+    }
+
+    /// Makes a link as good or bad as this.
+    ///
+    /// # Errors
+    /// When there is no such link (those that are there are named), or the kernel can't do it.
+    pub fn degrade(&mut self, link: &str, quality: Quality) -> anyhow::Result<()> {
+        self.on_link(link, |wiring, link, space| {
+            wiring.degrade(link, quality, space)
+        })
+    }
+
+    fn on_link(
+        &mut self,
+        link: &str,
+        change: impl FnOnce(&mut Wiring, &str, Option<&Space>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let link = self.wiring.link(link)?;
+        let machine = link.split('/').next().unwrap_or_default();
+        let node = self.nodes.iter().find(|n| n.name == machine);
+        change(&mut self.wiring, &link, node.map(|n| &n.space))
     }
 
     /// The server's node.
@@ -254,206 +412,9 @@ impl Bed {
 
     /// Sends a range of addresses to a node, as a network's router would be told.
     pub fn route(&self, range: &str, node: &Node) {
-        self.router
-            .sh(&format!("ip route replace {range} via {}", node.ip))
+        self.wiring
+            .route(range, IpAddr::from(node.ip))
             .expect("a route");
-    }
-
-    /// Cuts a node's link.
-    pub fn unplug(&self, node: &Node) {
-        self.router
-            .sh(&format!("ip link set {} down", node.name))
-            .expect("cut the link");
-    }
-
-    /// Waits until the API says that it is ready.
-    pub fn wait_ready(&self) {
-        eventually("the API is ready", secs(60), || {
-            self.server().alive()?;
-            let answer = self.request(&Identity::Anonymous, "GET", "/readyz", &[], b"")?;
-            anyhow::ensure!(answer.status == 200, "/readyz: {}", answer.text());
-            Ok(())
-        });
-    }
-
-    /// Waits until a node is Ready.
-    pub fn wait_node_ready(&self, node: &Node) {
-        let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
-        eventually(&format!("{} is Ready", node.name), secs(90), || {
-            node.alive()?;
-            let output = self.try_kubectl(&format!("get node {} -o \"{path}\"", node.name));
-            anyhow::ensure!(output.out == "True", "{output:?}");
-            Ok(())
-        });
-    }
-
-    /// A join token.
-    pub fn token(&self) -> String {
-        let keelson = crate::bins::program("keelson");
-        self.server()
-            .sh(&format!(
-                "{} token create --kubeconfig {KUBECONFIG}",
-                keelson.display()
-            ))
-            .trim()
-            .to_owned()
-    }
-
-    /// Runs bash on the server's node with the administrator's kubeconfig.
-    pub fn bash(&self, script: &str, input: &str) -> Output {
-        use std::io::Write;
-        let home = self.dir.path().join("home");
-        std::fs::create_dir_all(&home).expect("a home");
-        let mut child = self
-            .server()
-            .space
-            .command("bash")
-            .args(["-o", "pipefail", "-c", script])
-            .env("KUBECONFIG", KUBECONFIG)
-            .env("HOME", &home)
-            .current_dir(&home)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("bash");
-        // It may end without reading.
-        let _ = child
-            .stdin
-            .take()
-            .expect("a pipe")
-            .write_all(input.as_bytes());
-        let output = child.wait_with_output().expect("bash");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Output {
-            ok: output.status.success(),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
-    }
-
-    /// Runs kubectl; `line` is quoted as for bash, and may end in a pipe.
-    pub fn try_kubectl(&self, line: &str) -> Output {
-        self.bash(&format!("kubectl {line}"), "")
-    }
-
-    /// The same; its output.
-    ///
-    /// # Panics
-    /// When it fails.
-    #[track_caller]
-    pub fn kubectl(&self, line: &str) -> String {
-        self.kubectl_with(line, "")
-    }
-
-    /// The same with standard input.
-    ///
-    /// # Panics
-    /// When it fails.
-    #[track_caller]
-    pub fn kubectl_with(&self, line: &str, input: &str) -> String {
-        let output = self.bash(&format!("kubectl {line}"), input);
-        assert!(output.ok, "kubectl {line}\n{}{}", output.out, output.err);
-        output.out
-    }
-
-    /// The same where it must fail; its standard error.
-    ///
-    /// # Panics
-    /// When it succeeds.
-    #[track_caller]
-    pub fn refused(&self, line: &str, input: &str) -> String {
-        let output = self.bash(&format!("kubectl {line}"), input);
-        assert!(
-            !output.ok,
-            "kubectl {line} went well\n{}{}",
-            output.out, output.err
-        );
-        output.err
-    }
-
-    /// Applies YAML.
-    ///
-    /// # Panics
-    /// When it fails.
-    #[track_caller]
-    pub fn apply(&self, yaml: &str) -> String {
-        self.kubectl_with("apply -f -", yaml)
-    }
-
-    /// Waits until kubectl prints this (without space around it).
-    #[track_caller]
-    pub fn wait_for(&self, line: &str, wanted: &str) {
-        eventually(&format!("kubectl {line}: {wanted:?}"), secs(60), || {
-            let output = self.try_kubectl(line);
-            anyhow::ensure!(output.out.trim() == wanted, "{output:?}");
-            Ok(())
-        });
-    }
-
-    /// Waits until kubectl prints something with this in it.
-    #[track_caller]
-    pub fn wait_contains(&self, line: &str, wanted: &str) -> String {
-        eventually(
-            &format!("kubectl {line}: ...{wanted:?}..."),
-            secs(60),
-            || {
-                let output = self.try_kubectl(line);
-                anyhow::ensure!(output.out.contains(wanted), "{output:?}");
-                Ok(output.out)
-            },
-        )
-    }
-
-    /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> Kubeconfig {
-        Kubeconfig::read_from(self.server().outside(KUBECONFIG))
-            .expect("the administrator's kubeconfig")
-    }
-
-    /// A file with the same that leads to the server from elsewhere.
-    pub fn kubeconfig_from_elsewhere(&self) -> PathBuf {
-        let mut config = self.kubeconfig();
-        let clusters = config.clusters.iter_mut();
-        for cluster in clusters.filter_map(|c| c.cluster.as_mut()) {
-            cluster.server = Some(format!("https://{}:6443", self.server().ip));
-        }
-        let path = self.folder().join("elsewhere.kubeconfig");
-        let text = serde_json::to_string(&config).expect("a kubeconfig");
-        std::fs::write(&path, text).expect("write it");
-        path
-    }
-
-    fn kubeconfig_value(&self) -> Value {
-        let text = std::fs::read_to_string(self.server().outside(KUBECONFIG))
-            .expect("the administrator's kubeconfig");
-        serde_yaml_ng::from_str(&text).expect("a kubeconfig")
-    }
-
-    /// Runs the test's code with a client of the kube crate as administrator, in the server's network.
-    pub fn kube<T: Send>(&self, code: impl AsyncFnOnce(Client) -> T + Send) -> T {
-        let kubeconfig = self.kubeconfig();
-        self.server().space.block_on(|| async {
-            let config =
-                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-            let client = Client::try_from(config.expect("a configuration")).expect("a client");
-            code(client).await
-        })
-    }
-
-    /// One HTTP request to the API as anyone, byte for byte as given.
-    pub fn request(
-        &self,
-        who: &Identity,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> anyhow::Result<Answer> {
-        let https = Https::new(&self.kubeconfig_value(), who)?;
-        self.server()
-            .space
-            .block_on(|| https.request("127.0.0.1:6443", method, path, headers, body))
     }
 
     /// What is wrong, for a failed test.
@@ -484,18 +445,14 @@ impl Drop for Bed {
     }
 }
 
-/// A bash word.
-pub fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-/// Parses JSON that kubectl printed.
-///
-/// # Panics
-/// When it is none.
-#[track_caller]
-pub fn json(text: &str) -> Value {
-    serde_json::from_str(text)
-        .with_context(|| text.to_owned())
-        .expect("JSON")
+/// The address by which others of the cluster find a machine.
+fn first_ipv4(machine: &Machine) -> anyhow::Result<Ipv4Addr> {
+    let found = machine
+        .node_addresses()
+        .iter()
+        .find_map(|a| match a.addr() {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        });
+    found.with_context(|| format!("{} has no IPv4 address", machine.name))
 }

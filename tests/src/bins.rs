@@ -1,6 +1,6 @@
 //! Where the programs under test are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Path of a program: in the folder named by `KEELSON_BIN`, else in the profile's folder that this test was
 /// built into.
@@ -21,10 +21,9 @@ fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("KEELSON_BIN") {
         return folder.into();
     }
-    // target/debug/deps/suite-0123: two up.
     let own = std::env::current_exe().expect("own path");
-    let deps = own.parent().expect("a test is in a folder");
-    deps.parent()
-        .map(Path::to_owned)
-        .expect("deps is in the profile's folder")
+    let folder = own.parent().expect("a program is in a folder");
+    // A test is one further down: target/debug/deps/suite-0123.
+    let above = folder.parent().filter(|_| folder.ends_with("deps"));
+    above.unwrap_or(folder).to_owned()
 }

@@ -1,13 +1,16 @@
 //! Support for the black-box suites: whole clusters on one machine, each node in namespaces of its own.
 //!
 //! ```text
-//!   client 10.99.0.2 ── 10.99.0.1 router 10.88.0.1 ──┬── 10.88.0.11 n1  (containerd, keelson server)
-//!                                                    └── 10.88.0.12 n2  (containerd, keelson agent)
+//!   client 10.99.0.2 ── 10.99.0.1 router 10.88.0.1 ── switch ──┬── 10.88.0.11 n1  (containerd, keelson server)
+//!                                                              └── 10.88.0.12 n2  (containerd, keelson agent)
 //! ```
 //!
-//! Router, client and nodes are each a tree of processes in their own PID, network, mount, IPC and UTS
+//! Switch, routers, client and nodes are each a tree of processes in their own PID, network, mount, IPC and UTS
 //! namespaces. Ending the tree's first process ends everything in it and takes the links and mounts along; so
 //! nothing can be left over, not even when a test is killed, and beds never meet: all have the same addresses.
+//!
+//! Tests make beds by [`Bed`]'s functions, people by `scripts/testbed netns`; both are laid out from a description
+//! ([`testbed`]).
 
 pub mod bed;
 pub mod bins;

@@ -9,6 +9,7 @@ use anyhow::Context;
 use nix::sys::signal::Signal;
 
 use crate::bins::program;
+use crate::images;
 use crate::process::{Process, tail};
 use crate::space::Space;
 use crate::wait::{eventually, secs};
@@ -99,22 +100,11 @@ impl Node {
     /// As after a power cut: nothing runs, the kernel and /run are new, the disk is as it was.
     pub(crate) fn reboot(&mut self) -> anyhow::Result<()> {
         self.space.cut();
-        self.remove_cgroups();
+        remove_cgroups(&self.cgroup);
         *self.containerd.get_mut().expect("unpoisoned") = None;
         self.keelson.get_mut().expect("unpoisoned").process = None;
         self.space = Space::new(&self.name, SETUP, &[("DIR", &self.dir)])?;
         Ok(())
-    }
-
-    fn remove_cgroups(&self) {
-        let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else {
-            return;
-        };
-        let all = hierarchies
-            .flatten()
-            .map(|h| h.path())
-            .chain([PathBuf::from("/sys/fs/cgroup")]);
-        all.for_each(|hierarchy| remove_cgroup(&hierarchy.join(&self.cgroup)));
     }
 
     /// Where archives go that are imported when the agent starts.
@@ -137,6 +127,12 @@ impl Node {
         let process =
             Process::start(&self.space, Path::new("containerd"), &[], &log).expect("containerd");
         *self.containerd.lock().expect("unpoisoned") = Some(process);
+    }
+
+    /// What a node needs before keelson: containerd, and images.
+    pub fn install(&self) {
+        self.start_containerd();
+        images::copy_into(&self.images());
     }
 
     /// Ends containerd.
@@ -289,21 +285,33 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.space.cut();
-        self.remove_cgroups();
+        remove_cgroups(&self.cgroup);
     }
 }
 
-/// Removes an empty cgroup and those below.
-fn remove_cgroup(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return;
-    };
-    for entry in entries.flatten() {
+/// Removes empty cgroups at the top of each hierarchy whose names begin so; false when some are left.
+pub(crate) fn remove_cgroups(begin: &str) -> bool {
+    let root = Path::new("/sys/fs/cgroup");
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let hierarchies = entries(root).map(|entry| entry.path());
+    let all = hierarchies
+        .chain([root.to_owned()])
+        .flat_map(|h| entries(&h));
+    let ours = all.filter(|entry| entry.file_name().to_string_lossy().starts_with(begin));
+    let removed: Vec<bool> = ours.map(|entry| remove_cgroup(&entry.path())).collect();
+    removed.iter().all(|removed| *removed)
+}
+
+/// Removes an empty cgroup and those below; false when it is still there.
+fn remove_cgroup(dir: &Path) -> bool {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             remove_cgroup(&entry.path());
         }
     }
-    if let Err(error) = fs::remove_dir(dir) {
+    let removed = fs::remove_dir(dir);
+    if let Err(error) = &removed {
         eprintln!("remove cgroup {}: {error}", dir.display());
     }
+    removed.is_ok()
 }

@@ -261,7 +261,8 @@ impl Description {
 }
 
 impl Network {
-    fn named(name: &str, cidrs: &[IpNet]) -> Self {
+    /// One of which all else is the default.
+    pub fn named(name: &str, cidrs: &[IpNet]) -> Self {
         Self {
             name: name.to_owned(),
             cidrs: cidrs.to_vec(),

@@ -6,11 +6,17 @@
 mod addresses;
 mod complete;
 pub mod description;
+mod forward;
+pub mod keeper;
 pub mod layout;
 pub mod quality;
 mod routes;
+mod scripts;
+pub mod state;
+pub mod wiring;
 
 pub use complete::{CLIENT, OUTSIDE};
 pub use description::Description;
 pub use layout::Layout;
 pub use quality::Quality;
+pub use wiring::Wiring;

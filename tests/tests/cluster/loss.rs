@@ -34,7 +34,7 @@ pub(crate) fn node(bed: &mut Bed) {
         "{}",
         bed.kubectl("get pods -o wide")
     );
-    bed.unplug(&bed.nodes[1]);
+    bed.cut("n2").unwrap();
     bed.nodes[1].lose();
     eventually("all pods run on n1", secs(180), || {
         let path = "jsonpath='{range .items[*]}{.spec.nodeName} {.status.conditions[?(@.type==\"Ready\")].status} {.metadata.deletionTimestamp}{\"\\n\"}{end}'";

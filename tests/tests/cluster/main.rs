@@ -1,12 +1,15 @@
-//! Two nodes, the second joined by token.
+//! Clusters of two nodes, the second joined by token, and of five in two segments.
 
 #![allow(clippy::unwrap_used)]
 
 mod certificates;
+mod duplicates;
 mod loss;
 mod network;
 mod policies;
+mod reach;
 mod rollout;
+mod segments;
 mod volumes;
 
 use keelson_tests::snapshot::Snapshot;

@@ -53,7 +53,7 @@ pub(crate) struct Alone {
 impl Alone {
     /// Everything but the proxy.
     pub(crate) fn new() -> Self {
-        let bed = Bed::api(&["--service-cidr", SERVICES]);
+        let mut bed = Bed::api(&["--service-cidr", SERVICES]);
         let client = Space::new("client", "", &[]).expect("a client");
         let server = Space::new("server", "", &[]).expect("a server");
         // What programs keep below /run is their own, and /proc/sys this network's.
