@@ -7,7 +7,8 @@ use std::fmt::Write;
 
 use anyhow::ensure;
 use ipnet::IpNet;
-use keelson_tests::testbed::layout::{Kind, Layout, Machine, Nic};
+use keelson_tests::testbed::layout::{Layout, Machine, Nic};
+use keelson_tests::testbed::scripts;
 
 /// What to make.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,34 +46,39 @@ pub(crate) fn space(layout: &Layout, machine: &str) -> String {
 /// When the layout wants what virtual machines don't have here.
 pub(crate) fn plan(layout: &Layout) -> anyhow::Result<Wires> {
     let room = room(layout);
-    let mut make = format!("set -e\nip netns add {room}\nip -n {room} link set lo up\n");
-    let mut unmake = String::new();
+    let (mut inside, mut spaces, mut unmake) = (String::new(), String::new(), String::new());
     for (number, segment) in layout.segments.iter().enumerate() {
-        let mtu = segment.mtu;
-        // No group of our own is asked for: what is multicast goes everywhere, as on a plain switch.
-        let _ = writeln!(
-            make,
-            "ip -n {room} link add s{number} mtu {mtu} type bridge mcast_snooping 0\nip -n {room} link set s{number} up"
-        );
+        inside += &scripts::bridge(&switch(number), &segment.name);
     }
     let mut nodes = Vec::new();
     for (number, machine) in layout.machines.iter().enumerate() {
-        for nic in &machine.nics {
+        let space = space(layout, &machine.name);
+        for (place, nic) in machine.nics.iter().enumerate() {
             ensure!(
                 nic.quality.is_perfect(),
                 "links: {}: a link of virtual machines has no quality here; scripts/testbed netns has",
                 nic.link
             );
+            inside += &link(machine, nic, &port(number, place), &space);
+            inside += &scripts::port(&port(number, place), nic, &bridge(layout, nic));
         }
         if machine.is_node() {
-            make += &taps(layout, machine, number);
             nodes.push(wired(machine, number));
         } else {
-            let space = space(layout, &machine.name);
-            make += &namespace(layout, machine, number, &space);
-            let _ = writeln!(unmake, "ip netns del {space} 2>/dev/null");
+            let _ = writeln!(spaces, "ip netns add {space}");
+            let devices = machine.nics.iter().map(|nic| nic.device.as_str());
+            let up: String = devices
+                .chain(["lo"])
+                .map(|device| format!("ip link set {device} up\n"))
+                .collect();
+            let made = up + scripts::setup(machine.kind) + "\n" + &scripts::machine(machine);
+            unmake += &format!("ip netns del {space} 2>/dev/null\n");
+            inside += &format!("nsenter --net=/run/netns/{space} bash -e <<'SPACE'\n{made}SPACE\n");
         }
     }
+    let make = format!(
+        "set -e\nip netns add {room}\n{spaces}ip netns exec {room} bash -e <<'ROOM'\nip link set lo up\n{inside}ROOM\n"
+    );
     let _ = writeln!(unmake, "ip netns del {room} 2>/dev/null\ntrue");
     Ok(Wires {
         make,
@@ -81,13 +87,15 @@ pub(crate) fn plan(layout: &Layout) -> anyhow::Result<Wires> {
     })
 }
 
-/// The bridge of an interface.
-fn bridge(layout: &Layout, nic: &Nic) -> usize {
-    let segments = layout.segments.iter();
+fn switch(segment: usize) -> String {
+    format!("s{segment}")
+}
+
+/// The switch of an interface.
+fn bridge(layout: &Layout, nic: &Nic) -> String {
+    let mut segments = layout.segments.iter();
     // A layout's interfaces are on its segments.
-    segments
-        .take_while(|segment| segment.name != nic.segment)
-        .count()
+    switch(segments.position(|s| s.name == nic.segment).unwrap_or_default())
 }
 
 /// The end of a link that is in the room.
@@ -99,60 +107,16 @@ fn mac(machine: usize, nic: usize) -> String {
     format!("52:54:00:4b:{machine:02x}:{nic:02x}")
 }
 
-fn taps(layout: &Layout, machine: &Machine, number: usize) -> String {
-    let room = room(layout);
-    let mut text = String::new();
-    for (place, nic) in machine.nics.iter().enumerate() {
-        let (port, bridge, mtu) = (port(number, place), bridge(layout, nic), nic.mtu);
-        let _ = writeln!(
-            text,
-            "ip -n {room} tuntap add {port} mode tap\nip -n {room} link set {port} mtu {mtu} master s{bridge} up"
-        );
-    }
-    text
-}
-
-/// A router, a gateway or a client.
-fn namespace(layout: &Layout, machine: &Machine, number: usize, space: &str) -> String {
-    let room = room(layout);
-    let mut text = format!("ip netns add {space}\nip -n {space} link set lo up\n");
-    for (place, nic) in machine.nics.iter().enumerate() {
-        let (port, bridge, mtu) = (port(number, place), bridge(layout, nic), nic.mtu);
-        let device = &nic.device;
-        let _ = writeln!(
-            text,
-            "ip -n {room} link add {port} mtu {mtu} type veth peer name {device} netns {space}
-ip -n {room} link set {port} master s{bridge} up
-ip -n {space} link set {device} mtu {mtu} up"
-        );
-        for address in &nic.addresses {
-            let no_wait = if address.addr().is_ipv6() {
-                " nodad"
-            } else {
-                ""
-            };
-            let _ = writeln!(
-                text,
-                "ip -n {space} address add {address} dev {device}{no_wait}"
-            );
-        }
-    }
-    for route in &machine.routes {
-        let _ = writeln!(text, "ip -n {space} route add {} via {}", route.to, route.via);
-    }
-    if matches!(machine.kind, Kind::Router | Kind::Gateway) {
-        let _ = writeln!(
-            text,
-            "ip netns exec {space} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
-        );
-    }
-    if machine.kind == Kind::Gateway {
-        let _ = writeln!(
-            text,
-            "ip netns exec {space} nft 'add table inet nat; add chain inet nat out {{ type nat hook postrouting priority srcnat; }}; add rule inet nat out oifname eth1 masquerade'"
-        );
-    }
-    text
+/// Both ends of a link: a virtual machine's is QEMU itself.
+fn link(machine: &Machine, nic: &Nic, port: &str, space: &str) -> String {
+    let made = match machine.is_node() {
+        true => format!("ip tuntap add {port} mode tap"),
+        false => format!(
+            "ip link add {port} type veth peer name {} netns {space}",
+            nic.device
+        ),
+    };
+    format!("{made}\nip link set {port} up\n")
 }
 
 fn wired(machine: &Machine, number: usize) -> Wired {
@@ -219,6 +183,7 @@ mod tests {
         let (tap, mac) = first.nics.split_once('=').expect("a pair");
         for (text, part) in [
             (&wires.make, format!("tuntap add {tap} mode tap")),
+            (&wires.make, format!("link set {tap} alias n1/nodes")),
             (&first.setup, format!("MACAddress={mac}")),
             (&first.setup, "Address=10.88.0.11/24".into()),
             (&first.setup, "Destination=0.0.0.0/0".into()),

@@ -119,10 +119,10 @@ done",
     );
 }
 
-/// By the configuration's file, on the agent; the server's node stays as it is.
+/// On the agent; the server's node stays as it is.
 fn ipvs(bed: &mut Bed) {
     let agent = bed.node("n2");
-    agent.sh("echo 'proxyMode: ipvs' >/etc/keelson/config.yaml; systemctl restart keelson-agent");
+    agent.sh("keelson-setup --proxy-mode ipvs");
     agent.until(120, "grep -q ' rr ' /proc/net/ip_vs");
     services(bed);
 }
