@@ -95,7 +95,11 @@ fn switch(segment: usize) -> String {
 fn bridge(layout: &Layout, nic: &Nic) -> String {
     let mut segments = layout.segments.iter();
     // A layout's interfaces are on its segments.
-    switch(segments.position(|s| s.name == nic.segment).unwrap_or_default())
+    switch(
+        segments
+            .position(|s| s.name == nic.segment)
+            .unwrap_or_default(),
+    )
 }
 
 /// The end of a link that is in the room.

@@ -40,8 +40,7 @@ kubectl rollout status daemonset/echo --timeout=200s"#;
 const TASKS: &str = "ctr -n k8s.io tasks ls | awk '$3 == \"RUNNING\" {print $1, $2}' | sort";
 
 /// What is left of us on a disk, whatever it is.
-const LEFT: &str =
-    "find / -xdev -iname '*keelson*' -not -path '/opt/keelson*' -not -path '/proc/*' 2>/dev/null || true";
+const LEFT: &str = "find / -xdev -iname '*keelson*' -not -path '/opt/keelson*' -not -path '/proc/*' 2>/dev/null || true";
 
 #[test]
 fn a_cluster_is_installed() {
