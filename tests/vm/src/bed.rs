@@ -11,7 +11,7 @@ use crate::machine::Machine;
 use crate::wires::{self, Wired};
 
 /// How long a server may take until it answers, and a node until it is ready, on a host that is shared.
-const READY: u32 = 240;
+const READY: u32 = 600;
 
 /// Machines, running. They and their networks go with this value.
 pub struct Bed {
@@ -63,6 +63,8 @@ impl Bed {
             vm.arg(format!("--net={room}"));
             let wanted = [
                 ("KEELSON_VM_NAME", node.name.as_ref()),
+                // Emulated ones of several machines would only wait for each other.
+                ("KEELSON_VM_CPUS", "1".as_ref()),
                 ("KEELSON_VM_NICS", node.nics.as_ref()),
                 ("KEELSON_DIST", dist.path().as_os_str()),
             ];

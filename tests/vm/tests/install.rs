@@ -34,7 +34,7 @@ spec:
   selector: {app: echo}
   ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
 YAML
-kubectl rollout status daemonset/echo --timeout=200s"#;
+kubectl rollout status daemonset/echo --timeout=270s"#;
 
 /// Containers and their first processes: the same as long as none was started again.
 const TASKS: &str = "ctr -n k8s.io tasks ls | awk '$3 == \"RUNNING\" {print $1, $2}' | sort";
@@ -53,7 +53,7 @@ fn a_cluster_is_installed() {
     told("booted");
     let before = ["n1", "n2"].map(|name| {
         let machine = bed.node(name);
-        machine.until(120, "systemctl is-active containerd");
+        machine.until(400, "systemctl is-active containerd");
         // containerd's own, from anybody's first container on.
         machine.sh("mkdir -p /run/containerd/runc /run/containerd/s");
         Snapshot::of(machine)
@@ -71,7 +71,8 @@ fn a_cluster_is_installed() {
         ("reboot", reboot),
         ("uninstall", uninstall),
     ];
-    for (name, step) in steps {
+    let only = std::env::var("KEELSON_STEP").unwrap_or_default();
+    for (name, step) in steps.iter().filter(|(name, _)| name.contains(&only)) {
         step(&mut bed);
         told(name);
     }
@@ -105,13 +106,13 @@ fn services(bed: &mut Bed) {
         .server()
         .sh("kubectl get service echo -o jsonpath='{.spec.clusterIP}'");
     for name in bed.names() {
-        bed.node(&name).until(60, &both(&format!("http://{ip}/")));
+        bed.node(&name).until(400, &both(&format!("http://{ip}/")));
         let address = bed.layout.machine(&name).expect("a node").node_addresses()[0].addr();
         let url = format!("http://{address}:30080/");
         bed.outside(CLIENT, &both(&url)).expect("a node port");
     }
     bed.server().until(
-        60,
+        400,
         "for pod in $(kubectl get pods -l app=echo -o name); do
 kubectl exec $pod -- /bin/sh -c 'echo | /bin/busybox nc -w 20 echo.default 80 >/dev/null' || exit 1
 done",
@@ -122,7 +123,7 @@ done",
 fn ipvs(bed: &mut Bed) {
     let agent = bed.node("n2");
     agent.sh("keelson-setup --proxy-mode ipvs");
-    agent.until(120, "grep -q ' rr ' /proc/net/ip_vs");
+    agent.until(400, "grep -q ' rr ' /proc/net/ip_vs");
     services(bed);
 }
 
@@ -165,14 +166,14 @@ rm -r /root/new"
         let (tasks, pid) = (node.sh(TASKS), node.sh(&main_pid(unit)));
         assert_eq!(tasks.lines().count(), 1, "a pod has one: {tasks}");
         node.sh(&script);
-        node.until(120, &format!("systemctl is-active {unit}"));
+        node.until(400, &format!("systemctl is-active {unit}"));
         assert_ne!(node.sh(&main_pid(unit)), pid, "{name}: the old one runs");
         assert_eq!(node.sh(TASKS), tasks, "{name}: containers started again");
     }
     let server = bed.server();
-    server.until(120, "kubectl get --raw /readyz");
+    server.until(400, "kubectl get --raw /readyz");
     server.until(
-        120,
+        400,
         "[ $(kubectl get nodes --no-headers | grep -cw Ready) = 2 ]",
     );
     let restarts = "kubectl get pods -l app=echo -o jsonpath='{.items[*].status.containerStatuses[0].restartCount}'";
@@ -192,9 +193,9 @@ fn main_pid(unit: &str) -> String {
 fn reboot(bed: &mut Bed) {
     bed.node("n2").reboot();
     bed.node("n2")
-        .until(120, "systemctl is-active keelson-agent");
+        .until(400, "systemctl is-active keelson-agent");
     bed.server().until(
-        200,
+        400,
         "kubectl get pods -l app=echo --no-headers -o custom-columns=N:.spec.nodeName,R:.status.containerStatuses[0].restartCount,S:.status.containerStatuses[0].ready | grep -E 'n2 +1 +true'",
     );
     services(bed);
