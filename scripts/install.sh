@@ -3,7 +3,7 @@
 #   install.sh [server] [FLAGS...]                        a new cluster
 #   install.sh agent --server URL --token TOKEN [FLAGS...]   a node of one that is there (`keelson token create`, there)
 #   install.sh --uninstall [--packages]                   away with it; with --packages what came from the distribution too
-# and before any of these:
+# and with any of these:
 #   --airgap FOLDER   nothing comes from a network: programs, images/ (archives that are imported at each start) and
 #                     packages/ (*.deb, where the machine lacks some) are in FOLDER
 #   --bin FOLDER      where the programs are [default: beside this script; in a checkout they are built]
@@ -14,7 +14,7 @@ set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 . "$here/node/lib.sh"
 
-bin=${KEELSON_BIN:-} airgap='' start=1 rest=()
+bin=${KEELSON_BIN:-} airgap='' start=1 uninstall=0 rest=()
 
 usage() { sed -n '2,/^set /s/^# \?//p' "$0" | grep -v '^set '; }
 
@@ -23,9 +23,9 @@ parse() {
     case $1 in
       --airgap | --bin) [ -d "${2:-}" ] || die "$1 needs a folder"; if [ "$1" = --bin ]; then bin=$2; else airgap=$2; fi; shift ;;
       --no-start) start=0 ;;
-      --uninstall) shift; KEELSON_LIB=$lib exec "$here/node/uninstall" "$@" ;;
+      --uninstall) uninstall=1 ;;
       -h | --help) usage; exit ;;
-      *) rest=("$@"); return ;;
+      *) rest+=("$1") ;;
     esac
     shift
   done
@@ -82,6 +82,7 @@ get_images() {
 
 parse "$@"
 need_root
+[ $uninstall = 0 ] || KEELSON_LIB=$lib exec "$here/node/uninstall" ${rest[@]+"${rest[@]}"}
 [ ! -e /usr/lib/keelson/keelson ] || die "keelson is a package here: apt-get install ./keelson_VERSION.deb upgrades it, keelson-setup sets it up"
 find_programs
 get_packages

@@ -38,7 +38,7 @@ rm -f /var/lib/keelson/images/*"
     ));
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts");
     let install = format!(
-        "{}/install.sh --airgap {release} server --node-name n1 --node-ip {}",
+        "{}/install.sh server --airgap {release} --node-name n1 --node-ip {}",
         scripts.display(),
         node.ip
     );
