@@ -161,4 +161,6 @@ start_role() {
   fi
   # shellcheck disable=SC2016
   setsid "$lib/supervise" "$role" bash -c 'set -a; . "$1"; exec "$2" "$KEELSON_ROLE" $KEELSON_FLAGS' - "$settings" "$lib/keelson" </dev/null >/dev/null 2>&1 &
+  for _ in $(seq 100); do alive "$run/$role.pid" && return; sleep 0.1; done
+  die "keelson $role is not supervised: is $run writable?"
 }

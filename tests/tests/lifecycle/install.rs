@@ -13,7 +13,7 @@ use keelson_tests::{Bed, eventually};
 const TASKS: &str = "ctr -n k8s.io tasks ls | awk '$3 == \"RUNNING\" {print $1, $2}' | sort";
 const READY: &str = "kubectl get nodes --no-headers | grep -w Ready";
 /// The child of who supervises it.
-const PID: &str = "pgrep -P $(cat /run/keelson/server.pid) -x keelson";
+const PID: &str = "timeout 60 bash -c 'until pgrep -P $(cat /run/keelson/server.pid) -x keelson; do sleep 0.1; done'";
 
 pub(crate) fn life() {
     let bed = Bed::bare();
