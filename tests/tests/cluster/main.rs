@@ -10,6 +10,7 @@ mod policies;
 mod reach;
 mod rollout;
 mod segments;
+mod testbed;
 mod volumes;
 
 use keelson_tests::snapshot::Snapshot;

@@ -117,10 +117,20 @@ struct Question {
     answers: BTreeSet<String>,
     /// With the asking pod's own address as the source.
     untranslated: bool,
+    until: Until,
+}
+
+/// When a question is answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Until {
+    /// By whom does not matter: where packets are lost, many questions would take minutes.
+    One,
+    /// All have answered.
+    All,
 }
 
 impl Question {
-    /// Asks until all have answered, and nobody else.
+    /// Asks as long as it takes; an error when it is answered by somebody else.
     fn ask(&self, own: IpAddr) -> anyhow::Result<()> {
         let mut missing = self.answers.clone();
         while !missing.is_empty() {
@@ -137,6 +147,9 @@ impl Question {
                 "the source is {source}"
             );
             missing.remove(&pod);
+            if self.until == Until::One {
+                break;
+            }
         }
         Ok(())
     }
@@ -149,14 +162,14 @@ pub(crate) fn pods(bed: &Bed, nodes: &[&str]) {
             to: SocketAddr::new(pod.ip, 8080),
             answers: [pod.name.clone()].into(),
             untranslated: true,
+            until: Until::All,
         });
         each.collect()
     });
 }
 
-/// All pods of these nodes reach their service by its address and by each of the nodes' ports, and all of them answer
-/// and no others.
-pub(crate) fn services(bed: &Bed, nodes: &[&str]) {
+/// All pods of these nodes reach their service by its address, its name and each of the nodes' ports; no others answer.
+pub(crate) fn services(bed: &Bed, nodes: &[&str], until: Until) {
     matrix(bed, nodes, |bed, pods| {
         let cluster = bed.kubectl("get service web -o jsonpath={.spec.clusterIP}");
         let there = bed
@@ -170,6 +183,7 @@ pub(crate) fn services(bed: &Bed, nodes: &[&str]) {
             to,
             answers: answers.clone(),
             untranslated: false,
+            until,
         });
         each.collect()
     });
@@ -182,19 +196,20 @@ pub(crate) fn services(bed: &Bed, nodes: &[&str]) {
     }
 }
 
-/// Every pod asks everything, all pods at a time.
-fn matrix(bed: &Bed, nodes: &[&str], questions: impl Fn(&Bed, &[Pod]) -> Vec<Question> + Sync) {
+/// Every pod asks everything, all at a time.
+fn matrix(bed: &Bed, nodes: &[&str], questions: impl Fn(&Bed, &[Pod]) -> Vec<Question>) {
     let pods = eventually("all pods are ready", secs(90), || ready(bed, nodes));
     let questions = questions(bed, &pods);
+    let pairs = pods
+        .iter()
+        .flat_map(|pod| questions.iter().map(move |question| (pod, question)));
     scope(|scope| {
-        for pod in &pods {
-            scope.spawn(|| {
-                for question in &questions {
-                    let what = format!("{} on {} asks {}", pod.name, pod.node, question.to);
-                    eventually(&what, PATIENCE, || {
-                        within(bed, pod, || question.ask(pod.ip))?
-                    });
-                }
+        for (pod, question) in pairs {
+            scope.spawn(move || {
+                let what = format!("{} on {} asks {}", pod.name, pod.node, question.to);
+                eventually(&what, PATIENCE, || {
+                    within(bed, pod, || question.ask(pod.ip))?
+                });
             });
         }
     });
