@@ -148,6 +148,9 @@ fn what_is_written_is_read_back_and_listed() {
             "30004",
             "203.0.113.0-203.0.114.255",
             "sctp",
+            "meta priority set ip daddr . meta l4proto . th dport map @services meta priority vmap @paths",
+            "meta priority set none",
+            "elements = { 10.43.0.1 . tcp . 80 : ",
         ] {
             assert!(listed.contains(word), "{word} in {listed}");
         }

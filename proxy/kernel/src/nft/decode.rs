@@ -15,8 +15,8 @@ use nix::libc;
 use super::encode::{
     CT_DESTINATION, CT_DESTINATION6, CT_PORT, CT_SOURCE, CT_SOURCE_PORT, CT_SOURCE6, CT_STATE,
     CT_STATUS, FIB_DESTINATION, FIB_SOURCE, FIB_TYPE, ICMP_TYPE_OFFSET, INVERTED, META_INTERFACE,
-    META_MARK, META_PROTOCOL, NETWORK, ORIGINAL, PORT_OFFSET, RANDOM, REPLY, TRANSPORT, UNEQUAL,
-    address_offset,
+    META_MARK, META_PRIORITY, META_PROTOCOL, NETWORK, ORIGINAL, PORT_OFFSET, RANDOM, REPLY,
+    TRANSPORT, UNEQUAL, address_offset,
 };
 use super::socket::Connection;
 use super::wire::{self, attributes, find, text};
@@ -92,7 +92,13 @@ fn set(body: &[u8], family: Family) -> Option<(Name, Set)> {
 }
 
 fn fields(mut kind: u32, family: Family) -> Option<Vec<Field>> {
-    let all = [Field::Address, Field::Protocol, Field::Port, Field::Number];
+    let all = [
+        Field::Address,
+        Field::Protocol,
+        Field::Port,
+        Field::Number,
+        Field::Class,
+    ];
     let mut fields = Vec::new();
     while kind > 0 {
         let part = kind & ((1 << TYPE_BITS) - 1);
@@ -235,6 +241,8 @@ enum Held {
     Masked(Load, Words, Words),
     /// What a map held for these.
     Found(Vec<Load>, Name),
+    /// These bytes.
+    Constant(Words),
 }
 
 struct Reader<'a> {
@@ -290,7 +298,10 @@ impl Reader<'_> {
             "reject" => self.part(Part::Reject),
             "immediate" => {
                 let data = find(body, 2)?;
-                self.part(Part::Verdict(verdict(find(data, wire::DATA_VERDICT)?)?))
+                match find(data, wire::DATA_VALUE) {
+                    Some(bytes) => self.hold(body, 1, Held::Constant(bytes.into())),
+                    None => self.part(Part::Verdict(verdict(find(data, wire::DATA_VERDICT)?)?)),
+                }
             }
             _ => None,
         }
@@ -343,21 +354,25 @@ impl Reader<'_> {
             let load = match key {
                 META_PROTOCOL => Load::Protocol,
                 META_MARK => Load::Mark,
+                META_PRIORITY => Load::Class,
                 META_INTERFACE => Load::Interface,
                 _ => return None,
             };
             return self.hold(body, 1, Held::Load(load));
         }
-        let Held::Masked(Load::Mark, mask, xor) = self.held(body, 3)? else {
-            return None;
-        };
-        let (bits, to) = (!native(mask)?, native(xor)?);
-        let part = match to {
-            0 => Part::ClearMark(bits),
-            to if to == bits => Part::SetMark(bits),
+        let part = match (key, self.held(body, 3)?.clone()) {
+            (META_MARK, Held::Masked(Load::Mark, mask, xor)) => {
+                match (!native(&mask)?, native(&xor)?) {
+                    (bits, 0) => Part::ClearMark(bits),
+                    (bits, to) if to == bits => Part::SetMark(bits),
+                    _ => return None,
+                }
+            }
+            (META_PRIORITY, Held::Found(key, map)) => Part::Classify { key, map },
+            (META_PRIORITY, Held::Constant(bytes)) if *bytes == [0; 4] => Part::Unclassify,
             _ => return None,
         };
-        self.part(part).filter(|()| key == META_MARK)
+        self.part(part)
     }
 
     fn bitwise(&mut self, body: &[u8]) -> Option<()> {
@@ -389,7 +404,7 @@ impl Reader<'_> {
                 mask: native(&mask)?,
                 not: !not,
             },
-            Held::Found(..) => return None,
+            Held::Found(..) | Held::Constant(_) => return None,
         };
         self.part(part)
     }

@@ -15,6 +15,7 @@ const WORDS: u32 = libc::NFT_REG32_00 as u32;
 const VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 
 pub(super) const META_MARK: u32 = libc::NFT_META_MARK as u32;
+pub(super) const META_PRIORITY: u32 = libc::NFT_META_PRIORITY as u32;
 pub(super) const META_INTERFACE: u32 = libc::NFT_META_IIFNAME as u32;
 pub(super) const META_PROTOCOL: u32 = libc::NFT_META_L4PROTO as u32;
 pub(super) const CT_STATE: u32 = libc::NFT_CT_STATE as u32;
@@ -114,6 +115,19 @@ impl Encoder<'_> {
                 let lookup = lookup(0, map)?;
                 self.push(lookup.number(nftnl::NFTNL_EXPR_LOOKUP_DREG, VERDICT))
             }
+            Part::Classify { key, map } => {
+                self.loads(key, 0)?;
+                let found = lookup(0, map)?;
+                self.push(found.number(nftnl::NFTNL_EXPR_LOOKUP_DREG, WORDS))?;
+                self.set_meta(META_PRIORITY)
+            }
+            Part::Unclassify => {
+                let none = Expr::new(c"immediate")?
+                    .number(nftnl::NFTNL_EXPR_IMM_DREG, WORDS)
+                    .bytes(nftnl::NFTNL_EXPR_IMM_DATA, &[0; 4]);
+                self.push(none)?;
+                self.set_meta(META_PRIORITY)
+            }
             Part::Translate { key, map } => self.translate(key, map),
             Part::Remember {
                 key,
@@ -208,6 +222,7 @@ impl Encoder<'_> {
             Load::State => (ct(CT_STATE)?, 1),
             Load::Status => (ct(CT_STATUS)?, 1),
             Load::Mark => (meta(META_MARK)?, 1),
+            Load::Class => (meta(META_PRIORITY)?, 1),
             Load::SourceType => (fib(FIB_SOURCE)?, 1),
             Load::DestinationType => (fib(FIB_DESTINATION)?, 1),
             Load::Random { count, first } => {
@@ -278,8 +293,13 @@ impl Encoder<'_> {
     fn set_mark(&mut self, bits: u32, to: u32) -> Option<()> {
         self.load(&Load::Mark, 0)?;
         self.mask(&(!bits).to_ne_bytes(), &to.to_ne_bytes())?;
+        self.set_meta(META_MARK)
+    }
+
+    /// Sets something of the packet's own to what the first register holds.
+    fn set_meta(&mut self, key: u32) -> Option<()> {
         let set = Expr::new(c"meta")?
-            .number(nftnl::NFTNL_EXPR_META_KEY, META_MARK)
+            .number(nftnl::NFTNL_EXPR_META_KEY, key)
             .number(nftnl::NFTNL_EXPR_META_SREG, WORDS);
         self.push(set)
     }

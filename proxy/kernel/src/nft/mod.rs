@@ -313,6 +313,7 @@ fn type_number(field: Field, family: Family) -> u32 {
         (Field::Protocol, _) => 12,
         (Field::Port, _) => 13,
         (Field::Number, _) => 19,
+        (Field::Class, _) => 23,
     }
 }
 

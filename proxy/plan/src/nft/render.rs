@@ -113,6 +113,7 @@ fn field(family: Family, field: Field) -> &'static str {
         (Field::Protocol, _) => "inet_proto",
         (Field::Port, _) => "inet_service",
         (Field::Number, _) => "mark",
+        (Field::Class, _) => "classid",
     }
 }
 
@@ -188,6 +189,10 @@ fn word(field: Field, bytes: &[u8]) -> String {
         (Field::Protocol, [58, ..]) => "ipv6-icmp".into(),
         (Field::Port, [a, b, ..]) => u16::from_be_bytes([*a, *b]).to_string(),
         (Field::Number, [a, b, c, d]) => u32::from_ne_bytes([*a, *b, *c, *d]).to_string(),
+        (Field::Class, [a, b, c, d]) => {
+            let class = u32::from_ne_bytes([*a, *b, *c, *d]);
+            format!("{:x}:{:x}", class >> 16, class & 0xffff)
+        }
         _ => format!("{bytes:?}"),
     }
 }
@@ -237,6 +242,7 @@ fn load(of: Family, load: &Load) -> String {
         Load::State => "ct state".into(),
         Load::Status => "ct status".into(),
         Load::Mark => "meta mark".into(),
+        Load::Class => "meta priority".into(),
         Load::SourceType => "fib saddr type".into(),
         Load::DestinationType => "fib daddr type".into(),
         Load::Random { count, first: 0 } => format!("numgen random mod {count}"),
@@ -270,6 +276,10 @@ fn part(of: Family, part: &Part) -> String {
         } => format!("{} {first}-{last}", load(of, l)),
         Part::In { key, set, not } => format!("{} {}@{set}", loads(of, key), no(*not)),
         Part::Decide { key, map } => format!("{} vmap @{map}", loads(of, key)),
+        Part::Classify { key, map } => {
+            format!("meta priority set {} map @{map}", loads(of, key))
+        }
+        Part::Unclassify => "meta priority set none".into(),
         Part::Translate { key, map } => format!("dnat to {} map @{map}", loads(of, key)),
         Part::Remember {
             key,

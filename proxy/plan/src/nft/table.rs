@@ -36,6 +36,8 @@ pub enum Field {
     Port,
     /// A plain number, in the machine's byte order.
     Number,
+    /// A packet's class, as its priority.
+    Class,
 }
 
 impl Field {
@@ -51,7 +53,7 @@ impl Field {
     pub fn size(self, family: Family) -> usize {
         match (self, family) {
             (Self::Address, Family::V6) => 16,
-            (Self::Address, Family::V4) | (Self::Number, _) => 4,
+            (Self::Address, Family::V4) | (Self::Number | Self::Class, _) => 4,
             (Self::Port, _) => 2,
             (Self::Protocol, _) => 1,
         }
@@ -253,6 +255,8 @@ pub enum Load {
     Status,
     /// The packet's mark.
     Mark,
+    /// The class that it was put in.
+    Class,
     /// Whose address the source is, by the routing tables: `RTN_LOCAL` and its kin.
     SourceType,
     /// Whose address the destination is.
@@ -344,6 +348,17 @@ pub enum Part {
         /// The map.
         map: Name,
     },
+    /// The packet is in the class that a map holds for a key. A map of verdicts is looked through by the kernel as a
+    /// whole, once for each hook that leads to it, whenever an element comes in; one of classes is not. Its priority
+    /// (`skb->priority`) serves as the class because nft can list no map that is looked up by what another holds.
+    Classify {
+        /// Fields of the key.
+        key: Vec<Load>,
+        /// The map.
+        map: Name,
+    },
+    /// It is in none any more.
+    Unclassify,
     /// The connection goes to the address and port that a map holds for a key.
     Translate {
         /// Fields of the key.

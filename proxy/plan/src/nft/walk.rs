@@ -107,6 +107,7 @@ struct Walker<'a> {
     tracked: bool,
     original: (IpAddr, u16),
     mark: u32,
+    class: u32,
     translated: bool,
     masked: bool,
     choice: u32,
@@ -124,6 +125,7 @@ impl<'a> Walker<'a> {
             tracked: true,
             original: (packet.destination, packet.port),
             mark: 0,
+            class: 0,
             translated: false,
             masked: false,
             choice,
@@ -314,6 +316,18 @@ impl<'a> Walker<'a> {
                     _ => Done::NoMatch,
                 }
             }
+            Part::Classify { key, map } => {
+                let key = self.loads(key)?;
+                let Some(Value::Fields(class)) = self.found(map, &key) else {
+                    return None;
+                };
+                self.class = u32::from_ne_bytes((*class).try_into().ok()?);
+                Done::Next
+            }
+            Part::Unclassify => {
+                self.class = 0;
+                Done::Next
+            }
             Part::Translate { key, map } => self.translate(key, map)?,
             Part::Masquerade => {
                 self.masked = true;
@@ -375,6 +389,7 @@ impl<'a> Walker<'a> {
             Load::State => new.number(state::UNTRACKED),
             Load::Status => new.number(if self.translated { status::DNAT } else { 0 }),
             Load::Mark => new.number(self.mark),
+            Load::Class => new.number(self.class),
             Load::SourceType => new.number(kind(&self.packet.source)),
             Load::DestinationType => new.number(kind(&self.packet.destination)),
             Load::Random { count, first } => {

@@ -1,14 +1,15 @@
 //! What is in the table whatever the services are: base chains, shared sets, and who looks into which map in which order.
 
 use super::TABLE;
-use super::names::{CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS, clients};
+use super::names::{CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PATHS, PODS, clients};
 use super::source;
 use crate::model::Family;
 use crate::nft::parts::{
     self, DSTNAT, GUARD, SRCNAT, bits, first, itself, masquerade_marked, translated, unserved,
 };
 use crate::nft::table::{
-    Chain, Field, Holds, Hook, LOCAL, Load, Part, Place, Rule, Set, Table, Verdict, state, status,
+    Chain, Field, Holds, Hook, LOCAL, Load, Name, Part, Place, Rule, Set, Table, Verdict, state,
+    status,
 };
 use crate::options::{Options, loopback};
 
@@ -27,6 +28,9 @@ pub(super) fn frame(family: Family, options: &Options) -> Table {
     table
         .sets
         .insert(HAIRPIN.into(), Set::new(&pair, Holds::Nothing));
+    table
+        .sets
+        .insert(PATHS.into(), Set::new(&[Field::Class], Holds::Verdicts));
     for (name, nets) in [
         (PODS, options.pod_nets(family)),
         (NODE_PORT_NETS, options.node_port_nets(family)),
@@ -124,24 +128,23 @@ impl Frame<'_> {
     fn prerouting(&self) -> Vec<Rule> {
         let (addresses, nodes) = (Maps::of(false), Maps::of(true));
         let from_outside = source::outsiders(self.options).unwrap_or_default();
-        let rule = |start: &[&Rule], part: Part| {
-            let start = start.iter().flat_map(|r| r.iter().cloned());
-            start.chain([part]).collect::<Rule>()
-        };
-        let node = self.to_node(true);
+        let node = || self.to_node(true);
+        let outside = || from_outside.clone();
         vec![
-            rule(&[&from_outside], decide(&addresses, addresses.outside())),
-            rule(&[], decide(&addresses, addresses.services())),
-            rule(&[&node, &from_outside], decide(&nodes, nodes.outside())),
-            rule(&[&node], decide(&nodes, nodes.services())),
+            [outside(), sent(&addresses, addresses.outside())].concat(),
+            sent(&addresses, addresses.services()),
+            [node(), outside(), sent(&nodes, nodes.outside())].concat(),
+            [node(), sent(&nodes, nodes.services())].concat(),
         ]
     }
 
     fn output(&self) -> Vec<Rule> {
         let (addresses, nodes) = (Maps::of(false), Maps::of(true));
-        let mut node = self.to_node(!self.options.node_ports_on_loopback(self.family));
-        node.push(decide(&nodes, nodes.services()));
-        vec![vec![decide(&addresses, addresses.services())], node]
+        let node = self.to_node(!self.options.node_ports_on_loopback(self.family));
+        vec![
+            sent(&addresses, addresses.services()),
+            [node, sent(&nodes, nodes.services())].concat(),
+        ]
     }
 
     /// The same order as when the path was chosen: what was chosen for those from outside is remembered apart.
@@ -233,7 +236,17 @@ impl Frame<'_> {
     }
 }
 
-fn decide(maps: &Maps, map: crate::nft::table::Name) -> Part {
+/// On by the path of a front's class.
+fn sent(maps: &Maps, map: Name) -> Rule {
+    let key = maps.key();
+    let path = Part::Decide {
+        key: vec![Load::Class],
+        map: PATHS.into(),
+    };
+    vec![Part::Classify { key, map }, path]
+}
+
+fn decide(maps: &Maps, map: Name) -> Part {
     Part::Decide {
         key: maps.key(),
         map,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::TABLE;
+use super::classes::Classes;
 use super::pieces::{Piece, Shared, pieces};
 use crate::model::{Change, Entry, Family};
 use crate::nft::table::{Chain, Value};
@@ -18,6 +19,7 @@ pub struct Live {
     options: Options,
     addresses: BTreeMap<(Shared, IpAddr), u32>,
     chains: BTreeMap<Piece, u32>,
+    classes: Classes,
 }
 
 impl Live {
@@ -28,6 +30,7 @@ impl Live {
             options,
             addresses: BTreeMap::new(),
             chains: BTreeMap::new(),
+            classes: Classes::default(),
         }
     }
 
@@ -40,6 +43,7 @@ impl Live {
     pub fn reset<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
         self.addresses.clear();
         self.chains.clear();
+        self.classes = Classes::default();
         for entry in entries {
             for piece in pieces(entry, self.family, &self.options) {
                 self.take(piece);
@@ -64,7 +68,9 @@ impl Live {
         let gone: Vec<Piece> = gone.into_iter().filter_map(|p| self.give_back(p)).collect();
         // Something shared may have lost its last user and found a new one in the same change.
         let (gone, new) = difference(sorted(gone), sorted(new));
-        gone.into_iter().for_each(|p| remove(&mut transaction, p));
+        for piece in gone {
+            self.remove(&mut transaction, piece);
+        }
         for piece in new {
             self.add(&mut transaction, piece);
         }
@@ -73,8 +79,12 @@ impl Live {
 
     /// Counts a user; gives the piece if it is the first.
     fn take(&mut self, piece: Piece) -> Option<Piece> {
+        // In the order of a table that is made anew: it has the same classes.
+        if let Piece::Class(.., path) = &piece {
+            self.classes.of(path);
+        }
         let is_first = match piece {
-            Piece::Own(..) | Piece::Stays(..) => true,
+            Piece::Own(..) | Piece::Class(..) | Piece::Stays(..) => true,
             Piece::Shared(shared, ip) => one_more(&mut self.addresses, &(shared, ip)),
             _ => one_more(&mut self.chains, &piece),
         };
@@ -84,14 +94,14 @@ impl Live {
     /// Counts a user less; gives the piece if it was the last.
     fn give_back(&mut self, piece: Piece) -> Option<Piece> {
         let was_last = match piece {
-            Piece::Own(..) | Piece::Stays(..) => true,
+            Piece::Own(..) | Piece::Class(..) | Piece::Stays(..) => true,
             Piece::Shared(shared, ip) => one_less(&mut self.addresses, &(shared, ip)),
             _ => one_less(&mut self.chains, &piece),
         };
         was_last.then_some(piece)
     }
 
-    fn add(&self, transaction: &mut Transaction, piece: Piece) {
+    fn add(&mut self, transaction: &mut Transaction, piece: Piece) {
         match piece {
             Piece::Shared(shared, ip) => {
                 let (set, key) = shared.element(ip);
@@ -103,9 +113,14 @@ impl Live {
                 let rules = sticky.rules();
                 transaction.add_chain(sticky.name(), Chain { hook: None, rules });
             }
+            Piece::Class(set, key, path) => {
+                transaction.add_element(set, key, self.classes.value(&path));
+            }
             Piece::Path(path) => {
                 let rules = path.rules(&self.options);
                 transaction.add_chain(path.name(), Chain { hook: None, rules });
+                let (set, class, chain) = self.classes.element(&path);
+                transaction.add_element(set, class, chain);
             }
             Piece::Guard(guard) => {
                 if let (Some(name), Some(set)) = (guard.set_name(), guard.set(self.family)) {
@@ -113,6 +128,32 @@ impl Live {
                 }
                 let rules = guard.rules(&self.options);
                 transaction.add_chain(guard.name(), Chain { hook: None, rules });
+            }
+        }
+    }
+
+    fn remove(&mut self, transaction: &mut Transaction, piece: Piece) {
+        match piece {
+            Piece::Shared(shared, ip) => {
+                let (set, key) = shared.element(ip);
+                transaction.delete_element(set, key, Value::None);
+            }
+            Piece::Own(set, key, value) => transaction.delete_element(set, key, value),
+            Piece::Class(set, key, path) => {
+                transaction.delete_element(set, key, self.classes.value(&path));
+            }
+            // All that are in its class were removed: pieces are in the order of their kinds.
+            Piece::Path(path) => {
+                let (set, class, chain) = self.classes.element(&path);
+                transaction.delete_element(set, class, chain);
+                transaction.delete_chain(path.name());
+                self.classes.free(&path);
+            }
+            Piece::Memory(sticky) => transaction.delete_chain(sticky.name()),
+            Piece::Stays(map, front, endpoint) => transaction.forget.push((map, front, endpoint)),
+            Piece::Guard(guard) => {
+                transaction.delete_chain(guard.name());
+                transaction.delete_sets.extend(guard.set_name());
             }
         }
     }
@@ -136,23 +177,6 @@ fn one_less<K: Ord>(users: &mut BTreeMap<K, u32>, of: &K) -> bool {
         }
         Some(_) => users.remove(of).is_some(),
         None => false,
-    }
-}
-
-fn remove(transaction: &mut Transaction, piece: Piece) {
-    match piece {
-        Piece::Shared(shared, ip) => {
-            let (set, key) = shared.element(ip);
-            transaction.delete_element(set, key, Value::None);
-        }
-        Piece::Own(set, key, value) => transaction.delete_element(set, key, value),
-        Piece::Path(path) => transaction.delete_chain(path.name()),
-        Piece::Memory(sticky) => transaction.delete_chain(sticky.name()),
-        Piece::Stays(map, front, endpoint) => transaction.forget.push((map, front, endpoint)),
-        Piece::Guard(guard) => {
-            transaction.delete_chain(guard.name());
-            transaction.delete_sets.extend(guard.set_name());
-        }
     }
 }
 

@@ -3,13 +3,15 @@
 //!
 //! ```text
 //! guards      address . protocol . port                 : goto refuse, drop, ...
-//! outside     address . protocol . port                 : goto address-plain-2          those from outside, if they differ
-//! services    address . protocol . port                 : goto address-mask-outsiders-3
+//! outside     address . protocol . port                 : class                         those from outside, if they differ
+//! services    address . protocol . port                 : class
+//! paths       class                                     : goto address-mask-outsiders-3
 //! endpoints   address . protocol . port . slot          : endpoint . port               slot = 0, 1, 2
 //! affinity    client . address . protocol . port        : endpoint . port               added by rules
 //! remember    address . protocol . port                 : goto remember-10800           looked at after translation
 //!
 //! chain address-mask-outsiders-3 {
+//!     the class is taken away
 //!     who does not come from a pod is marked, to be masqueraded
 //!     dnat to (address . protocol . port . random of 3) in endpoints
 //! }
@@ -17,6 +19,7 @@
 //!
 //! Node ports have the same maps without the address.
 
+mod classes;
 mod frame;
 mod guard;
 mod live;
@@ -27,12 +30,15 @@ pub(crate) mod source;
 
 pub use guard::{Guard, Then};
 pub use live::Live;
-pub use names::{AFFINITY, AFFINITY_LOCAL, CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PODS};
+pub use names::{
+    AFFINITY, AFFINITY_LOCAL, CLUSTER_IPS, HAIRPIN, Maps, NODE_PORT_NETS, PATHS, PODS,
+};
 pub use path::{Mask, Path, Slots, Sticky};
 pub use pieces::{Piece, Shared, pieces};
 
 use std::collections::HashSet;
 
+use self::classes::Classes;
 use super::table::{Chain, Field, Name, Rule, Table, Value, Words};
 use crate::model::{Entry, Family};
 use crate::options::Options;
@@ -47,9 +53,10 @@ pub fn table<'a>(
     options: &Options,
 ) -> Table {
     let mut table = frame::frame(family, options);
+    let mut classes = Classes::default();
     for entry in entries {
         for piece in pieces(entry, family, options) {
-            put(&mut table, piece, options);
+            put(&mut table, &mut classes, piece, options);
         }
     }
     table
@@ -82,14 +89,18 @@ pub fn stale(
     clients.into_iter().filter(|c| !may_stay(c)).collect()
 }
 
-fn put(table: &mut Table, piece: Piece, options: &Options) {
+fn put(table: &mut Table, classes: &mut Classes, piece: Piece, options: &Options) {
     let (set, key, value) = match piece {
         Piece::Shared(shared, ip) => {
             let (set, key) = shared.element(ip);
             (set, key, Value::None)
         }
         Piece::Own(set, key, value) => (set, key, value),
-        Piece::Path(path) => return chain(table, path.name(), || path.rules(options)),
+        Piece::Class(set, key, path) => (set, key, classes.value(&path)),
+        Piece::Path(path) => {
+            chain(table, path.name(), || path.rules(options));
+            classes.element(&path)
+        }
         Piece::Stays(..) => return,
         Piece::Memory(sticky) => return chain(table, sticky.name(), || sticky.rules()),
         Piece::Guard(guard) => {

@@ -11,6 +11,9 @@ pub const PODS: &str = "pods";
 /// Networks on whose addresses node ports are reached.
 pub const NODE_PORT_NETS: &str = "node-port-nets";
 
+/// Class to the chain of a path.
+pub const PATHS: &str = "paths";
+
 /// Client, and what it asked for, to the endpoint that it was given.
 pub const AFFINITY: &str = "affinity";
 /// The same for those who are sent to endpoints of this node only.
@@ -64,7 +67,7 @@ impl Maps {
         if self.node_port { node_port } else { address }.into()
     }
 
-    /// Front to chain.
+    /// Front to class.
     pub fn services(&self) -> Name {
         self.name("services", "node-ports")
     }
@@ -97,10 +100,11 @@ impl Maps {
     pub fn sets(&self) -> Vec<(Name, Set)> {
         let endpoint = || Holds::Fields(vec![Field::Address, Field::Port]);
         let verdicts = || Set::new(&self.fields(), Holds::Verdicts);
+        let classes = || Set::new(&self.fields(), Holds::Fields(vec![Field::Class]));
         let slots = [&*self.fields(), &[Field::Number]].concat();
         vec![
-            (self.services(), verdicts()),
-            (self.outside(), verdicts()),
+            (self.services(), classes()),
+            (self.outside(), classes()),
             (self.guards(), verdicts()),
             (self.remember(false), verdicts()),
             (self.remember(true), verdicts()),

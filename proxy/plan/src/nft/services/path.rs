@@ -79,7 +79,7 @@ impl Path {
     /// The chain's rules.
     pub fn rules(&self, options: &Options) -> Vec<Rule> {
         let mark = Part::SetMark(options.masquerade_mark);
-        let mut rules: Vec<Rule> = Vec::new();
+        let mut rules: Vec<Rule> = vec![vec![Part::Unclassify]];
         match self.mask {
             Mask::Never => {}
             Mask::Outsiders => rules.extend(source::outsiders(options).map(|mut rule| {

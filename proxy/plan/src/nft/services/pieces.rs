@@ -20,6 +20,8 @@ pub enum Piece {
     Shared(Shared, IpAddr),
     /// An element of one service only.
     Own(Name, Words, Value),
+    /// The class of a front of one service only: in a map, that of a path.
+    Class(Name, Words, Path),
     /// The chain of a path.
     Path(Path),
     /// The chain of a guard.
@@ -218,9 +220,9 @@ impl Maker<'_> {
     }
 
     fn send(&mut self, front: &Front, map: fn(&Maps) -> Name, path: Path) {
-        let chain = Value::Verdict(Verdict::Goto(path.name()));
         let map = map(&maps(front));
-        self.pieces.push(Piece::Own(map, key(front).words(), chain));
+        self.pieces
+            .push(Piece::Class(map, key(front).words(), path));
         self.pieces.push(Piece::Path(path));
         if let Some(sticky) = path.sticky {
             let outside = path.mask == Mask::Never;
