@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::node::{self, Paths};
-use crate::options::NodeOptions;
+use crate::options::{self, NodeOptions};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -25,9 +25,13 @@ pub(crate) struct Args {
 
 /// Ends pods and removes rules, routes, links, mounts, cgroups and files.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let paths = Paths::of(&args.node);
     let mut errors: Vec<String> = Vec::new();
-    let config = node::places(&args.node, "cleanup", Vec::new());
+    let options = options::of_node(&args.node).unwrap_or_else(|error| {
+        errors.push(format!("{error:#}"));
+        args.node.clone()
+    });
+    let paths = Paths::of(&options);
+    let config = node::places(&options, "cleanup", Vec::new());
     let bridge = config
         .cni_bridge
         .clone()

@@ -132,7 +132,7 @@ pub(crate) struct NodeOptions {
     #[arg(long)]
     pub(crate) agent_bind: Option<SocketAddr>,
     /// containerd's socket [default: /run/containerd/containerd.sock].
-    #[arg(long)]
+    #[arg(long, env = "KEELSON_CONTAINERD")]
     pub(crate) containerd: Option<PathBuf>,
     /// containerd's namespace [default: k8s.io].
     #[arg(long)]
@@ -273,7 +273,7 @@ pub(crate) struct NodeOptions {
 pub(crate) struct ServerOptions {
     /// File with any of these options, in YAML; unknown ones are refused. KubeletConfiguration's fields about eviction,
     /// image collection, log rotation, reserved resources, CPU, memory and topology manager and shutdowns stand there too,
-    /// under their names.
+    /// under their names [default: /etc/keelson/config.yaml, if it is there].
     #[arg(long)]
     #[serde(skip)]
     config: Option<PathBuf>,
@@ -329,7 +329,7 @@ pub(crate) struct ServerOptions {
 pub(crate) struct AgentOptions {
     /// File with any of these options, in YAML; unknown ones are refused. KubeletConfiguration's fields about eviction,
     /// image collection, log rotation, reserved resources, CPU, memory and topology manager and shutdowns stand there too,
-    /// under their names.
+    /// under their names [default: /etc/keelson/config.yaml, if it is there].
     #[arg(long)]
     #[serde(skip)]
     config: Option<PathBuf>,
@@ -347,10 +347,10 @@ pub(crate) struct AgentOptions {
 impl ServerOptions {
     /// With what the file says where no flag does.
     pub(crate) fn load(self) -> anyhow::Result<Self> {
-        let Some(path) = &self.config else {
+        let Some(path) = file(self.config.as_deref()) else {
             return Ok(self);
         };
-        let (own, node) = read(path, &self, &self.node)?;
+        let (own, node) = read(&path, &self, &self.node)?;
         Ok(Self {
             node,
             config: None,
@@ -362,16 +362,34 @@ impl ServerOptions {
 impl AgentOptions {
     /// With what the file says where no flag does.
     pub(crate) fn load(self) -> anyhow::Result<Self> {
-        let Some(path) = &self.config else {
+        let Some(path) = file(self.config.as_deref()) else {
             return Ok(self);
         };
-        let (own, node) = read(path, &self, &self.node)?;
+        let (own, node) = read(&path, &self, &self.node)?;
         Ok(Self {
             node,
             config: None,
             ..own
         })
     }
+}
+
+/// What is read where nothing else is told.
+const CONFIG: &str = "/etc/keelson/config.yaml";
+
+/// The file that is told, or the usual one if it is there.
+fn file(told: Option<&Path>) -> Option<PathBuf> {
+    let usual = || Some(PathBuf::from(CONFIG)).filter(|path| path.exists());
+    told.map(Path::to_owned).or_else(usual)
+}
+
+/// A node's options with what the usual file says where no flag does; what else stands there is not looked at.
+pub(crate) fn of_node(flags: &NodeOptions) -> anyhow::Result<NodeOptions> {
+    let Some(path) = file(None) else {
+        return Ok(flags.clone());
+    };
+    let (_, node) = read(&path, &Value::Null, flags)?;
+    Ok(node)
 }
 
 /// Reads a file and lays flags over it: fields of the node go one way, the others the other. (serde's `flatten`
@@ -456,6 +474,14 @@ mod tests {
                 .bind
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_node_of_any_role_is_read() {
+        let flags = NodeOptions::default();
+        let text = "clusterCidr: [10.0.0.0/8]\nserver: https://x:6443\ndataDir: /data\n";
+        let (_, node) = parse(text, &Value::Null, &flags).expect("valid");
+        assert_eq!(node.data_dir, Some("/data".into()));
     }
 
     #[test]

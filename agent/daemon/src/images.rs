@@ -46,8 +46,11 @@ fn archives(dir: &std::path::Path) -> std::io::Result<Vec<PathBuf>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         r => r?,
     };
+    // A hidden file is one that somebody is still writing.
+    let whole = |e: &std::fs::DirEntry| !e.file_name().to_string_lossy().starts_with('.');
     let mut paths: Vec<PathBuf> = entries
         .flatten()
+        .filter(whole)
         .map(|e| e.path())
         .filter(|p| p.is_file())
         .collect();

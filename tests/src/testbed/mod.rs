@@ -11,7 +11,7 @@ pub mod keeper;
 pub mod layout;
 pub mod quality;
 mod routes;
-mod scripts;
+pub mod scripts;
 pub mod state;
 pub mod wiring;
 

@@ -4,7 +4,7 @@ use super::layout::{Kind, Machine, Nic};
 use super::quality::Quality;
 
 /// What makes a machine a router or gateway, before it has any interface. A gateway lets nobody in.
-pub(super) fn setup(kind: Kind) -> &'static str {
+pub fn setup(kind: Kind) -> &'static str {
     match kind {
         Kind::Router => "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
         Kind::Gateway => {
@@ -19,20 +19,20 @@ nft 'table inet keelson-nat {
 }
 
 /// A segment's switch.
-pub(super) fn bridge(name: &str, segment: &str) -> String {
+pub fn bridge(name: &str, segment: &str) -> String {
     format!(
         "ip link add {name} alias {segment} type bridge mcast_snooping 0; ip link set {name} up\n"
     )
 }
 
 /// A link's end at the switch, which is there and up.
-pub(super) fn port(port: &str, nic: &Nic, bridge: &str) -> String {
+pub fn port(port: &str, nic: &Nic, bridge: &str) -> String {
     let (link, mtu) = (&nic.link, nic.mtu);
     format!("ip link set {port} alias {link} mtu {mtu} master {bridge}\n")
 }
 
 /// A machine's interfaces, which are there and up, and its routes. Repeating it is harmless.
-pub(super) fn machine(machine: &Machine) -> String {
+pub fn machine(machine: &Machine) -> String {
     let nics = machine.nics.iter().flat_map(|nic| {
         let (device, mtu) = (&nic.device, nic.mtu);
         let addresses = nic.addresses.iter().map(move |address| {
@@ -56,7 +56,7 @@ pub(super) fn machine(machine: &Machine) -> String {
 }
 
 /// Losses on a link's end at the switch, of both directions.
-pub(super) fn losses(port: &str, quality: Quality) -> String {
+pub fn losses(port: &str, quality: Quality) -> String {
     let gone = format!("nft delete table netdev keelson-{port} 2>/dev/null || true\n");
     let chance = quality.loss.in_ten_thousand();
     if chance == 0 {
@@ -81,7 +81,7 @@ pub(super) fn losses(port: &str, quality: Quality) -> String {
 }
 
 /// What is held up at one end of a link: what leaves there.
-pub(super) fn queue(device: &str, quality: Quality) -> String {
+pub fn queue(device: &str, quality: Quality) -> String {
     let rate = quality
         .rate
         .map(|rate| format!(" rate {rate}"))
@@ -99,7 +99,7 @@ pub(super) fn queue(device: &str, quality: Quality) -> String {
 }
 
 /// How many packets the rules of [`losses`] have dropped, from what nft lists.
-pub(super) fn dropped(listed: &str) -> u64 {
+pub fn dropped(listed: &str) -> u64 {
     let counts = listed.split("counter packets ").skip(1);
     counts
         .filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok())

@@ -9,6 +9,7 @@ mod dataplane;
 mod dns;
 mod explain;
 mod flows;
+mod install;
 mod reboot;
 mod soak;
 mod stuck;
@@ -93,6 +94,11 @@ fn cleanup_leaves_nothing() {
     );
     // Again, it is harmless.
     node.sh(&format!("{} cleanup {args}", keelson.display()));
+}
+
+#[test]
+fn installed_without_systemd() {
+    install::life();
 }
 
 /// Pods that share shims: few processes, and a shim's death is that of its pods and of no others.

@@ -1,8 +1,13 @@
-//! A machine of its own in QEMU (`scripts/vm`): kernel, systemd, cgroup v2, Debian's containerd; with a line to run
-//! scripts in it.
+//! Machines of their own in QEMU (`scripts/vm`): kernel, systemd, cgroup v2, Debian's containerd; with a line to run
+//! scripts in each. One alone, or a test bed of several on networks.
 
+pub mod bed;
+pub mod dist;
 pub mod machine;
 pub mod snapshot;
+mod wires;
 
+pub use bed::Bed;
+pub use dist::Dist;
 pub use machine::{Machine, Output};
 pub use snapshot::Snapshot;

@@ -1,5 +1,6 @@
 //! The machine and the line to it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -11,8 +12,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use tempfile::TempDir;
 
-/// An emulated machine boots in 20 s on an idle host.
-const BOOT: Duration = Duration::from_secs(240);
+/// An emulated machine boots in 20 s on an idle host; one that others share may need many times that.
+const BOOT: Duration = Duration::from_secs(600);
 /// More than the machine gives a script (`scripts/vm.d/channel`).
 const ANSWER: Duration = Duration::from_secs(300);
 /// What scripts in the machine begin with.
@@ -42,9 +43,10 @@ impl Machine {
     /// # Panics
     /// When it does not boot, with the end of its console.
     pub fn boot() -> Self {
-        Self::start(|vm, folder| {
-            vm.arg("start").arg(folder).env("KEELSON_BIN", programs());
-        })
+        Self::image();
+        let mut machine = Self::begin(Command::new("env"), &[]);
+        machine.await_boot();
+        machine
     }
 
     /// Boots one that has no systemd, no network and none of our programs, but one, in `/opt/keelson/bin`: for what
@@ -53,30 +55,46 @@ impl Machine {
     /// # Panics
     /// When it does not boot, with the end of its console.
     pub fn bare(program: &Path) -> Self {
-        Self::start(|vm, folder| {
+        Self::image();
+        let mut machine = Self::start(|folder| {
+            let mut vm = Command::new(harness());
             vm.arg("bare").arg(folder).arg(program);
-        })
+            vm
+        });
+        machine.await_boot();
+        machine
     }
 
-    fn start(arguments: impl FnOnce(&mut Command, &Path)) -> Self {
+    /// Makes the root file system if no earlier run has left one.
+    pub(crate) fn image() {
         let made = Command::new(harness()).arg("image").status();
         assert!(
             made.expect("run scripts/vm").success(),
             "scripts/vm image failed"
         );
+    }
+
+    /// Begins to boot one; `within` is a command that runs others, such as `nsenter`.
+    pub(crate) fn begin(mut within: Command, wanted: &[(&str, &OsStr)]) -> Self {
+        Self::start(|folder| {
+            within.arg(harness()).arg("start").arg(folder);
+            within.env("KEELSON_BIN", programs());
+            within.envs(wanted.iter().copied());
+            within
+        })
+    }
+
+    fn start(command: impl FnOnce(&Path) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("make a folder");
-        let mut vm = Command::new(harness());
-        arguments(&mut vm, folder.path());
+        let mut vm = command(folder.path());
         let mut qemu = vm.stdin(Stdio::null()).spawn().expect("run scripts/vm");
         let line = connect(&mut qemu, &folder.path().join("channel"));
-        let mut machine = Self {
+        Self {
             qemu,
             line,
             boot: String::new(),
             folder,
-        };
-        machine.await_boot();
-        machine
+        }
     }
 
     /// Runs a bash script as root.
@@ -142,7 +160,7 @@ impl Machine {
     }
 
     /// Waits for the first line of a boot other than the last.
-    fn await_boot(&mut self) {
+    pub(crate) fn await_boot(&mut self) {
         let line = self
             .read(BOOT)
             .unwrap_or_else(|error| panic!("the machine does not boot: {error}"));

@@ -152,10 +152,7 @@ fn is_in_place(mode: &str) -> String {
 fn under_traffic(m: &mut Machine, mode: &str) {
     during(m, |m| {
         m.sh(&format!(
-            "cd /etc/systemd/system
-sed -i 's/ --proxy-mode [a-z]*//; s/keelson server/& --proxy-mode {mode}/' keelson.service
-systemctl daemon-reload
-systemctl restart keelson"
+            "echo 'proxyMode: {mode}' >/etc/keelson/config.yaml; systemctl restart keelson"
         ));
         m.until(200, &is_in_place(mode));
     });
