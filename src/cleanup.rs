@@ -9,6 +9,7 @@ use anyhow::bail;
 
 use crate::node::{self, Paths};
 use crate::options::{self, NodeOptions};
+use crate::plugins;
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -54,8 +55,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             .iter()
             .map(ToString::to_string),
     );
-    let plugin = config.cni_bin_dirs.first().map(|d| d.join("keelson-cni"));
-    plugin.iter().for_each(|p| errors.extend(remove(p)));
+    let dirs = config.cni_bin_dirs.first().into_iter();
+    errors.extend(
+        dirs.flat_map(|d| plugins::files(d))
+            .filter_map(|p| remove(&p)),
+    );
     if args.data {
         // What is mounted into pods belongs to others: an NFS export must not be emptied.
         match still_mounted(&config.root_dir) {

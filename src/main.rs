@@ -14,6 +14,7 @@ mod network;
 mod node;
 mod options;
 mod pinning;
+mod plugins;
 mod policy;
 mod pressure;
 mod proxy;

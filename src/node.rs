@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use crate::memory;
 use crate::network;
 use crate::options::{AgentOptions, NodeOptions};
 use crate::pinning;
+use crate::plugins;
 use crate::policy::Guard;
 use crate::pressure;
 use crate::rotate;
@@ -199,7 +199,7 @@ pub(crate) fn spawn(
     ));
     let mut config = agent_config(&node)?;
     config.network_guard = Some(Arc::new(Guard(enforcer)));
-    install_plugin(config.cni_bin_dirs.first())?;
+    plugins::install(config.cni_bin_dirs.first())?;
     tasks.spawn(keelson_agent::run(config, node.client, shutdown.clone()));
     Ok(())
 }
@@ -357,24 +357,6 @@ pub(crate) fn sibling(name: &str) -> PathBuf {
     beside
         .filter(|p| p.exists())
         .unwrap_or_else(|| Path::new("/usr/local/bin").join(name))
-}
-
-/// Puts our CNI plugin where runtimes look for plugins. It is replaced by renaming: a call under way goes on with the old one.
-fn install_plugin(dir: Option<&PathBuf>) -> anyhow::Result<()> {
-    let dir = dir.context("cni-bin-dir has no folder")?;
-    let (from, to) = (sibling("keelson-cni"), dir.join("keelson-cni"));
-    let wanted = fs::read(&from).with_context(|| format!("read CNI plugin {}", from.display()))?;
-    if fs::read(&to).is_ok_and(|have| have == wanted) {
-        return Ok(());
-    }
-    let new = dir.join(".keelson-cni.new");
-    let install = || {
-        fs::create_dir_all(dir)?;
-        fs::write(&new, &wanted)?;
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-        fs::rename(&new, &to)
-    };
-    install().with_context(|| format!("install CNI plugin {}", to.display()))
 }
 
 /// This node's name: told, or the host's.

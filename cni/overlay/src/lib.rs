@@ -60,8 +60,8 @@ pub enum Error {
         /// Its error, or its output.
         said: String,
     },
-    /// The masquerade table could not be changed.
-    #[error("change nftables table keelson-pods: {0}")]
+    /// The tables for masquerade and host ports could not be changed.
+    #[error("change nftables tables of pods: {0}")]
     Masquerade(#[source] std::io::Error),
 }
 

@@ -203,10 +203,8 @@ pub(crate) async fn remove() -> Vec<Error> {
             Err(error) if lacks_nftables(&error) => {}
             Err(error) => errors.push(Error::Kernel(error)),
         }
-        match table::remove() {
-            Err(error) if !lacks_nftables(&error) => errors.push(Error::Masquerade(error)),
-            _ => {}
-        }
+        let failed = table::remove().into_iter().filter(|e| !lacks_nftables(e));
+        errors.extend(failed.map(Error::Masquerade));
     }
     errors.extend(iptables::remove());
     errors

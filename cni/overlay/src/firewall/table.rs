@@ -18,6 +18,10 @@ use super::chains::Place;
 
 /// Our table, and what rules of ours in others' chains are marked with.
 pub(super) const TABLE: &CStr = c"keelson-pods";
+/// Where the plugins keep pods' host ports (`keelson_cni_plan::portmap`).
+const HOST_PORTS: &CStr = c"keelson-hostports";
+/// Where they keep masquerade, and who may use which Ethernet address.
+const PLUGINS: &CStr = c"keelson-cni";
 
 /// Where destination and source addresses are translated last; other software's chains have the same place.
 const PRIORITY_SRCNAT: i32 = 100;
@@ -61,13 +65,25 @@ pub(super) fn apply(own: &[IpNet], cluster: &[IpNet]) -> io::Result<u32> {
     send(&batch.finalize())
 }
 
-/// Removes the table if it is there.
-pub(super) fn remove() -> io::Result<u32> {
-    let table = Table::new(TABLE, ProtoFamily::Inet);
-    let mut batch = Batch::new();
-    batch.add(&table, MsgType::Add);
-    batch.add(&table, MsgType::Del);
-    send(&batch.finalize())
+/// Removes our table and those that the plugins make, in whichever families: their pods are gone. Gives all errors.
+pub(super) fn remove() -> Vec<io::Error> {
+    use ProtoFamily::{Bridge, Inet, Ipv4, Ipv6};
+    let tables = [
+        (TABLE, Inet),
+        (HOST_PORTS, Ipv4),
+        (HOST_PORTS, Ipv6),
+        (PLUGINS, Inet),
+        (PLUGINS, Bridge),
+    ];
+    let gone = tables.map(|(name, family)| {
+        let table = Table::new(name, family);
+        let mut batch = Batch::new();
+        // One that is not there is made first: it can be removed either way.
+        batch.add(&table, MsgType::Add);
+        batch.add(&table, MsgType::Del);
+        send(&batch.finalize())
+    });
+    gone.into_iter().filter_map(Result::err).collect()
 }
 
 /// Puts rules at the end of a chain that is somebody else's: what comes from these networks, and what goes there, is

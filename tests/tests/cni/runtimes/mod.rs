@@ -117,7 +117,8 @@ fn sandboxes(name: &str, plugins: serde_json::Value) {
             cri.remove(id).await.expect("remove");
         }
     });
-    let left = node.sh("ip -br link; ls /var/lib/cni/networks/pods 2>/dev/null || true; nft list ruleset");
+    let left =
+        node.sh("ip -br link; ls /var/lib/cni/networks/pods 2>/dev/null || true; nft list ruleset");
     for what in ["ksn", "10.77.0.", "30080"] {
         assert!(!left.contains(what), "{what} is left\n{left}");
     }
