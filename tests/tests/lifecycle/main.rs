@@ -66,7 +66,6 @@ fn cleanup_leaves_nothing() {
     let within = before.diff(&Snapshot::of(node), &[]);
     for part in [
         "links + ",
-        "iptables + ",
         "mounts + ",
         "shims + ",
         "cgroups + ",
