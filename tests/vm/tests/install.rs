@@ -54,6 +54,11 @@ fn a_cluster_is_installed() {
     let before = ["n1", "n2"].map(|name| {
         let machine = bed.node(name);
         machine.until(400, "systemctl is-active containerd");
+        // The machine's own link-local address comes when nobody else has answered to it.
+        machine.until(
+            60,
+            "ip -6 addr show dev eth0 scope link -tentative | grep -q fe80",
+        );
         // containerd's own, from anybody's first container on.
         machine.sh("mkdir -p /run/containerd/runc /run/containerd/s");
         Snapshot::of(machine)
