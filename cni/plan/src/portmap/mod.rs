@@ -179,9 +179,11 @@ impl Options {
                 let why = format!("{condition:?} has control characters");
                 return Err(invalid(field, why));
             }
-            let iptables = |first: &String| first.starts_with(['-', '!']);
-            if conditions.first().is_some_and(|first| !iptables(first)) {
-                let why = "conditions in nftables' language are not supported; allowed are arguments of iptables";
+            let first = conditions.first().filter(|c| !c.starts_with(['-', '!']));
+            if let Some(first) = first {
+                let why = format!(
+                    "{first:?}: allowed are arguments of iptables, the first of which begins with '-' or '!', as -s, 10.0.0.0/8"
+                );
                 return Err(Error::new(code::UNSUPPORTED_FIELD, field, why));
             }
         }
