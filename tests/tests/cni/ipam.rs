@@ -1,10 +1,10 @@
-//! Address management: ours beside Debian's, and that of others.
+//! Address management: our `host-local` beside Debian's.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, addresses, ip, with};
+use crate::bed::{Bed, addresses, with};
 
 /// host-local's configuration, in a version that Debian's knows.
 fn conf(bed: &Bed) -> Value {
@@ -131,35 +131,4 @@ fn sixty_four_at_a_time_get_sixty_four_addresses() {
     });
     assert_eq!(given.len(), 64);
     assert_eq!(given, bed.allocations());
-}
-
-#[test]
-fn addresses_of_others_are_asked_for_by_the_name_of_their_plugin() {
-    let bed = Bed::new();
-    bed.program("debian:static");
-    // Debian's knows no 1.1.0, which the configuration is in.
-    let fixed = json!({"type": "static", "addresses": [{"address": "10.99.0.7/24", "gateway": "10.99.0.1"}],
-        "routes": [{"dst": "0.0.0.0/0"}]});
-    for version in ["0.2.0", "0.4.0", "1.1.0"] {
-        let pod = bed.pod(&version.replace('.', "-"));
-        let mut conf = bed.bridge_with(json!({"ipam": fixed, "cniVersion": version}));
-        let result = bed.call("bridge", "ADD", &pod, &conf).expect(version);
-        assert_eq!(result["cniVersion"], version);
-        let addresses = ip(&format!("-n {pod} addr show eth0"));
-        assert!(addresses.contains("10.99.0.7/24"), "{addresses}");
-        assert!(ip(&format!("-n {pod} route")).contains("default via 10.99.0.1"));
-        conf["prevResult"] = result;
-        if version != "0.2.0" {
-            bed.call("bridge", "CHECK", &pod, &conf).expect("check");
-        }
-        bed.call("bridge", "DEL", &pod, &conf).expect("del");
-    }
-    let (pod, conf) = (bed.pod("x"), bed.bridge_with(json!({"ipam": fixed})));
-    bed.call("bridge", "STATUS", "", &conf).expect("status");
-    for (ipam, code) in [("no-such-plugin", 103), ("../static", 103)] {
-        let conf = bed.bridge_with(json!({"ipam": {"type": ipam}}));
-        let missing = bed.call("bridge", "ADD", &pod, &conf).expect_err(ipam);
-        assert_eq!(missing["code"], code, "{missing}");
-        assert_eq!(bed.ports(), 0, "undone");
-    }
 }

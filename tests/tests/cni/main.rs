@@ -10,6 +10,7 @@ mod killed;
 mod load;
 mod neighbours;
 mod options;
+mod others;
 mod portmap;
 mod reference;
 mod rules;
