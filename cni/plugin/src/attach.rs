@@ -13,6 +13,8 @@ use keelson_cni_plan::result::{Interface, Ip, Route, Success};
 use netlink_packet_route::link::InfoKind;
 use nix::libc::{EEXIST, ENODEV};
 
+use crate::errors::all_of;
+use crate::ipam::Manager;
 use crate::net::{Link, Net, not_own, open_netns, refused, sysctl, within};
 use crate::steps::{self, Manner, NewPair, Step};
 
@@ -192,7 +194,7 @@ pub(crate) fn new_pair<'a>(
 
 /// Deletes the link; either of its ends, since one alone does not exist. The container's end is looked for if the
 /// host's does not have its name, as when the reference has made it.
-pub(crate) fn delete(args: &Args) -> Result<(), Error> {
+fn delete(args: &Args) -> Result<(), Error> {
     let (mut host, link) = (
         Net::here()?,
         names::host_link(&args.container, &args.ifname),
@@ -234,8 +236,25 @@ pub(crate) fn previous(conf: &NetConf) -> Result<Success, Error> {
     Success::parse(previous, conf.version())
 }
 
+/// Takes the link away and frees the addresses; those that are known, and how it went.
+pub(crate) fn end(
+    args: &Args,
+    conf: &NetConf,
+    manager: &Manager<'_>,
+) -> (Vec<IpAddr>, Result<(), Error>) {
+    let mut known = known(args, conf);
+    let mut free = || manager.del(args).map(|freed| known.extend(freed));
+    let done = match manager {
+        // Another plugin may need the link: `dhcp` tells its server over it.
+        Manager::Other(..) => vec![free(), delete(args)],
+        // Nobody is to get an address that still answers.
+        _ => vec![delete(args), free()],
+    };
+    (known, all_of(done))
+}
+
 /// The addresses of the result that the runtime remembers, if it does.
-pub(crate) fn known(args: &Args, conf: &NetConf) -> Vec<IpAddr> {
+fn known(args: &Args, conf: &NetConf) -> Vec<IpAddr> {
     let previous = conf.prev_result.as_ref();
     let previous = previous.and_then(|p| Success::parse(p, conf.version()).ok());
     let nets = previous.map(|s| s.addresses_of(&args.ifname));

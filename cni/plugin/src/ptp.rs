@@ -63,10 +63,8 @@ impl Commands for Call<'_> {
 
     fn del(&self) -> Result<(), Error> {
         let (args, conf) = (self.args, self.conf);
-        let deleted = attach::delete(args);
-        let mut known = attach::known(args, conf);
-        let freed = self.manager.del(args).map(|freed| known.extend(freed));
-        let mut done = vec![deleted, freed];
+        let (known, ended) = attach::end(args, conf, &self.manager);
+        let mut done = vec![ended];
         if self.options.masquerade.ip_masq {
             let backend = self.options.masquerade.backend()?;
             let link = names::host_link(&args.container, &args.ifname);

@@ -59,33 +59,32 @@ fn fixed_addresses_are_had_by_either_type() {
 
 #[test]
 fn what_is_asked_for_reaches_the_plugin_that_gives_it() {
-    type Asked = (Value, &'static str, &'static str);
-    let asked: [Asked; 3] = [
+    let asked = [
         (
             json!({"runtimeConfig": {"ips": ["10.99.0.8/24"]}, "capabilities": {"ips": true}}),
             "",
-            "10.99.0.8",
+            vec!["10.99.0.8"],
         ),
         (
             json!({"args": {"cni": {"ips": ["10.99.0.9/24"]}}}),
             "",
-            "10.99.0.9",
+            vec!["10.99.0.9"],
         ),
         (
             json!({}),
-            "IgnoreUnknown=1;IP=10.99.0.10/24;GATEWAY=10.99.0.1",
-            "10.99.0.10",
+            "IgnoreUnknown=1;IP=10.99.0.10/24,fd99::10/64;GATEWAY=10.99.0.1",
+            vec!["10.99.0.10", "fd99::10"],
         ),
     ];
     for (fields, args, want) in asked {
         let bed = Bed::new();
         let pod = bed.pod("a");
         let conf = with(bed.bridge_with(json!({"ipam": {"type": "static"}})), fields);
-        let env = [("CNI_ARGS", args)];
-        let result = bed.call_with("bridge", "ADD", &pod, &conf, &env);
-        let result = result.unwrap_or_else(|e| panic!("{want}: {e}"));
-        assert_eq!(addresses(&result), [want]);
-        assert!(ip(&format!("-n {pod} addr show eth0")).contains(&format!("{want}/24")));
+        let added = bed.call_with("bridge", "ADD", &pod, &conf, &[("CNI_ARGS", args)]);
+        let result = added.unwrap_or_else(|e| panic!("{want:?}: {e}"));
+        assert_eq!(addresses(&result), want);
+        let have = ip(&format!("-n {pod} addr show eth0"));
+        assert!(want.iter().all(|a| have.contains(a)), "{have}");
     }
 }
 
@@ -133,7 +132,7 @@ impl Lan {
     fn new() -> Self {
         let bed = Bed::new();
         let made = bed.sh(
-            "ip link add keelson0 type bridge && ip link set keelson0 up && \
+            "ip link add keelson0 address 02:00:00:00:00:01 type bridge && ip link set keelson0 up && \
             ip addr flush dev out && ip link set out master keelson0",
         );
         assert_eq!(made, "");
