@@ -14,8 +14,8 @@ use super::{Forward, Mark, Wanted};
 use crate::nft::expr::{self, Load};
 use crate::nft::wire::Attributes;
 use crate::nft::{
-    Batch, Element, Family, Field, Holds, Map, OUTPUT, POSTROUTING, PREROUTING, Value, octets,
-    words,
+    Batch, Element, Family, Field, Holds, Hook, Map, OUTPUT, POSTROUTING, PREROUTING, Value,
+    octets, words,
 };
 
 /// The table.
@@ -133,13 +133,22 @@ pub fn base(family: Family) -> Batch {
     batch.table();
     // The first that says whether all of it is there.
     batch.chain(HOSTPORTS, None, true);
-    batch.chain("prerouting", Some(PREROUTING), false);
-    batch.chain("output", Some(OUTPUT), false);
+    batch.chain("prerouting", Some(behind(PREROUTING)), false);
+    batch.chain("output", Some(behind(OUTPUT)), false);
     for (map, id) in MAPS.iter().zip(1..) {
         batch.map(map, id);
     }
     rules(&mut batch, &base_rules(family));
     batch
+}
+
+/// Behind those who translate for Services at the usual priority: a pod's port takes nothing from them (CVE-2019-9946).
+/// Of chains of one priority the kernel asks the newest first.
+fn behind(hook: Hook) -> Hook {
+    Hook {
+        priority: hook.priority + 1,
+        ..hook
+    }
 }
 
 /// What a bit of the mark needs: the batch fails where it is there.
