@@ -27,8 +27,7 @@ fn beside(bed: &Bed) {
         divided(bed, &format!("the rules of {mode} came last"));
     }
     end(bed);
-    let tables = ["ip", "ip6"].map(|f| format!("nft delete table {f} keelson-hostports"));
-    bed.server().sh(&tables.join("; "));
+    bed.server().sh("nft delete table ip keelson-hostports");
     start(bed);
     divided(bed, "the pod's rules are new");
     end(bed);
@@ -36,17 +35,9 @@ fn beside(bed: &Bed) {
     assert!(answer.is_ok_and(|a| field(&a, "pod").starts_with("web-")));
 }
 
-/// A pod that wants the node port, the Service's own port, that of the cluster's DNS, and one that is free.
+/// A pod that wants the node port, the Service's own port, and one that is free.
 fn start(bed: &Bed) {
-    let port = |host: u16, protocol: &str| {
-        format!("{{containerPort: 8080, hostPort: {host}, protocol: {protocol}}}")
-    };
-    let ports = [
-        port(30080, "TCP"),
-        port(80, "TCP"),
-        port(53, "UDP"),
-        port(8888, "TCP"),
-    ];
+    let ports = [30080, 80, 8888].map(|h| format!("{{containerPort: 8080, hostPort: {h}}}"));
     bed.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: hp}}\nspec: {{terminationGracePeriodSeconds: 0, \
         containers: [{{name: c, image: '{ECHO}', ports: [{}]}}]}}\n",
@@ -66,7 +57,6 @@ fn end(bed: &Bed) {
 
 /// Who answers: the Service's pods at its ports, from outside, from the node and from a pod, and the pod at its own.
 fn divided(bed: &Bed, when: &str) {
-    // By name, so DNS is asked too.
     let told = bed.kubectl("exec ask -- /bin/busybox wget -qO- http://web/");
     assert!(told.contains("pod=web-"), "{when}: {told}");
     for (at, pod) in [(NODE_PORT, "web-"), (OWN, "hp")] {
