@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use keelson_cni_plan::config::{NetConf, invalid};
+use keelson_cni_plan::masquerade::Masquerade;
 use keelson_cni_plan::names;
 use keelson_cni_plan::protocol::{Args, Error, code};
 use keelson_cni_plan::result::{Interface, Ip, Route, Success};
 use netlink_packet_route::link::InfoKind;
 use nix::libc::{EEXIST, ENODEV};
 
+use crate::ipam::Manager;
+use crate::masquerade;
 use crate::net::{Link, Net, not_own, open_netns, refused, sysctl, within};
 use crate::steps::{self, Manner, NewPair, Step};
 
@@ -192,7 +195,7 @@ pub(crate) fn new_pair<'a>(
 
 /// Deletes the link; either of its ends, since one alone does not exist. The container's end is looked for if the
 /// host's does not have its name, as when the reference has made it.
-pub(crate) fn delete(args: &Args) -> Result<(), Error> {
+fn delete(args: &Args) -> Result<(), Error> {
     let (mut host, link) = (
         Net::here()?,
         names::host_link(&args.container, &args.ifname),
@@ -219,6 +222,24 @@ pub(crate) fn delete(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
+/// Takes away what both types made for an attachment, however much of it there is: masquerade, the link, and then the
+/// address: in this order nobody gets an address that still answers. Tells of each step.
+pub(crate) fn detach(
+    (args, conf): (&Args, &NetConf),
+    options: &Masquerade,
+    manager: &Manager<'_>,
+) -> Vec<Result<(), Error>> {
+    let rules = options.ip_masq.then(|| {
+        let link = names::host_link(&args.container, &args.ifname);
+        masquerade::Removal::begin(options.backend()?, &conf.name, &link, known(args, conf))
+    });
+    let deleted = delete(args);
+    let freed = manager.del(args);
+    let late = freed.as_deref().unwrap_or_default();
+    let rules = rules.map_or(Ok(()), |begun| begun?.finish(late));
+    vec![deleted, freed.map(drop), rules]
+}
+
 /// Deletes the links of a network's attachments that are not valid any more.
 pub(crate) fn gc(conf: &NetConf) -> Result<(), Error> {
     let (mut host, valid) = (Net::here()?, conf.valid_attachments()?);
@@ -235,7 +256,7 @@ pub(crate) fn previous(conf: &NetConf) -> Result<Success, Error> {
 }
 
 /// The addresses of the result that the runtime remembers, if it does.
-pub(crate) fn known(args: &Args, conf: &NetConf) -> Vec<IpAddr> {
+fn known(args: &Args, conf: &NetConf) -> Vec<IpAddr> {
     let previous = conf.prev_result.as_ref();
     let previous = previous.and_then(|p| Success::parse(p, conf.version()).ok());
     let nets = previous.map(|s| s.addresses_of(&args.ifname));

@@ -56,21 +56,16 @@ impl Commands for Call<'_> {
         made
     }
 
-    /// Takes the link away, then frees the address: in this order nobody gets an address that still answers.
     fn del(&self) -> Result<(), Error> {
         let (args, conf, options) = (self.args, self.conf, &self.options);
-        let link = names::host_link(&args.container, &args.ifname);
         let ports = ports::delegate(args, conf, Command::Del, conf.prev_result.as_ref());
-        let deleted = attach::delete(args);
-        let mut known = attach::known(args, conf);
-        let freed = self.manager.del(args).map(|freed| known.extend(freed));
-        let mut done = vec![deleted, freed, ports];
-        if options.masquerade.ip_masq {
-            let backend = options.masquerade.backend()?;
-            done.push(masquerade::remove(backend, &conf.name, &link, &known));
-        }
+        let mut done = attach::detach((args, conf), &options.masquerade, &self.manager);
+        done.push(ports);
         if options.macspoofchk {
-            done.push(spoof::remove(&link));
+            done.push(spoof::remove(&names::host_link(
+                &args.container,
+                &args.ifname,
+            )));
         }
         all_of(done)
     }

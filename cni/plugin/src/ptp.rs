@@ -62,17 +62,8 @@ impl Commands for Call<'_> {
     }
 
     fn del(&self) -> Result<(), Error> {
-        let (args, conf) = (self.args, self.conf);
-        let deleted = attach::delete(args);
-        let mut known = attach::known(args, conf);
-        let freed = self.manager.del(args).map(|freed| known.extend(freed));
-        let mut done = vec![deleted, freed];
-        if self.options.masquerade.ip_masq {
-            let backend = self.options.masquerade.backend()?;
-            let link = names::host_link(&args.container, &args.ifname);
-            done.push(masquerade::remove(backend, &conf.name, &link, &known));
-        }
-        all_of(done)
+        let (call, options) = ((self.args, self.conf), &self.options.masquerade);
+        all_of(attach::detach(call, options, &self.manager))
     }
 
     fn gc(&self) -> Result<(), Error> {
