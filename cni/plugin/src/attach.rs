@@ -229,15 +229,26 @@ pub(crate) fn detach(
     options: &Masquerade,
     manager: &Manager<'_>,
 ) -> Vec<Result<(), Error>> {
-    let rules = options.ip_masq.then(|| {
-        let link = names::host_link(&args.container, &args.ifname);
-        masquerade::Removal::begin(options.backend()?, &conf.name, &link, known(args, conf))
-    });
-    let deleted = delete(args);
+    let link = names::host_link(&args.container, &args.ifname);
+    let end = |addresses: &[IpAddr]| match options.ip_masq {
+        true => masquerade::remove(options.backend()?, &conf.name, &link, addresses),
+        false => Ok(()),
+    };
+    let known = known(args, conf);
+    let mut done = Vec::new();
+    if !known.is_empty() {
+        done.push(end(&known));
+    }
+    done.push(delete(args));
     let freed = manager.del(args);
-    let late = freed.as_deref().unwrap_or_default();
-    let rules = rules.map_or(Ok(()), |begun| begun?.finish(late));
-    vec![deleted, freed.map(drop), rules]
+    // What the runtime did not remember.
+    let mut late = freed.as_ref().cloned().unwrap_or_default();
+    late.retain(|a| !known.contains(a));
+    if known.is_empty() || !late.is_empty() {
+        done.push(end(&late));
+    }
+    done.push(freed.map(drop));
+    done
 }
 
 /// Deletes the links of a network's attachments that are not valid any more.

@@ -38,62 +38,30 @@ pub(crate) fn add(
     Ok(())
 }
 
-/// The end of that. Addresses may have been given to others since; what is not tagged as the attachment's stays.
-///
-/// A socket that is closed after something was removed waits until nothing uses it any more, and so does the removal of
-/// a link: what is known is removed before the link, and the socket closed after it.
-pub(crate) struct Removal {
-    socket: Netfilter,
-    backend: Backend,
-    tag: String,
-    known: Vec<IpAddr>,
-}
-
-impl Removal {
-    /// Ends it for the addresses that are known.
-    pub(crate) fn begin(
-        backend: Option<Backend>,
-        network: &str,
-        link: &str,
-        known: Vec<IpAddr>,
-    ) -> Result<Self, Error> {
-        let mut socket = Netfilter::open()?;
-        let mut removal = Self {
-            backend: socket.backend(backend),
-            socket,
-            tag: names::tag(network, link),
-            known: Vec::new(),
-        };
-        match removal.backend {
-            Backend::Iptables => iptables::remove(link)?,
-            Backend::Nftables => removal.remove(&known)?,
-        }
-        removal.known = known;
-        Ok(removal)
+/// Ends that for addresses; for whatever is the attachment's, if none are given. They may have been given to others
+/// since; what is not tagged as the attachment's stays.
+pub(crate) fn remove(
+    backend: Option<Backend>,
+    network: &str,
+    link: &str,
+    addresses: &[IpAddr],
+) -> Result<(), Error> {
+    let mut socket = Netfilter::open()?;
+    if socket.backend(backend) == Backend::Iptables {
+        return iptables::remove(link);
     }
-
-    /// Ends it for others that turned out to be the attachment's; for whatever is, if none are.
-    pub(crate) fn finish(mut self, freed: &[IpAddr]) -> Result<(), Error> {
-        if self.backend == Backend::Iptables {
-            return Ok(());
-        }
-        if self.known.is_empty() && freed.is_empty() {
-            return sweep(&mut self.socket, &|tag| tag == self.tag);
-        }
-        let late = freed.iter().filter(|a| !self.known.contains(a));
-        self.remove(&late.copied().collect::<Vec<_>>())
+    let tag = names::tag(network, link);
+    if addresses.is_empty() {
+        return sweep(&mut socket, &|text| text == tag);
     }
-
-    fn remove(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        for address in addresses {
-            let mut gate = gate(*address, &mut self.socket);
-            let element = gate.get(&octets(*address))?;
-            if let Some(element) = element.filter(|e| e.comment == self.tag) {
-                gate.remove(&element)?;
-            }
+    for address in addresses {
+        let mut gate = gate(*address, &mut socket);
+        let element = gate.get(&octets(*address))?;
+        if let Some(element) = element.filter(|e| e.comment == tag) {
+            gate.remove(&element)?;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn sweep(socket: &mut Netfilter, gone: &dyn Fn(&str) -> bool) -> Result<(), Error> {

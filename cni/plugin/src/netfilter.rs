@@ -1,6 +1,7 @@
 //! Conversations with the kernel's packet filter and its table of connections.
 
 use std::io::{self, ErrorKind};
+use std::mem::ManuallyDrop;
 
 use keelson_cni_plan::backend::Backend;
 use keelson_cni_plan::nft::wire::answers;
@@ -12,14 +13,17 @@ use rustix::net::netlink::NETFILTER;
 use crate::netlink::Socket;
 
 /// A socket, in the network namespace it was made in.
-pub(crate) struct Netfilter(Socket);
+///
+/// It is closed when the process ends. Closing it waits until no processor uses what was removed from nftables, and so
+/// does deleting a link: both waits are one if the link's comes first.
+pub(crate) struct Netfilter(ManuallyDrop<Socket>);
 
 impl Netfilter {
     /// Opens one.
     pub(crate) fn open() -> Result<Self, Error> {
         let socket = Socket::open(Some(NETFILTER));
         socket
-            .map(Self)
+            .map(|s| Self(ManuallyDrop::new(s)))
             .map_err(|e| Error::new(code::KERNEL, "open netfilter socket", e))
     }
 
