@@ -28,12 +28,20 @@ need_cargo() {
 
 # build PROFILE: all binaries, into $bin. Those that run in other file systems, or thousands of times, are static.
 build() {
-  local profile=$1 dir=$1
+  local profile=$1 dir=$1 target=${CARGO_TARGET_DIR:-$top/target} p
   [ "$profile" = dev ] && dir=debug
-  bin=${CARGO_TARGET_DIR:-$top/target}/$dir
+  bin=$target/$dir
   cargo build --locked --profile "$profile" --bins
-  local p
-  for p in keelson-cni keelson-logger keelson-echo; do
-    cargo rustc --locked --profile "$profile" -p "$p" --bin "$p" -- -C target-feature=+crt-static
-  done
+  for p in keelson-logger keelson-echo; do build_static "$profile" "$p"; done
+  if [ "$profile" = dev ]; then
+    build_static dev keelson-cni
+  else
+    build_static plugin keelson-cni
+    cp --remove-destination "$target/plugin/keelson-cni" "$bin/"
+  fi
+}
+
+# Not to be moved in memory, so that nothing has to be relocated at each start.
+build_static() {
+  cargo rustc --locked --profile "$1" -p "$2" --bin "$2" -- -C target-feature=+crt-static -C relocation-model=static
 }

@@ -82,13 +82,15 @@ pub(crate) async fn run_agent(
     check(&options.node, &name)?;
     // Told by the server, so not known before the first join.
     let facts = paths.data.join("agent/cluster.json");
-    let pods = move || cluster::kept(&facts).map_or_else(Vec::new, |c| c.cluster_cidrs);
-    let first = addresses(&options.node, Some(&server), &pods())?;
+    let known = cluster::kept(&facts).map_or_else(Vec::new, |c| c.cluster_cidrs);
+    let first = addresses(&options.node, Some(&server), &known)?;
+    let (tell, pods) = watch::channel(known);
     let ips = rotate::addresses(&options.node, Some(&server), (&first, pods), &shutdown);
     let (node, joined, serving) = tokio::select! {
         joined = joined(options, &server, &paths, &name, ips.clone()) => joined?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    let _ = tell.send(node.cluster.cluster_cidrs.clone());
     let mut tasks = JoinSet::new();
     let serving = (serving, node.certs.clone());
     let renewing = rotate::joined(joined, name.clone(), serving, ips, shutdown.clone());

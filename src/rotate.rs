@@ -156,11 +156,11 @@ pub(crate) async fn joined(
     }
 }
 
-/// The node's addresses, followed where they were not told. `pods` are the cluster's ranges, as far as they are known.
+/// The node's addresses, followed where they were not told. `pods` are the cluster's ranges, as soon as they are known.
 pub(crate) fn addresses(
     options: &NodeOptions,
     server: Option<&str>,
-    (ips, pods): (&[IpAddr], impl Fn() -> Vec<IpNet> + Send + 'static),
+    (ips, mut pods): (&[IpAddr], watch::Receiver<Vec<IpNet>>),
     shutdown: &CancellationToken,
 ) -> watch::Receiver<Vec<IpAddr>> {
     let (tx, rx) = watch::channel(ips.to_vec());
@@ -184,8 +184,10 @@ pub(crate) fn addresses(
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
                 () = moved => {}
+                Ok(()) = pods.changed() => {}
             }
-            let (options, server, pods) = (options.clone(), server.clone(), pods());
+            let (options, server) = (options.clone(), server.clone());
+            let pods = pods.borrow_and_update().clone();
             // A name may have to be looked up.
             let look = move || node::addresses(&options, server.as_deref(), &pods);
             let Ok(Ok(found)) = tokio::task::spawn_blocking(look).await else {

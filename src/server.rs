@@ -85,9 +85,8 @@ pub(crate) async fn run(options: ServerOptions, shutdown: CancellationToken) -> 
         &parts,
     );
     if options.no_agent != Some(true) {
-        let cidrs = cluster.cluster_cidrs.clone();
-        let ips = (ips.as_slice(), move || cidrs.clone());
-        let ips = rotate::addresses(&options.node, None, ips, &parts);
+        let (_, pods) = watch::channel(cluster.cluster_cidrs.clone());
+        let ips = rotate::addresses(&options.node, None, (&ips, pods), &parts);
         let (node, renewing) = local_node(
             &server,
             &pki,

@@ -230,7 +230,6 @@ pub fn gateway_change(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::masquerade::Backend;
     use crate::result::Ip;
     use serde_json::{Value, json};
 
@@ -244,7 +243,7 @@ mod tests {
         assert_eq!(conf.bridge, "cni0");
         assert!(!conf.is_gateway && !conf.hairpin_mode && !conf.masquerade.ip_masq);
         assert!(conf.keeps_default_vlan() && !conf.filters_vlans());
-        assert_eq!(conf.masquerade.backend(), Ok(Backend::Nftables));
+        assert_eq!(conf.masquerade.backend(), Ok(None));
         let default = parse(&json!({"isDefaultGateway": true}), true).expect("valid");
         assert!(default.is_gateway);
         let vlan = parse(&json!({"vlan": 7, "preserveDefaultVlan": false}), true).expect("valid");

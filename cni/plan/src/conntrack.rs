@@ -4,14 +4,13 @@
 use std::net::IpAddr;
 
 use crate::nft::Family;
-use crate::nft::wire::{Attributes, Head, find, message};
+use crate::nft::wire::{Attributes, find, request};
 
 /// `NFNL_SUBSYS_CTNETLINK`.
 const SUBSYSTEM: u16 = 1;
 const GET: u16 = 1;
 const DELETE: u16 = 2;
-/// `NLM_F_REQUEST`, `NLM_F_DUMP`.
-const REQUEST: u16 = 1;
+/// `NLM_F_DUMP`.
 const DUMP: u16 = 0x300;
 /// Attributes of an entry (`CTA_*`).
 const ORIGINAL: u16 = 1;
@@ -25,16 +24,7 @@ const PROTOCOL: u16 = 2;
 const UDP: u8 = 17;
 
 fn write(family: Family, kind: u16, flags: u16, body: &Attributes) -> Vec<u8> {
-    let mut out = Vec::new();
-    let head = Head {
-        kind: SUBSYSTEM << 8 | kind,
-        flags: REQUEST | flags,
-        sequence: 1,
-        family: family.number(),
-        resource: 0,
-    };
-    message(&mut out, head, body.as_slice());
-    out
+    request(SUBSYSTEM << 8 | kind, flags, family.number(), body)
 }
 
 /// Asks for the UDP flows, those to a port if it is one. Kernels before 5.8 don't know filters and give all.
@@ -73,9 +63,6 @@ pub fn delete(
     };
     let from = find(find(reply, PROTOCOL)?, 2)?;
     let from = u16::from_be_bytes(from.try_into().ok()?);
-    let named = || Attributes::new().bytes(NESTED | ORIGINAL, original);
+    let named = || Attributes::new().nest(ORIGINAL, &Attributes::from(original));
     stale((answerer, from)).then(|| write(family, DELETE, 0, &named()))
 }
-
-/// The attribute holds attributes.
-const NESTED: u16 = 0x8000;

@@ -3,10 +3,12 @@
 
 pub mod alloc;
 pub mod args;
+pub mod backend;
 pub mod bandwidth;
 pub mod bridge;
 pub mod config;
 pub mod conntrack;
+pub mod gate;
 pub mod host_local;
 pub mod iptables;
 pub mod masquerade;
@@ -17,6 +19,7 @@ pub mod protocol;
 pub mod ptp;
 pub mod resolv;
 pub mod result;
+pub mod spoof;
 
 pub use config::NetConf;
 pub use protocol::{Args, Command, Error};

@@ -7,6 +7,9 @@ use crate::config::Attachment;
 /// What the names of all links on the host's side begin with.
 pub const LINK: &str = "ksn";
 
+/// The tables of masquerade and of hardware addresses in nftables, one in each family.
+pub const TABLE: &str = "keelson-cni";
+
 /// The host end of a container's link: `ksn` and 48 bits of a hash of container and interface.
 pub fn host_link(container: &str, ifname: &str) -> String {
     format!("{LINK}{}", short_hash(&[container, ifname]))

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use keelson_cni_plan::config::{NetConf, invalid};
+use keelson_cni_plan::masquerade::Masquerade;
 use keelson_cni_plan::names;
 use keelson_cni_plan::protocol::{Args, Error, code};
 use keelson_cni_plan::result::{Interface, Ip, Route, Success};
 use netlink_packet_route::link::InfoKind;
 use nix::libc::{EEXIST, ENODEV};
 
-use crate::errors::all_of;
 use crate::ipam::Manager;
+use crate::masquerade;
 use crate::net::{Link, Net, not_own, open_netns, refused, sysctl, within};
 use crate::steps::{self, Manner, NewPair, Step};
 
@@ -221,6 +222,37 @@ fn delete(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
+/// Takes away what both types made for an attachment, however much of it there is: masquerade, the link, and then the
+/// address: in this order nobody gets an address of ours that still answers. Tells of each step.
+pub(crate) fn detach(
+    (args, conf): (&Args, &NetConf),
+    options: &Masquerade,
+    manager: &Manager<'_>,
+) -> Vec<Result<(), Error>> {
+    let link = names::host_link(&args.container, &args.ifname);
+    let end = |addresses: &[IpAddr]| match options.ip_masq {
+        true => masquerade::remove(options.backend()?, &conf.name, &link, addresses),
+        false => Ok(()),
+    };
+    let known = known(args, conf);
+    let mut done = Vec::new();
+    if !known.is_empty() {
+        done.push(end(&known));
+    }
+    // Another plugin may need the link for it: `dhcp` gives a lease back over it.
+    let before = matches!(manager, Manager::Other(..)).then(|| manager.del(args));
+    done.push(delete(args));
+    let freed = before.unwrap_or_else(|| manager.del(args));
+    // What the runtime did not remember.
+    let mut late = freed.as_ref().cloned().unwrap_or_default();
+    late.retain(|a| !known.contains(a));
+    if known.is_empty() || !late.is_empty() {
+        done.push(end(&late));
+    }
+    done.push(freed.map(drop));
+    done
+}
+
 /// Deletes the links of a network's attachments that are not valid any more.
 pub(crate) fn gc(conf: &NetConf) -> Result<(), Error> {
     let (mut host, valid) = (Net::here()?, conf.valid_attachments()?);
@@ -234,23 +266,6 @@ pub(crate) fn previous(conf: &NetConf) -> Result<Success, Error> {
     let missing = || invalid("prevResult", "CHECK needs the result of ADD");
     let previous = conf.prev_result.as_ref().ok_or_else(missing)?;
     Success::parse(previous, conf.version())
-}
-
-/// Takes the link away and frees the addresses; those that are known, and how it went.
-pub(crate) fn end(
-    args: &Args,
-    conf: &NetConf,
-    manager: &Manager<'_>,
-) -> (Vec<IpAddr>, Result<(), Error>) {
-    let mut known = known(args, conf);
-    let mut free = || manager.del(args).map(|freed| known.extend(freed));
-    let done = match manager {
-        // Another plugin may need the link: `dhcp` tells its server over it.
-        Manager::Other(..) => vec![free(), delete(args)],
-        // Nobody is to get an address that still answers.
-        _ => vec![delete(args), free()],
-    };
-    (known, all_of(done))
 }
 
 /// The addresses of the result that the runtime remembers, if it does.

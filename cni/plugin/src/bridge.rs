@@ -58,16 +58,14 @@ impl Commands for Call<'_> {
 
     fn del(&self) -> Result<(), Error> {
         let (args, conf, options) = (self.args, self.conf, &self.options);
-        let link = names::host_link(&args.container, &args.ifname);
         let ports = ports::delegate(args, conf, Command::Del, conf.prev_result.as_ref());
-        let (known, ended) = attach::end(args, conf, &self.manager);
-        let mut done = vec![ports, ended];
-        if options.masquerade.ip_masq {
-            let backend = options.masquerade.backend()?;
-            done.push(masquerade::remove(backend, &conf.name, &link, &known));
-        }
+        let mut done = attach::detach((args, conf), &options.masquerade, &self.manager);
+        done.push(ports);
         if options.macspoofchk {
-            done.push(spoof::remove(&link));
+            done.push(spoof::remove(&names::host_link(
+                &args.container,
+                &args.ifname,
+            )));
         }
         all_of(done)
     }

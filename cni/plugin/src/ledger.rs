@@ -82,11 +82,9 @@ impl<'a> Ledger<'a> {
 
     /// An address of each set for the owner, those it has already among them.
     pub(crate) fn allocate(&self, owner: &Attachment) -> Result<Vec<Choice>, Error> {
-        let choices = alloc::plan(self.conf, &self.read()?, owner, |set| self.last(set))?;
+        let choices = alloc::plan(self.conf, &self.owned()?, owner, |set| self.last(set))?;
         for choice in choices.iter().filter(|c| c.fresh) {
             let address = choice.address.addr().to_string();
-            // The owner's name is in the file before the file has its name: killed between, nobody owns an address
-            // without a name.
             self.write(
                 &address,
                 &format!("{}\r\n{}", owner.container, owner.ifname),
@@ -126,7 +124,14 @@ impl<'a> Ledger<'a> {
 
     /// Whether each set has an address to give.
     pub(crate) fn available(&self) -> Result<bool, Error> {
-        Ok(alloc::available(self.conf, &self.read()?))
+        Ok(alloc::available(self.conf, &self.owned()?))
+    }
+
+    /// The allocations that have an owner: a file without one is of a call that was killed before it wrote it.
+    fn owned(&self) -> Result<Taken, Error> {
+        let mut all = self.read()?;
+        all.retain(|_, owner| !owner.container.is_empty());
+        Ok(all)
     }
 
     /// All allocations. One whose owner can't be read is taken all the same.
@@ -157,14 +162,21 @@ impl<'a> Ledger<'a> {
         fs::read_to_string(path).ok()?.trim().parse().ok()
     }
 
+    /// Writes a file in place: a text as short as these is there whole or not at all, whenever the call is killed. A
+    /// rename over a file makes ext4 write the new one to the disk first, a millisecond for each pod; and after the
+    /// machine itself has failed none of it counts.
     fn write(&self, name: &str, text: &str) -> Result<(), Error> {
-        let (path, temporary) = (self.dir.join(name), self.dir.join(".new"));
+        let path = self.dir.join(name);
         let mut options = fs::OpenOptions::new();
-        let options = options.create(true).truncate(true).write(true).mode(0o644);
-        let written = options
-            .open(&temporary)
-            .and_then(|mut f| f.write_all(text.as_bytes()))
-            .and_then(|()| fs::rename(&temporary, &path));
+        let options = options.create(true).truncate(false).write(true).mode(0o644);
+        let length = text.len() as u64;
+        let written = options.open(&path).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            match file.metadata()?.len() > length {
+                true => file.set_len(length),
+                false => Ok(()),
+            }
+        });
         written.map_err(|e| self.fail("write", &path, e))
     }
 
@@ -275,5 +287,32 @@ mod tests {
         fs::write(ledger.dir.join("10.0.0.5"), "a").expect("write");
         let old = ledger.release(&owner("a")).expect("freed");
         assert_eq!(old, ["10.0.0.5".parse::<IpAddr>().expect("ip")]);
+    }
+
+    #[test]
+    fn what_a_killed_call_left_without_an_owner_is_free() {
+        let dir = tempfile::tempdir().expect("directory");
+        let conf = conf(dir.path());
+        let ledger = Ledger::open(&conf).expect("ledger");
+        for address in 2..7 {
+            fs::write(ledger.dir.join(format!("10.0.0.{address}")), "").expect("write");
+        }
+        assert_eq!(ledger.available(), Ok(true));
+        let given = ledger.allocate(&owner("a")).expect("address");
+        assert_eq!(given[0].address.to_string(), "10.0.0.2/29");
+        let gone = |o: &Attachment| *o != owner("a");
+        assert_eq!(ledger.release_all(gone).expect("freed").len(), 4);
+        assert_eq!(owners(&ledger), ["a"]);
+    }
+
+    #[test]
+    fn a_shorter_text_takes_a_longers_place() {
+        let dir = tempfile::tempdir().expect("directory");
+        let conf = conf(dir.path());
+        let ledger = Ledger::open(&conf).expect("ledger");
+        for text in ["10.0.0.100", "10.0.0.7"] {
+            ledger.write("last_reserved_ip.0", text).expect("write");
+            assert_eq!(ledger.last(0), text.parse().ok());
+        }
     }
 }

@@ -16,7 +16,6 @@ mod masquerade;
 mod net;
 mod netfilter;
 mod netlink;
-mod nft;
 mod portmap;
 mod ports;
 mod ptp;

@@ -22,12 +22,12 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc::ENODEV;
 use nix::sched::{CloneFlags, setns};
 
-use crate::netlink::{Answer, Socket, parse};
+use crate::netlink::{Answer, Routing, parse};
 use crate::steps::Step;
 
 /// A socket into a network namespace.
 pub(crate) struct Net {
-    socket: Socket,
+    socket: Routing,
 }
 
 /// A link, as far as plugins want to know it.
@@ -142,7 +142,7 @@ pub(crate) fn forward(family: IpAddr) -> Result<(), Error> {
 impl Net {
     /// In the namespace that the thread is in.
     pub(crate) fn here() -> Result<Self, Error> {
-        let socket = Socket::route().map_err(failed("open netlink socket"))?;
+        let socket = Routing::open().map_err(failed("open netlink socket"))?;
         Ok(Self { socket })
     }
 

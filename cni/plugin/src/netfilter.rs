@@ -1,77 +1,81 @@
 //! Conversations with the kernel's packet filter and its table of connections.
 
 use std::io::{self, ErrorKind};
+use std::mem::ManuallyDrop;
 
+use keelson_cni_plan::backend::Backend;
 use keelson_cni_plan::nft::wire::answers;
-use keelson_cni_plan::nft::{self, Batch};
+use keelson_cni_plan::nft::{Batch, ask};
 use keelson_cni_plan::protocol::{Error, code};
-use netlink_sys::Socket;
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use nix::libc;
+use nix::libc::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
+use rustix::net::netlink::NETFILTER;
 
-/// Lists come in pieces of at most this many bytes.
-const BUFFER: usize = 64 * 1024;
-/// `NLM_F_DUMP_INTR`: the list changed while it was read.
-const INTERRUPTED: u16 = 0x10;
+use crate::netlink::Socket;
 
 /// A socket, in the network namespace it was made in.
-pub(crate) struct Netfilter(Socket);
+///
+/// It is closed when the process ends. Closing it waits until no processor uses what was removed from nftables, and so
+/// does deleting a link: both waits are one if the link's comes first.
+pub(crate) struct Netfilter(ManuallyDrop<Socket>);
 
 impl Netfilter {
     /// Opens one.
     pub(crate) fn open() -> Result<Self, Error> {
-        let socket = Socket::new(NETLINK_NETFILTER);
+        let socket = Socket::open(Some(NETFILTER));
         socket
-            .map(Self)
+            .map(|s| Self(ManuallyDrop::new(s)))
             .map_err(|e| Error::new(code::KERNEL, "open netfilter socket", e))
     }
 
     /// Whether this kernel has nftables.
-    pub(crate) fn has_nftables(&self) -> bool {
+    pub(crate) fn has_nftables(&mut self) -> bool {
         let mut there = false;
-        let asked = self.ask(&nft::ask_generation(), |answer| {
-            there |= nft::generation(answer).is_some();
+        let asked = self.ask(&ask::ask_generation(), |answer| {
+            there |= ask::generation(answer).is_some();
         });
         asked.is_ok() && there
     }
 
+    /// What is to hold rules: what was asked for, else nftables, and iptables where that is missing.
+    pub(crate) fn backend(&mut self, wanted: Option<Backend>) -> Backend {
+        match wanted {
+            Some(backend) => backend,
+            None if self.has_nftables() => Backend::Nftables,
+            None => Backend::Iptables,
+        }
+    }
+
     /// Carries a batch out. The kernel works while it is called and answers only what it refuses, so that when it
     /// comes back without an answer everything is in place.
-    pub(crate) fn commit(&self, batch: Batch) -> io::Result<()> {
-        let bytes = batch.finish();
-        let _ = self.0.send(&bytes, 0)?;
+    ///
+    /// # Errors
+    /// The first refusal: others follow from it.
+    pub(crate) fn commit(&mut self, batch: Batch) -> io::Result<()> {
+        self.0.send(&batch.finish())?;
         let mut refused = Ok(());
-        let mut buffer = Vec::with_capacity(BUFFER);
-        loop {
-            buffer.clear();
-            match self.0.recv(&mut buffer, libc::MSG_DONTWAIT) {
-                Ok(_) => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return refused,
-                Err(e) => return Err(e),
-            }
-            // The first error is the one to tell: others follow from it.
-            let errors = answers(&buffer).filter(|a| i32::from(a.kind) == libc::NLMSG_ERROR);
-            let numbers = errors.map(|a| nft::error(a.body)).filter(|n| *n != 0);
+        while let Some(said) = self.0.receive(false)? {
+            let errors = answers(said).filter(|a| i32::from(a.kind) == NLMSG_ERROR);
+            let numbers = errors.map(|a| ask::error(a.body)).filter(|n| *n != 0);
             for number in numbers {
                 refused = refused.and(Err(io::Error::from_raw_os_error(number)));
             }
         }
+        refused
     }
 
     /// Asks, and hands each answer's attributes over. One without a list answers once.
-    fn ask(&self, question: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<bool> {
-        let list = question.get(7).is_some_and(|flags| flags & 3 == 3);
-        let _ = self.0.send(question, 0)?;
-        let mut buffer = Vec::with_capacity(BUFFER);
+    fn ask(&mut self, question: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<bool> {
+        let flags = question.get(6..).and_then(|b| b.first_chunk());
+        let flags = flags.map_or(0, |b| u16::from_ne_bytes(*b));
+        let list = i32::from(flags) & NLM_F_DUMP == NLM_F_DUMP;
+        self.0.send(question)?;
         let mut whole = true;
         loop {
-            buffer.clear();
-            let _ = self.0.recv(&mut buffer, 0)?;
-            for answer in answers(&buffer) {
-                whole &= answer.flags & INTERRUPTED == 0;
+            for answer in answers(self.0.receive(true)?.unwrap_or_default()) {
+                whole &= i32::from(answer.flags) & NLM_F_DUMP_INTR == 0;
                 match i32::from(answer.kind) {
-                    libc::NLMSG_DONE => return Ok(whole),
-                    libc::NLMSG_ERROR => match nft::error(answer.body) {
+                    NLMSG_DONE => return Ok(whole),
+                    NLMSG_ERROR => match ask::error(answer.body) {
                         0 => return Ok(whole),
                         number => return Err(io::Error::from_raw_os_error(number)),
                     },
@@ -84,13 +88,21 @@ impl Netfilter {
         }
     }
 
-    /// Asks for a list, again if it changed while it was read; what `take` gives for each answer's attributes.
-    pub(crate) fn list<T>(&self, question: &[u8], take: impl Fn(&[u8]) -> T) -> io::Result<Vec<T>> {
+    /// Asks for a list, again if it changed while it was read; what `take` gives for each answer's attributes. What is
+    /// asked for may be in something that is not there: then there is none of it.
+    pub(crate) fn list<T>(
+        &mut self,
+        question: &[u8],
+        take: impl Fn(&[u8]) -> T,
+    ) -> io::Result<Vec<T>> {
         const ATTEMPTS: usize = 20;
         for _ in 0..ATTEMPTS {
             let mut all = Vec::new();
-            if self.ask(question, |answer| all.push(take(answer)))? {
-                return Ok(all);
+            match self.ask(question, |answer| all.push(take(answer))) {
+                Ok(true) => return Ok(all),
+                Ok(false) => {}
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(e) => return Err(e),
             }
         }
         Err(io::Error::new(
@@ -100,9 +112,8 @@ impl Netfilter {
     }
 
     /// Sends a message that asks for nothing but its being done; an error that it brings is of no use to anybody.
-    pub(crate) fn tell(&self, message: &[u8]) {
-        let _ = self.0.send(message, 0);
-        let mut buffer = Vec::with_capacity(BUFFER);
-        let _ = self.0.recv(&mut buffer, libc::MSG_DONTWAIT);
+    pub(crate) fn tell(&mut self, message: &[u8]) {
+        let _ = self.0.send(message);
+        let _ = self.0.receive(false);
     }
 }

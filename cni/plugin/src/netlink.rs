@@ -1,15 +1,17 @@
-//! A netlink socket. Many requests go out as one datagram: the kernel has carried all of them out, and its answers
+//! Netlink sockets. Many requests go out as one datagram: the kernel has carried all of them out, and its answers
 //! lie ready, when the call that sends them returns.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use keelson_cni_plan::nft::{ask, wire};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use rustix::net::netlink::{self, SocketAddrNetlink};
+use nix::libc::{NLMSG_DONE, NLMSG_ERROR};
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
     socket_with,
@@ -17,17 +19,46 @@ use rustix::net::{
 
 /// A dump's pieces are no greater than this.
 const BUFFER: usize = 32 << 10;
-/// Types of messages that end an answer.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// Bytes of a message's header.
-const HEADER: usize = 16;
 
 /// A socket; it stays in the namespace in which it was made.
 pub(crate) struct Socket {
     fd: OwnedFd,
-    sequence: u32,
     buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens one to a part of the kernel; without one, to links, addresses and routes.
+    pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<Self> {
+        let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
+        let fd = socket_with(family, SocketType::RAW, flags, protocol)?;
+        bind(&fd, &SocketAddrNetlink::new(0, 0))?;
+        Ok(Self {
+            fd,
+            buffer: vec![0; BUFFER],
+        })
+    }
+
+    /// Sends messages.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        send(&self.fd, bytes, SendFlags::empty())?;
+        Ok(())
+    }
+
+    /// The next datagram. Without `wait`: none, if none is there.
+    pub(crate) fn receive(&mut self, wait: bool) -> io::Result<Option<&[u8]>> {
+        let flags = match wait {
+            true => RecvFlags::empty(),
+            false => RecvFlags::DONTWAIT,
+        };
+        loop {
+            match recv(&self.fd, self.buffer.as_mut_slice(), flags) {
+                Ok((length, _)) => return Ok(self.buffer.get(..length)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if !wait => return Ok(None),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
 }
 
 /// What the kernel said to one request.
@@ -39,32 +70,17 @@ pub(crate) struct Answer {
     pub(crate) messages: Vec<(u16, Vec<u8>)>,
 }
 
-impl Socket {
-    /// For links, addresses and routes.
-    pub(crate) fn route() -> io::Result<Self> {
-        Self::open(None)
-    }
+/// A conversation about links, addresses and routes.
+pub(crate) struct Routing {
+    socket: Socket,
+    /// Number of the last request.
+    sequence: u32,
+}
 
-    /// For rules.
-    pub(crate) fn netfilter() -> io::Result<Self> {
-        Self::open(Some(netlink::NETFILTER))
-    }
-
-    fn open(protocol: Option<Protocol>) -> io::Result<Self> {
-        let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
-        let fd = socket_with(family, SocketType::RAW, flags, protocol)?;
-        bind(&fd, &SocketAddrNetlink::new(0, 0))?;
-        Ok(Self {
-            fd,
-            sequence: 0,
-            buffer: vec![0; BUFFER],
-        })
-    }
-
-    /// The number of the next message.
-    pub(crate) fn number(&mut self) -> u32 {
-        self.sequence += 1;
-        self.sequence
+impl Routing {
+    pub(crate) fn open() -> io::Result<Self> {
+        let (socket, sequence) = (Socket::open(None)?, 0);
+        Ok(Self { socket, sequence })
     }
 
     /// Sends requests, each with its flags, and gives the answer to each.
@@ -74,72 +90,37 @@ impl Socket {
     ) -> io::Result<Vec<Answer>> {
         let (mut bytes, first) = (Vec::new(), self.sequence + 1);
         for (message, flags) in requests {
+            self.sequence += 1;
             let mut header = NetlinkHeader::default();
             header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-            header.sequence_number = self.number();
+            header.sequence_number = self.sequence;
             let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
             message.finalize();
             let start = bytes.len();
             bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
             message.serialize(&mut bytes[start..]);
         }
-        let answers = self.exchange(&bytes, first..self.sequence + 1, false)?;
-        Ok(answers.into_values().collect())
-    }
-
-    /// Sends messages as they are and collects the answers to those in `wanted`: until all have ended, or, if what has
-    /// gone well may be left unsaid (`quiet`), until nothing is there.
-    pub(crate) fn exchange(
-        &mut self,
-        bytes: &[u8],
-        wanted: std::ops::Range<u32>,
-        quiet: bool,
-    ) -> io::Result<BTreeMap<u32, Answer>> {
-        send(&self.fd, bytes, SendFlags::empty())?;
-        let mut answers: BTreeMap<u32, Answer> = wanted.map(|n| (n, Answer::default())).collect();
+        self.socket.send(&bytes)?;
+        let mut answers: Vec<Answer> = Vec::new();
+        answers.resize_with((self.sequence + 1 - first) as usize, Answer::default);
         let mut open = answers.len();
-        let flags = if quiet {
-            RecvFlags::DONTWAIT
-        } else {
-            RecvFlags::empty()
-        };
         while open > 0 {
-            let length = match recv(&self.fd, self.buffer.as_mut_slice(), flags) {
-                Ok((length, _)) => length,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(rustix::io::Errno::AGAIN) if quiet => break,
-                Err(e) => return Err(e.into()),
-            };
-            for (header, content) in messages(&self.buffer[..length]) {
-                let Some(answer) = answers.get_mut(&header.sequence_number) else {
+            for said in wire::answers(self.socket.receive(true)?.unwrap_or_default()) {
+                let number = said.sequence.wrapping_sub(first) as usize;
+                let Some(answer) = answers.get_mut(number) else {
                     continue;
                 };
-                match header.message_type {
-                    ERROR | DONE => {
-                        let code = content.first_chunk().map(|b| i32::from_ne_bytes(*b));
-                        answer.errno = -code.unwrap_or_default();
+                match i32::from(said.kind) {
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        answer.errno = ask::error(said.body);
                         open -= 1;
                     }
-                    kind => answer.messages.push((kind, content.to_vec())),
+                    _ => answer.messages.push((said.kind, said.body.to_vec())),
                 }
             }
         }
         Ok(answers)
     }
-}
-
-/// The messages in a datagram.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
-    std::iter::from_fn(move || {
-        let number = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-        let length = number(0)? as usize;
-        let mut header = NetlinkHeader::default();
-        header.message_type = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-        header.sequence_number = number(8)?;
-        let content = bytes.get(HEADER..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((header, content))
-    })
 }
 
 /// A message of the routing family, if its content is one.

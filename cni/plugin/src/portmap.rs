@@ -5,9 +5,10 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 
-use keelson_cni_plan::nft::{self, Batch, Family};
-use keelson_cni_plan::portmap::nft::{MAPS, Place, TABLE};
-use keelson_cni_plan::portmap::{self as plan, Backend, Conf, Mark, Port, Protocol, Wanted};
+use keelson_cni_plan::backend::Backend;
+use keelson_cni_plan::nft::{Batch, Element, Family, ask};
+use keelson_cni_plan::portmap::nft::{MAPS, Place, TABLE, table};
+use keelson_cni_plan::portmap::{self as plan, Conf, Mark, Port, Protocol, Wanted};
 use keelson_cni_plan::protocol::{Args, Command, Error, code};
 use keelson_cni_plan::result::Success;
 use keelson_cni_plan::{conntrack, names};
@@ -82,17 +83,12 @@ fn lock() -> Result<fs::File, Error> {
 
 /// The backend to use and a socket for it.
 fn backend(conf: &Conf) -> Result<(Backend, Netfilter), Error> {
-    let socket = Netfilter::open()?;
-    let backend = match conf.backend() {
-        Some(backend) => backend,
-        None if socket.has_nftables() => Backend::Nftables,
-        None => Backend::Iptables,
-    };
-    Ok((backend, socket))
+    let mut socket = Netfilter::open()?;
+    Ok((socket.backend(conf.backend()), socket))
 }
 
 fn add(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
-    let (backend, socket) = backend(conf)?;
+    let (backend, mut socket) = backend(conf)?;
     for wanted in wanted {
         if wanted.family == Family::V4 && !wanted.sources.is_empty() {
             let to = wanted.forwards.iter().map(|f| f.to.0).next();
@@ -100,7 +96,7 @@ fn add(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
         }
         let _lock = lock()?;
         match backend {
-            Backend::Nftables => put(&socket, wanted, owner)?,
+            Backend::Nftables => put(&mut socket, wanted, owner)?,
             Backend::Iptables => restore(wanted, owner)?,
         }
     }
@@ -109,7 +105,7 @@ fn add(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
         .flat_map(|w| w.forwards.iter().map(|f| f.to))
         .collect();
     for wanted in wanted {
-        forget(&socket, wanted.family, &conf.ports, |answerer| {
+        forget(&mut socket, wanted.family, &conf.ports, |answerer| {
             !to.contains(&answerer)
         });
     }
@@ -126,14 +122,14 @@ fn let_loopback_through(to: Option<IpAddr>) -> Result<(), Error> {
 }
 
 /// Adds an attachment's elements, and first what they need where it is not there.
-fn put(socket: &Netfilter, wanted: &Wanted, owner: &str) -> Result<(), Error> {
+fn put(socket: &mut Netfilter, wanted: &Wanted, owner: &str) -> Result<(), Error> {
     /// With nothing there: once in vain, once after it was made; once more where another has the port.
     const ATTEMPTS: usize = 4;
     let elements = plan::nft::elements(wanted, owner);
     let mut gone = Vec::new();
     let mut result = Ok(());
     for _ in 0..ATTEMPTS {
-        let mut batch = Batch::new(wanted.family, TABLE);
+        let mut batch = Batch::new(table(wanted.family));
         each_map(&gone, |map, some| batch.delete(map, some));
         each_map(&elements, |map, some| batch.add(map, some));
         result = socket.commit(batch);
@@ -150,7 +146,7 @@ fn put(socket: &Netfilter, wanted: &Wanted, owner: &str) -> Result<(), Error> {
     result.map_err(failed("add host ports to"))
 }
 
-fn make(socket: &Netfilter, wanted: &Wanted) -> Result<(), Error> {
+fn make(socket: &mut Netfilter, wanted: &Wanted) -> Result<(), Error> {
     let mut batches = vec![plan::nft::base(wanted.family)];
     if let Mark::Bit(bit) = wanted.mark {
         batches.push(plan::nft::masquerading(wanted.family, bit));
@@ -164,10 +160,10 @@ fn make(socket: &Netfilter, wanted: &Wanted) -> Result<(), Error> {
     Ok(())
 }
 
-fn each_map(places: &[Place], mut then: impl FnMut(&str, &[nft::Element])) {
+fn each_map(places: &[Place], mut then: impl FnMut(&str, &[Element])) {
     for map in MAPS {
         let own = places.iter().filter(|(name, _)| *name == map.name);
-        let own: Vec<nft::Element> = own.map(|(_, element)| element.clone()).collect();
+        let own: Vec<Element> = own.map(|(_, element)| element.clone()).collect();
         if !own.is_empty() {
             then(map.name, &own);
         }
@@ -175,17 +171,13 @@ fn each_map(places: &[Place], mut then: impl FnMut(&str, &[nft::Element])) {
 }
 
 /// All elements of a family's table; none without a table.
-fn there(socket: &Netfilter, family: Family) -> Result<Vec<Place>, Error> {
+fn there(socket: &mut Netfilter, family: Family) -> Result<Vec<Place>, Error> {
     let mut all = Vec::new();
     for map in MAPS {
-        let question = nft::ask_elements(family, TABLE, map.name);
-        match socket.list(&question, nft::elements) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            other => {
-                let found = other.map_err(failed("read"))?.into_iter().flatten();
-                all.extend(found.map(|element| (map.name, element)));
-            }
-        }
+        let question = ask::ask_elements(table(family), map.name);
+        let found = socket.list(&question, ask::elements);
+        let found = found.map_err(failed("read"))?.into_iter().flatten();
+        all.extend(found.map(|element| (map.name, element)));
     }
     Ok(all)
 }
@@ -195,7 +187,7 @@ fn del(conf: &Conf, ifname: &str, owner: &str) -> Result<(), Error> {
     for wanted in conf.wanted(ifname).unwrap_or_default() {
         let container = wanted.forwards.iter().map(|f| f.to.0).next();
         forget(
-            &Netfilter::open()?,
+            &mut Netfilter::open()?,
             wanted.family,
             &conf.ports,
             |(ip, _)| container == Some(ip),
@@ -206,10 +198,10 @@ fn del(conf: &Conf, ifname: &str, owner: &str) -> Result<(), Error> {
 
 /// Removes the rules of owners that are gone, whichever backend has them.
 fn remove(conf: &Conf, gone: &dyn Fn(&str) -> bool) -> Result<(), Error> {
-    let (backend, socket) = backend(conf)?;
+    let (backend, mut socket) = backend(conf)?;
     let _lock = lock()?;
     let each = Family::ALL.map(|family| match backend {
-        Backend::Nftables => take(&socket, family, gone),
+        Backend::Nftables => take(&mut socket, family, gone),
         Backend::Iptables => clear(family, gone),
     });
     all_of(each.into())
@@ -232,13 +224,13 @@ fn clear(family: Family, gone: &dyn Fn(&str) -> bool) -> Result<(), Error> {
     }
 }
 
-fn take(socket: &Netfilter, family: Family, gone: &dyn Fn(&str) -> bool) -> Result<(), Error> {
+fn take(socket: &mut Netfilter, family: Family, gone: &dyn Fn(&str) -> bool) -> Result<(), Error> {
     let mut stale = there(socket, family)?;
     stale.retain(|(_, element)| gone(&element.comment));
     if stale.is_empty() {
         return Ok(());
     }
-    let mut batch = Batch::new(family, TABLE);
+    let mut batch = Batch::new(table(family));
     each_map(&stale, |map, some| batch.delete(map, some));
     socket
         .commit(batch)
@@ -246,7 +238,7 @@ fn take(socket: &Netfilter, family: Family, gone: &dyn Fn(&str) -> bool) -> Resu
 }
 
 fn check(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
-    let (backend, socket) = backend(conf)?;
+    let (backend, mut socket) = backend(conf)?;
     for wanted in wanted {
         let missing = match backend {
             Backend::Iptables => {
@@ -254,14 +246,15 @@ fn check(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
                 plan::iptables::missing(&saved, wanted, owner)
             }
             Backend::Nftables => {
-                let chain = |answer: &[u8]| nft::rule_chain(answer, TABLE).map(str::to_owned);
-                let rules = socket.list(&nft::ask_rules(wanted.family, TABLE), chain);
+                let table = table(wanted.family);
+                let chain = |answer: &[u8]| ask::rule_chain(answer, table).map(str::to_owned);
+                let rules = socket.list(&ask::ask_rules(table), chain);
                 let rules: Vec<String> = rules
                     .map_err(failed("read"))?
                     .into_iter()
                     .flatten()
                     .collect();
-                plan::nft::missing(wanted, owner, &rules, &there(&socket, wanted.family)?)
+                plan::nft::missing(wanted, owner, &rules, &there(&mut socket, wanted.family)?)
             }
         };
         if let Some(why) = missing {
@@ -273,7 +266,7 @@ fn check(conf: &Conf, wanted: &[Wanted], owner: &str) -> Result<(), Error> {
 
 /// Host ports can be served where one of the backends is there.
 fn status(conf: &Conf) -> Result<(), Error> {
-    let (backend, socket) = backend(conf)?;
+    let (backend, mut socket) = backend(conf)?;
     let there = match backend {
         Backend::Nftables => socket.has_nftables(),
         Backend::Iptables => iptables::list(Family::V4)?.is_some(),
@@ -290,7 +283,7 @@ fn status(conf: &Conf) -> Result<(), Error> {
 /// Forgets UDP flows to host ports that keep going where they went. That it fails harms nobody but them, and them not
 /// for long. The kernel looks through all flows for an answer, so it is asked once.
 fn forget(
-    socket: &Netfilter,
+    socket: &mut Netfilter,
     family: Family,
     ports: &[Port],
     stale: impl Fn((IpAddr, u16)) -> bool,

@@ -62,15 +62,8 @@ impl Commands for Call<'_> {
     }
 
     fn del(&self) -> Result<(), Error> {
-        let (args, conf) = (self.args, self.conf);
-        let (known, ended) = attach::end(args, conf, &self.manager);
-        let mut done = vec![ended];
-        if self.options.masquerade.ip_masq {
-            let backend = self.options.masquerade.backend()?;
-            let link = names::host_link(&args.container, &args.ifname);
-            done.push(masquerade::remove(backend, &conf.name, &link, &known));
-        }
-        all_of(done)
+        let (call, options) = ((self.args, self.conf), &self.options.masquerade);
+        all_of(attach::detach(call, options, &self.manager))
     }
 
     fn gc(&self) -> Result<(), Error> {

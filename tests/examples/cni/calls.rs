@@ -92,7 +92,7 @@ impl Pair {
             dir: tempfile::tempdir()?,
         };
         for (i, lane) in Lane::BOTH.into_iter().enumerate() {
-            pair.nodes[i].enter(|| pair.call(lane, "ADD", pair.busy() + i))?;
+            pair.nodes[i].enter(|| pair.call(lane, "ADD", pair.busy() + i, None))?;
         }
         Ok(pair)
     }
@@ -130,13 +130,20 @@ impl Pair {
         chain
     }
 
-    /// Carries a command out by a lane's whole chain, in the network that this thread is in.
-    fn call(&self, lane: Lane, command: &str, pod: usize) -> anyhow::Result<Duration> {
+    /// Carries a command out by a lane's whole chain, in the network that this thread is in. ADD gives its result, which
+    /// a runtime remembers and hands to DEL.
+    fn call(
+        &self,
+        lane: Lane,
+        command: &str,
+        pod: usize,
+        previous: Option<Value>,
+    ) -> anyhow::Result<(Duration, Option<Value>)> {
         let mut chain = self.chain(lane, pod);
         if command == "DEL" {
             chain.reverse();
         }
-        let (mut result, mut spent) = (None, Duration::ZERO);
+        let (mut result, mut spent) = (previous, Duration::ZERO);
         for (program, mut conf) in chain {
             if let Some(result) = &result {
                 conf["prevResult"] = Value::clone(result);
@@ -168,9 +175,11 @@ impl Pair {
                 "{} {command}: {said}",
                 program.display()
             );
-            result = serde_json::from_slice(&output.stdout).ok();
+            if command == "ADD" {
+                result = Some(serde_json::from_slice(&output.stdout)?);
+            }
         }
-        Ok(spent)
+        Ok((spent, result))
     }
 
     /// By turns, so that what else this machine does concerns both.
@@ -179,8 +188,8 @@ impl Pair {
         for _ in 0..rounds {
             for (i, lane) in Lane::BOTH.into_iter().enumerate() {
                 let both = self.nodes[i].enter(|| {
-                    let add = self.call(lane, "ADD", 0)?;
-                    anyhow::Ok((add, self.call(lane, "DEL", 0)?))
+                    let (add, result) = self.call(lane, "ADD", 0, None)?;
+                    anyhow::Ok((add, self.call(lane, "DEL", 0, result)?.0))
                 });
                 let (add, del) = both?;
                 times[i].add.push(add);
@@ -202,8 +211,8 @@ impl Pair {
                         move || {
                             self.nodes[i].enter(|| {
                                 for _ in 0..each {
-                                    self.call(lane, "ADD", pod)?;
-                                    self.call(lane, "DEL", pod)?;
+                                    let (_, result) = self.call(lane, "ADD", pod, None)?;
+                                    self.call(lane, "DEL", pod, result)?;
                                 }
                                 anyhow::Ok(())
                             })

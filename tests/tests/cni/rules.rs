@@ -32,7 +32,7 @@ fn masquerade_by_either_backend_and_gone_with_the_attachment() {
         conf["prevResult"] = result;
         bed.call("bridge", "CHECK", &a, &conf).expect("sound");
         let break_it = match backend {
-            "nftables" => "nft delete table inet keelson-cni",
+            "nftables" => "nft delete table ip keelson-cni",
             _ => "iptables -t nat -F POSTROUTING",
         };
         assert_eq!(bed.sh(break_it), "");
@@ -61,21 +61,21 @@ fn del_without_a_result_and_gc_free_the_rules_too() {
         bed.call("bridge", "ADD", pod, &conf).expect("add");
     }
     let rules = || bed.sh("nft list ruleset");
-    assert_eq!(rules().matches("goto").count(), 3 * 3, "{}", rules());
+    assert_eq!(rules().matches("jump").count(), 3 * 3, "{}", rules());
     ip(&format!("netns del {}", pods[0]));
     bed.call("bridge", "DEL", &pods[0], &conf).expect("del");
-    assert_eq!(rules().matches("goto").count(), 2 * 3, "{}", rules());
+    assert_eq!(rules().matches("jump").count(), 2 * 3, "{}", rules());
     let mut gc = conf.clone();
     gc["cni.dev/attachments"] = json!([{"containerID": pods[1], "ifname": "eth0"}]);
     bed.call("bridge", "GC", "", &gc).expect("gc");
-    assert_eq!(rules().matches("goto").count(), 3, "{}", rules());
+    assert_eq!(rules().matches("jump").count(), 3, "{}", rules());
     assert_eq!((bed.allocations().len(), bed.ports()), (2, 1));
     gc["cni.dev/attachments"] = json!([]);
     // Another network's are left alone.
     let mut other = gc.clone();
     other["name"] = json!("others");
     bed.call("bridge", "GC", "", &other).expect("gc");
-    assert_eq!(rules().matches("goto").count(), 3, "{}", rules());
+    assert_eq!(rules().matches("jump").count(), 3, "{}", rules());
     bed.call("bridge", "GC", "", &gc).expect("gc");
     assert_eq!(tables(&bed), "");
     assert_eq!(bed.allocations().len() + bed.ports(), 0);
@@ -131,8 +131,7 @@ fn gc_removes_what_killed_calls_left() {
     let conf = bed.bridge_with(json!({"ipMasq": true, "macspoofchk": true}));
     bed.call("bridge", "ADD", &pod, &conf).expect("add");
     // As a DEL that was killed after it had taken the elements, and an ADD before it had an address.
-    let flush =
-        "nft flush map inet keelson-cni masquerade4; nft flush map inet keelson-cni masquerade6;
+    let flush = "nft flush map ip keelson-cni sources; nft flush map ip6 keelson-cni sources;
         nft flush map bridge keelson-cni ports";
     assert_eq!(bed.sh(flush), "");
     std::fs::remove_dir_all(bed.dir.path().join("pods")).expect("ledger");

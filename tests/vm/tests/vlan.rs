@@ -1,8 +1,7 @@
 //! VLANs of the bridge plugin, in a machine whose kernel has them.
 #![allow(missing_docs)]
 
-use std::path::PathBuf;
-
+use keelson_tests::bins::program;
 use keelson_tests_vm::Machine;
 
 /// Calls the plugin for a pod: command, pod, and fields of the configuration. Namespaces are made as they are needed.
@@ -62,26 +61,10 @@ const STEPS: &[(&str, &str, &str)] = &[
 
 #[test]
 fn vlans_of_the_bridge() {
-    let mut machine = Machine::bare(&plugin());
+    let mut machine = Machine::bare(&program("keelson-cni"));
     for (name, script, want) in STEPS {
         let output = machine.run(&format!("set -e\n{CALL}{script}"));
         println!("{name}: {}", output.text);
         assert_eq!((output.code, output.text.trim()), (0, *want), "{name}");
     }
-}
-
-/// The plugin, linked statically or not: the machine has the same libraries.
-fn plugin() -> PathBuf {
-    let folder = std::env::var_os("KEELSON_BIN").map(PathBuf::from);
-    let beside = || {
-        let own = std::env::current_exe().expect("own path");
-        own.ancestors().nth(2).expect("profile's folder").to_owned()
-    };
-    let path = folder.unwrap_or_else(beside).join("keelson-cni");
-    assert!(
-        path.exists(),
-        "{} is missing: build it first",
-        path.display()
-    );
-    path
 }

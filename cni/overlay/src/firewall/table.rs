@@ -72,7 +72,8 @@ pub(super) fn remove() -> Vec<io::Error> {
         (TABLE, Inet),
         (HOST_PORTS, Ipv4),
         (HOST_PORTS, Ipv6),
-        (PLUGINS, Inet),
+        (PLUGINS, Ipv4),
+        (PLUGINS, Ipv6),
         (PLUGINS, Bridge),
     ];
     let gone = tables.map(|(name, family)| {

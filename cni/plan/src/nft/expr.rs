@@ -1,13 +1,16 @@
 //! The expressions of rules: what they load, compare, look up and do.
 
+use super::Family;
 use super::wire::Attributes;
-use super::{Family, Field};
 
 /// The register that decides.
 const DECISION: u32 = 0;
 /// The first of the registers that are words (`NFT_REG32_00`).
 const WORDS: u32 = 8;
 
+/// `NF_DROP`, `NF_ACCEPT`.
+const DROP: i32 = 0;
+const ACCEPT: i32 = 1;
 /// `NFT_JUMP`.
 pub(super) const JUMP: i32 = -3;
 /// `NFT_RETURN`.
@@ -35,6 +38,16 @@ pub fn jump(chain: &str) -> Attributes {
     decide(JUMP, Some(chain))
 }
 
+/// Lets the packet through.
+pub fn accept() -> Attributes {
+    decide(ACCEPT, None)
+}
+
+/// Drops the packet.
+pub fn drop() -> Attributes {
+    decide(DROP, None)
+}
+
 /// Leaves the chain.
 pub fn leave() -> Attributes {
     decide(RETURN, None)
@@ -44,9 +57,9 @@ pub fn leave() -> Attributes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
     /// Its source address.
-    Source,
+    Source(Family),
     /// Its destination address.
-    Destination,
+    Destination(Family),
     /// The number of its protocol.
     Protocol,
     /// Its destination port.
@@ -55,18 +68,24 @@ pub enum Load {
     Mark,
     /// Of what kind its destination is (`RTN_*`).
     DestinationType,
+    /// The name of the link that it came by.
+    Link,
+    /// The hardware address that its frame says it comes from.
+    Hardware,
 }
 
 impl Load {
     /// How many words it takes.
-    fn words(self, family: Family) -> u32 {
+    fn words(self) -> u32 {
         match self {
-            Self::Source | Self::Destination => family.width() / 4,
+            Self::Source(family) | Self::Destination(family) => family.width() / 4,
+            Self::Link => 4,
+            Self::Hardware => 2,
             _ => 1,
         }
     }
 
-    fn into_word(self, family: Family, word: u32) -> Attributes {
+    fn into_word(self, word: u32) -> Attributes {
         let register = WORDS + word;
         let payload = |base, offset, length| {
             let data = Attributes::new().number(1, register).number(2, base);
@@ -76,17 +95,17 @@ impl Load {
             let data = Attributes::new().number(1, register).number(2, key);
             expression("meta", &data)
         };
-        // Payload bases: 1 the network's header, 2 the transport's. Where addresses stand: RFC 791, RFC 8200.
-        let (source, destination) = match family {
-            Family::V4 => (12, 16),
-            Family::V6 => (8, 24),
-        };
+        // Payload bases: 0 the frame's header, 1 the network's, 2 the transport's. Where addresses stand: RFC 791, RFC 8200.
         match self {
-            Self::Source => payload(1, source, family.width()),
-            Self::Destination => payload(1, destination, family.width()),
+            Self::Source(Family::V4) => payload(1, 12, 4),
+            Self::Source(Family::V6) => payload(1, 8, 16),
+            Self::Destination(Family::V4) => payload(1, 16, 4),
+            Self::Destination(Family::V6) => payload(1, 24, 16),
             Self::Port => payload(2, 2, 2),
             Self::Protocol => meta(16),
             Self::Mark => meta(3),
+            Self::Link => meta(6),
+            Self::Hardware => payload(0, 6, 6),
             // Result 3: the type; flag 2: of the destination.
             Self::DestinationType => {
                 let data = Attributes::new().number(1, register);
@@ -97,11 +116,11 @@ impl Load {
 }
 
 /// The parts of a key, one after the other.
-pub fn load(family: Family, key: &[Load]) -> Vec<Attributes> {
+pub fn load(key: &[Load]) -> Vec<Attributes> {
     let mut word = 0;
     let each = key.iter().map(|part| {
-        let expression = part.into_word(family, word);
-        word += part.words(family);
+        let expression = part.into_word(word);
+        word += part.words();
         expression
     });
     each.collect()
@@ -131,34 +150,41 @@ pub fn translate_by(family: Family, map: &str) -> [Attributes; 2] {
         .number(1, DNAT)
         .number(2, family.number().into())
         .number(3, WORDS)
-        .number(5, WORDS + Field::Address.form(family).1 / 4);
+        .number(5, WORDS + family.width() / 4);
     [look_up(map, WORDS), expression("nat", &data)]
 }
 
 /// Masks what was loaded and sets bits in it.
-fn bits(keep: u32, set: u32) -> Attributes {
-    let value = |bits: u32| Attributes::new().bytes(1, &bits.to_ne_bytes());
+fn bits(keep: &[u8], set: &[u8]) -> Attributes {
+    let value = |bytes: &[u8]| Attributes::new().bytes(1, bytes);
     let data = Attributes::new()
         .number(1, WORDS)
         .number(2, WORDS)
-        .number(3, 4)
+        .number(3, keep.len() as u32)
         .nest(4, &value(keep))
         .nest(5, &value(set));
     expression("bitwise", &data)
 }
 
+/// Keeps the bits of what was loaded that a mask has.
+pub fn mask(mask: &[u8]) -> Attributes {
+    bits(mask, &vec![0; mask.len()])
+}
+
 /// Sets a bit of the packet's mark.
 pub fn set_mark(bit: u32) -> Vec<Attributes> {
     let store = Attributes::new().number(2, 3).number(3, WORDS);
-    let mut all = load(Family::V4, &[Load::Mark]);
-    all.extend([bits(!bit, bit), expression("meta", &store)]);
+    let mut all = load(&[Load::Mark]);
+    let set = bits(&(!bit).to_ne_bytes(), &bit.to_ne_bytes());
+    all.extend([set, expression("meta", &store)]);
     all
 }
 
 /// Goes on only with a bit in the packet's mark.
 pub fn marked(bit: u32) -> Vec<Attributes> {
-    let mut all = load(Family::V4, &[Load::Mark]);
-    all.extend([bits(bit, 0), compare(&bit.to_ne_bytes(), false)]);
+    let mut all = load(&[Load::Mark]);
+    let bit = bit.to_ne_bytes();
+    all.extend([mask(&bit), compare(&bit, false)]);
     all
 }
 

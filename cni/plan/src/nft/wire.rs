@@ -54,6 +54,13 @@ impl Attributes {
     }
 }
 
+impl From<&[u8]> for Attributes {
+    /// Those that somebody else wrote.
+    fn from(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+}
+
 /// Reads attributes: kind and value of each. Ends where the form does.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
@@ -97,6 +104,22 @@ pub fn message(out: &mut Vec<u8>, head: Head, body: &[u8]) {
     out.extend(body);
 }
 
+/// A message of its own that asks for something; of a kind (subsystem in the upper byte) and a family (`NFPROTO_*`).
+pub fn request(kind: u16, flags: u16, family: u8, body: &Attributes) -> Vec<u8> {
+    /// `NLM_F_REQUEST`.
+    const REQUEST: u16 = 1;
+    let mut out = Vec::new();
+    let head = Head {
+        kind,
+        flags: REQUEST | flags,
+        sequence: 1,
+        family,
+        resource: 0,
+    };
+    message(&mut out, head, body.as_slice());
+    out
+}
+
 /// What stands before a message's attributes.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
@@ -119,6 +142,8 @@ pub struct Answer<'a> {
     pub kind: u16,
     /// Its flags.
     pub flags: u16,
+    /// That of the message it answers.
+    pub sequence: u32,
     /// What follows the header.
     pub body: &'a [u8],
 }
@@ -129,9 +154,16 @@ pub fn answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
         let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
         let word = |at: usize| Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
         let (kind, flags) = (word(4)?, word(6)?);
-        let body = bytes.get(16..length)?;
+        // A refusal brings back what was refused, and of that as much as the buffer takes.
+        let sequence = u32::from_ne_bytes(*bytes.get(8..)?.first_chunk()?);
+        let body = bytes.get(16..length.min(bytes.len()))?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Answer { kind, flags, body })
+        Some(Answer {
+            kind,
+            flags,
+            sequence,
+            body,
+        })
     })
 }
 
@@ -174,7 +206,7 @@ mod tests {
         };
         message(&mut out, head, &[1, 2, 3, 4]);
         let answer = answers(&out).next().expect("one");
-        assert_eq!((answer.kind, answer.flags), (5, 1));
+        assert_eq!((answer.kind, answer.flags, answer.sequence), (5, 1, 2));
         assert_eq!(answer.body, [2, 0, 0, 0, 1, 2, 3, 4]);
     }
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::backend::Backend;
 use crate::config::{NetConf, decode, invalid, or_default};
 use crate::nft::Family;
 use crate::protocol::{Error, code};
@@ -68,16 +69,6 @@ struct Mapping {
         deserialize_with = "or_default"
     )]
     host_ip: String,
-}
-
-/// Which of the kernel's packet filters holds the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    /// nftables, over netlink.
-    Nftables,
-    /// iptables, by its programs.
-    Iptables,
 }
 
 /// Protocols with ports.

@@ -14,12 +14,17 @@ use super::{Forward, Mark, Wanted};
 use crate::nft::expr::{self, Load};
 use crate::nft::wire::Attributes;
 use crate::nft::{
-    Batch, Element, Family, Field, Holds, Hook, Map, OUTPUT, POSTROUTING, PREROUTING, Value,
+    Batch, Element, Family, Field, Holds, Map, OUTPUT, POSTROUTING, PREROUTING, Table, Value,
     octets, words,
 };
 
-/// The table.
+/// The table's name.
 pub const TABLE: &str = "keelson-hostports";
+
+/// A family's table.
+pub fn table(family: Family) -> Table {
+    Table::of(family, TABLE)
+}
 
 const HOSTPORTS: &str = "hostports";
 const CONTAINER: Holds = Holds::Fields(&[Field::Address, Field::Port]);
@@ -129,12 +134,13 @@ fn masquerade_chain(bit: u8) -> String {
 
 /// What must be there before elements are: the batch fails where it is.
 pub fn base(family: Family) -> Batch {
-    let mut batch = Batch::new(family, TABLE);
+    let mut batch = Batch::new(table(family));
     batch.table();
     // The first that says whether all of it is there.
     batch.chain(HOSTPORTS, None, true);
-    batch.chain("prerouting", Some(behind(PREROUTING)), false);
-    batch.chain("output", Some(behind(OUTPUT)), false);
+    // Services are translated at the usual priority, and a pod's port takes nothing from them (CVE-2019-9946).
+    batch.chain("prerouting", Some(PREROUTING.behind()), false);
+    batch.chain("output", Some(OUTPUT.behind()), false);
     for (map, id) in MAPS.iter().zip(1..) {
         batch.map(map, id);
     }
@@ -142,18 +148,9 @@ pub fn base(family: Family) -> Batch {
     batch
 }
 
-/// Behind those who translate for Services at the usual priority: a pod's port takes nothing from them (CVE-2019-9946).
-/// Of chains of one priority the kernel asks the newest first.
-fn behind(hook: Hook) -> Hook {
-    Hook {
-        priority: hook.priority + 1,
-        ..hook
-    }
-}
-
 /// What a bit of the mark needs: the batch fails where it is there.
 pub fn masquerading(family: Family, bit: u8) -> Batch {
-    let mut batch = Batch::new(family, TABLE);
+    let mut batch = Batch::new(table(family));
     batch.chain(&mark_chain(bit), None, true);
     batch.chain(&masquerade_chain(bit), Some(POSTROUTING), false);
     rules(&mut batch, &masquerading_rules(bit));
@@ -172,32 +169,28 @@ fn rules(batch: &mut Batch, chains: &Chains) {
 const LOCAL: u32 = 2;
 
 fn base_rules(family: Family) -> Chains {
-    let front = [Load::Destination, Load::Protocol, Load::Port];
+    let front = [Load::Destination(family), Load::Protocol, Load::Port];
     let with = |mut key: Vec<Attributes>, then: &[Attributes]| {
         key.extend_from_slice(then);
         key
     };
     let mark = |map: &Map, key: &[Load]| {
-        let key = [&[Load::Source], key].concat();
-        with(expr::load(family, &key), &[expr::decide_by(map.name)])
+        let key = [&[Load::Source(family)], key].concat();
+        with(expr::load(&key), &[expr::decide_by(map.name)])
     };
-    let translate = |map: &Map, key: &[Load]| {
-        with(
-            expr::load(family, key),
-            &expr::translate_by(family, map.name),
-        )
-    };
+    let translate =
+        |map: &Map, key: &[Load]| with(expr::load(key), &expr::translate_by(family, map.name));
     let elsewhere = [expr::compare(&LOCAL.to_ne_bytes(), true), expr::leave()];
     let mut hostports = vec![
         mark(&MARKS_AT, &front),
         translate(&PORTS_AT, &front),
-        with(expr::load(family, &[Load::DestinationType]), &elsewhere),
+        with(expr::load(&[Load::DestinationType]), &elsewhere),
     ];
     if family == Family::V6 {
         // No answer comes back to ::1 from another link; left alone it is refused at once.
         let loopback = octets(std::net::Ipv6Addr::LOCALHOST.into());
         let leave = [expr::compare(&loopback, false), expr::leave()];
-        hostports.push(with(expr::load(family, &[Load::Destination]), &leave));
+        hostports.push(with(expr::load(&[Load::Destination(family)]), &leave));
     }
     hostports.extend([mark(&MARKS, &front[1..]), translate(&PORTS, &front[1..])]);
     let enter = || vec![vec![expr::jump(HOSTPORTS)]];
