@@ -98,7 +98,7 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// The same place, after all who are there: of chains of one priority the kernel asks the newest first.
+    /// The same place, but after chains with its priority, of which the kernel asks the newest first.
     #[must_use]
     pub const fn behind(self) -> Self {
         Self {
