@@ -13,7 +13,7 @@ packages="$node_packages busybox-static curl"
 # To build; a compiler too, should the toolchain have come without.
 build_packages="protobuf-compiler libnftnl-dev libmnl-dev pkg-config gcc libc6-dev"
 # What tests use beside that: peers, real things to test against, machines (scripts/vm).
-test_packages="containernetworking-plugins docker-registry skopeo socat util-linux netcat-openbsd dnsmasq-base mmdebstrap qemu-system-x86 vagrant shellcheck"
+test_packages="containernetworking-plugins docker-registry skopeo socat util-linux netcat-openbsd dnsmasq-base mmdebstrap podman qemu-system-x86 vagrant shellcheck"
 
 # Installs what is missing of the packages named, and a kubectl.
 install_packages_and_kubectl() {

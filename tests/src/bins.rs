@@ -17,7 +17,7 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("KEELSON_BIN") {
         return folder.into();
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::bins::program;
+use crate::bins::{folder, program};
 
 /// The HTTP echo server; with busybox, so that a shell can be had in it.
 pub const ECHO: &str = "keelson.test/echo:1";
@@ -23,18 +23,22 @@ pub fn copy_into(folder: &Path) {
     }
 }
 
-/// The archives.
+/// The archives. They are kept beside the programs, since a folder for this process alone would never be removed: what
+/// is static is not dropped.
 pub fn archives() -> &'static [PathBuf] {
-    static MADE: OnceLock<(tempfile::TempDir, Vec<PathBuf>)> = OnceLock::new();
-    let (_, paths) = MADE.get_or_init(|| {
-        let dir = tempfile::tempdir().expect("a folder");
-        let paths = [ECHO, ECHO2]
-            .iter()
-            .map(|name| make(dir.path(), name, &program("keelson-echo"), "/echo", &[]))
-            .collect();
-        (dir, paths)
-    });
-    paths
+    static MADE: OnceLock<[PathBuf; 2]> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let kept = folder().join("images");
+        std::fs::create_dir_all(&kept).expect("a folder");
+        let dir = tempfile::tempdir_in(&kept).expect("a folder");
+        [ECHO, ECHO2].map(|name| {
+            let new = make(dir.path(), name, &program("keelson-echo"), "/echo", &[]);
+            // Other processes may read the one before.
+            let path = kept.join(new.file_name().expect("a file"));
+            std::fs::rename(new, &path).expect("rename an archive");
+            path
+        })
+    })
 }
 
 /// An archive with a program of this machine as its entry point, with its libraries, busybox and these files.

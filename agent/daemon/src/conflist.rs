@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use keelson_agent_io::cni::is_of_pods;
 use serde_json::{Value, json};
 
 /// The file; others' files in the directory win.
@@ -59,11 +60,8 @@ pub(crate) fn in_the_way(dir: &Path) -> io::Result<Option<PathBuf>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         entries => entries?,
     };
-    let is_conf = |path: &PathBuf| {
-        let ending = path.extension().and_then(|e| e.to_str());
-        ending.is_some_and(|e| ["conf", "conflist", "json"].contains(&e))
-    };
-    Ok(entries.flatten().map(|e| e.path()).find(is_conf))
+    let mut paths = entries.flatten().map(|e| e.path());
+    Ok(paths.find(|p| is_of_pods(p)))
 }
 
 #[cfg(test)]
@@ -79,6 +77,9 @@ mod tests {
         write(dir.path(), &conf("10.42.0.0/24")).expect("written");
         assert_eq!(read(), None, "somebody else's is there");
         std::fs::remove_file(dir.path().join("99-other.conf")).expect("removed");
+        let podmans = json!({"plugins": [{"type": "bridge", "bridge": "cni-podman0"}]});
+        let podmans_file = dir.path().join("87-podman-bridge.conflist");
+        std::fs::write(podmans_file, podmans.to_string()).expect("write");
         for cidr in ["10.42.0.0/24", "10.42.1.0/24"] {
             write(dir.path(), &conf(cidr)).expect("written");
             assert!(read().is_some_and(|t| t.contains(cidr)), "{cidr}");

@@ -352,6 +352,10 @@ fn the_first_valid_configuration_counts_and_changes_are_seen() {
     fs::write(room.path("net.d/00-broken.conflist"), "{").unwrap();
     fs::write(room.path("net.d/01-readme.txt"), "{}").unwrap();
     room.configure(
+        "02-podmans-own.conflist",
+        &json!({"name": "podman", "cniVersion": "0.4.0", "plugins": [{"type": "bridge", "bridge": "cni-podman0"}]}),
+    );
+    room.configure(
         "20-two.conf",
         &json!({"name": "second", "cniVersion": "0.4.0", "type": "one"}),
     );

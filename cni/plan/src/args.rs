@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use crate::config::valid_mac;
+use crate::config::{address, valid_mac};
 use crate::protocol::{Error, code};
 
 /// What of it plugins here look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extra {
-    /// `IP`: the address to give.
-    pub ip: Option<IpAddr>,
+    /// `IP`: the addresses to give, with commas between them, each with or without a prefix (the form of `static`).
+    pub ips: Vec<IpAddr>,
     /// `MAC`: the hardware address to give.
     pub mac: Option<String>,
 }
@@ -36,7 +36,10 @@ impl Extra {
                 "IgnoreUnknown" => {
                     ignore = truth(value).ok_or_else(|| bad("true, false, 1 or 0"))?;
                 }
-                "IP" => extra.ip = Some(value.parse().map_err(|_| bad("an IP address"))?),
+                "IP" => {
+                    let ips = value.split(',').map(address).collect::<Option<_>>();
+                    extra.ips = ips.ok_or_else(|| bad("IP addresses with commas between them"))?;
+                }
                 "MAC" => {
                     let mac = valid_mac(value).ok_or_else(|| bad("an Ethernet address"))?;
                     extra.mac = Some(mac);
@@ -66,21 +69,26 @@ mod tests {
 
     #[test]
     fn pairs_are_read_and_bad_ones_refused() {
-        let ip: Option<IpAddr> = Some("10.0.0.9".parse().expect("ip"));
+        let extra = |ips: &[&str], mac: Option<&str>| {
+            let ips = ips.iter().map(|ip| ip.parse().expect("ip")).collect();
+            let mac = mac.map(str::to_owned);
+            Some(Extra { ips, mac })
+        };
         let rows: &[(&str, Option<Extra>)] = &[
             ("", Some(Extra::default())),
-            ("IP=10.0.0.9", Some(Extra { ip, mac: None })),
+            ("IP=10.0.0.9", extra(&["10.0.0.9"], None)),
+            (
+                "IP=10.0.0.9/24,fd00::9/64",
+                extra(&["10.0.0.9", "fd00::9"], None),
+            ),
             (
                 "IgnoreUnknown=true;FOO=BAR;IP=10.0.0.9",
-                Some(Extra { ip, mac: None }),
+                extra(&["10.0.0.9"], None),
             ),
             ("FOO=BAR;IgnoreUnknown=1", Some(Extra::default())),
             (
                 "K8S_POD_NAMESPACE=a;K8S_POD_NAME=b;MAC=0A:00:00:00:00:01",
-                Some(Extra {
-                    ip: None,
-                    mac: Some("0a:00:00:00:00:01".into()),
-                }),
+                extra(&[], Some("0a:00:00:00:00:01")),
             ),
             ("FOO=BAR", None),
             ("IgnoreUnknown=0;FOO=BAR", None),
@@ -89,6 +97,7 @@ mod tests {
             ("IP=10.0.0.9;", None),
             ("IP=a=b", None),
             ("IP=10.0.0", None),
+            ("IP=10.0.0.9,", None),
             ("MAC=zz", None),
         ];
         for (text, want) in rows {

@@ -201,10 +201,10 @@ impl NetConf {
     }
 
     /// The addresses asked for, by all ways in which it can be done.
-    pub fn requested(&self, extra: Option<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+    pub fn requested(&self, extra: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
         let texts = self.args.cni.ips.iter().chain(&self.runtime_config.ips);
         let parsed = texts.map(|t| address(t).ok_or_else(|| invalid("ips", format!("{t:?}"))));
-        let mut all: Vec<IpAddr> = extra.into_iter().collect();
+        let mut all = extra.to_vec();
         for address in parsed {
             let address = address?;
             if !all.contains(&address) {
@@ -233,7 +233,7 @@ impl NetConf {
 }
 
 /// An address, with or without a prefix.
-fn address(text: &str) -> Option<IpAddr> {
+pub(crate) fn address(text: &str) -> Option<IpAddr> {
     let net = text.parse::<IpNet>().map(|n| n.addr());
     net.or_else(|_| text.parse()).ok()
 }
@@ -320,7 +320,9 @@ mod tests {
             v["dns"] = json!({"nameservers": ["1.1.1.1"], "domain": "a"});
         });
         let conf = conf.expect("valid");
-        let asked = conf.requested("10.0.0.1".parse().ok()).expect("addresses");
+        let asked = conf
+            .requested(&["10.0.0.1".parse().expect("ip")])
+            .expect("addresses");
         let asked: Vec<String> = asked.iter().map(IpAddr::to_string).collect();
         assert_eq!(asked, ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::3"]);
         let mac = conf.mac(Some(&"0a:00:00:00:00:01".to_owned()));
@@ -333,7 +335,7 @@ mod tests {
         let bad = parse(|v| v["runtimeConfig"] = json!({"ips": ["x"], "mac": "ff:ff:ff:ff:ff:ff"}));
         let bad = bad.expect("read");
         assert_eq!(
-            bad.requested(None).expect_err("ips").code,
+            bad.requested(&[]).expect_err("ips").code,
             code::INVALID_CONFIG
         );
         assert_eq!(bad.mac(None).expect_err("mac").code, code::INVALID_CONFIG);

@@ -96,7 +96,7 @@ impl HostLocal {
         Ok(Self {
             network: conf.name.clone(),
             sets,
-            requested: conf.requested(args.extra.ip)?,
+            requested: conf.requested(&args.extra.ips)?,
             routes: ipam.routes,
             data_dir: ipam.data_dir.filter(set).unwrap_or(DATA_DIR.into()),
             resolv_conf: ipam.resolv_conf.filter(set),

@@ -223,7 +223,7 @@ fn delete(args: &Args) -> Result<(), Error> {
 }
 
 /// Takes away what both types made for an attachment, however much of it there is: masquerade, the link, and then the
-/// address: in this order nobody gets an address that still answers. Tells of each step.
+/// address: in this order nobody gets an address of ours that still answers. Tells of each step.
 pub(crate) fn detach(
     (args, conf): (&Args, &NetConf),
     options: &Masquerade,
@@ -239,8 +239,10 @@ pub(crate) fn detach(
     if !known.is_empty() {
         done.push(end(&known));
     }
+    // Another plugin may need the link for it: `dhcp` gives a lease back over it.
+    let before = matches!(manager, Manager::Other(..)).then(|| manager.del(args));
     done.push(delete(args));
-    let freed = manager.del(args);
+    let freed = before.unwrap_or_else(|| manager.del(args));
     // What the runtime did not remember.
     let mut late = freed.as_ref().cloned().unwrap_or_default();
     late.retain(|a| !known.contains(a));

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, inside, must};
+use crate::bed::Bed;
+use crate::traffic::inside;
 
 const PORT: u16 = 5000;
 /// In bits.
@@ -74,7 +75,7 @@ fn each_way_has_its_rate() {
         for _ in 0..2 {
             bed.call("bandwidth", "DEL", &pod, &conf).expect("del");
         }
-        assert!(!bed.sh("ip -br link").contains("ksb"));
+        assert!(!bed.links().contains("ksb"));
         bed.call("bridge", "DEL", &pod, &bed.bridge()).expect("del");
     }
 }
@@ -107,10 +108,7 @@ fn what_is_broken_is_seen_and_what_is_nobodys_goes() {
     ] {
         gc["cni.dev/valid-attachments"] = valid;
         bed.call("bandwidth", "GC", &pod, &gc).expect("gc");
-        assert_eq!(
-            must("ip", &format!("-n {} -br link", bed.node)).contains("ksb"),
-            left
-        );
+        assert_eq!(bed.links().contains("ksb"), left);
     }
     let nothing = self::conf(json!({}), &result);
     let passed = bed.call("bandwidth", "ADD", &pod, &nothing).expect("add");

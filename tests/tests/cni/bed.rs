@@ -1,32 +1,41 @@
-//! A node with pods and somebody outside, each a network namespace of the test's own.
+//! A node with pods and somebody outside, each a network namespace of the test's own, and plugins called there as a
+//! runtime would.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use keelson_tests::bins::program;
-use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 /// Where Debian has the reference plugins.
 pub(crate) const DEBIANS: &str = "/usr/lib/cni";
 
+/// The node's addresses on the network outside, and the client's, which knows no way to the pods.
+pub(crate) const NODE: [&str; 2] = ["198.51.100.1", "fd51::1"];
+pub(crate) const CLIENT: [&str; 2] = ["198.51.100.2", "fd51::2"];
+
 /// Runs a program; its output.
-pub(crate) fn run(program: &str, args: &str) -> Output {
-    let output = Command::new(program).args(args.split_whitespace()).output();
+fn run(program: &str, args: &[&str]) -> Output {
+    let output = Command::new(program).args(args).output();
     output.unwrap_or_else(|e| panic!("start {program}: {e}"))
 }
 
-/// The same, and it must succeed.
-pub(crate) fn must(program: &str, args: &str) -> String {
-    let output = run(program, args);
+/// What `ip` prints; it must succeed.
+pub(crate) fn ip(args: &str) -> String {
+    let output = run("ip", &args.split_whitespace().collect::<Vec<_>>());
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args}: {said}");
+    assert!(output.status.success(), "ip {args}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a script in a namespace; all it prints.
+pub(crate) fn sh(ns: &str, script: &str) -> String {
+    let output = run("ip", &["netns", "exec", ns, "sh", "-c", script]);
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
 /// A node, its pods, and a client on the network outside; all namespaces go with it.
@@ -35,33 +44,24 @@ pub(crate) struct Bed {
     pub(crate) dir: tempfile::TempDir,
 }
 
-/// The node's addresses on the network outside, and the client's.
-pub(crate) const NODE: [&str; 2] = ["198.51.100.1", "fd51::1"];
-pub(crate) const CLIENT: [&str; 2] = ["198.51.100.2", "fd51::2"];
-
 impl Bed {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let node = format!("portmap-cni-{}-{count}", std::process::id());
+        let node = format!("cni-{}-{count}", std::process::id());
         let dir = tempfile::tempdir().expect("tempdir");
         let bed = Self { node, dir };
         let (node, client) = (&bed.node, bed.client());
-        must("ip", &format!("netns add {node}"));
-        must("ip", &format!("netns add {client}"));
-        let pair = format!("-n {node} link add out type veth peer name out netns {client}");
-        must("ip", &pair);
-        for (ns, addresses) in [(node, NODE), (&client, CLIENT)] {
-            must("ip", &format!("-n {ns} link set lo up"));
-            must(
-                "ip",
-                &format!("-n {ns} addr add {}/24 dev out", addresses[0]),
-            );
-            must(
-                "ip",
-                &format!("-n {ns} addr add {}/64 dev out nodad", addresses[1]),
-            );
-            must("ip", &format!("-n {ns} link set out up"));
+        ip(&format!("netns add {node}"));
+        ip(&format!("netns add {client}"));
+        ip(&format!(
+            "-n {node} link add out type veth peer name out netns {client}"
+        ));
+        for (ns, [v4, v6]) in [(node, NODE), (&client, CLIENT)] {
+            ip(&format!("-n {ns} link set lo up"));
+            ip(&format!("-n {ns} addr add {v4}/24 dev out"));
+            ip(&format!("-n {ns} addr add {v6}/64 dev out nodad"));
+            ip(&format!("-n {ns} link set out up"));
         }
         bed
     }
@@ -72,8 +72,28 @@ impl Bed {
 
     pub(crate) fn pod(&self, name: &str) -> String {
         let ns = format!("{}-{name}", self.node);
-        must("ip", &format!("netns add {ns}"));
+        ip(&format!("netns add {ns}"));
         ns
+    }
+
+    /// A bridge with addresses of both families.
+    pub(crate) fn bridge(&self) -> Value {
+        json!({"cniVersion": "1.1.0", "name": "pods", "type": "bridge", "bridge": "keelson0",
+            "isGateway": true, "hairpinMode": true, "mtu": 1400,
+            "ipam": {"type": "host-local", "dataDir": self.dir.path(),
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+                "ranges": [[{"subnet": "10.99.0.0/24"}], [{"subnet": "fd99::/64"}]]}})
+    }
+
+    /// The same with some fields of its own.
+    pub(crate) fn bridge_with(&self, fields: Value) -> Value {
+        with(self.bridge(), fields)
+    }
+
+    /// A pod on the bridge; its result.
+    pub(crate) fn on_bridge(&self, pod: &str) -> Value {
+        let added = self.call("bridge", "ADD", pod, &self.bridge());
+        added.expect("add")
     }
 
     /// Calls a plugin in the node's namespace, as an agent would there: one of ours, or `debian:NAME`.
@@ -84,28 +104,24 @@ impl Bed {
         pod: &str,
         conf: &Value,
     ) -> Result<Value, Value> {
-        self.call_bytes(plugin, command, pod, conf.to_string().as_bytes())
+        self.call_with(plugin, command, pod, conf, &[])
     }
 
-    /// The same with whatever bytes as the configuration.
-    pub(crate) fn call_bytes(
+    /// The same with more environment than the usual, or another.
+    pub(crate) fn call_with(
         &self,
         plugin: &str,
         command: &str,
         pod: &str,
-        conf: &[u8],
+        conf: &Value,
+        more: &[(&'static str, &str)],
     ) -> Result<Value, Value> {
-        let env = environment(command, pod, "eth0");
-        let output = self.run(plugin, &env, conf);
-        let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-        if output.status.success() {
-            Ok(value)
-        } else {
-            Err(value)
-        }
+        let mut env = environment(command, pod, "eth0");
+        env.extend(more.iter().map(|(k, v)| (*k, (*v).to_owned())));
+        outcome(&self.run(plugin, &env, conf.to_string().as_bytes()))
     }
 
-    /// A plugin's whole output, with a given environment.
+    /// A plugin's whole output, with a given environment (of two with one name the last counts).
     pub(crate) fn run(&self, plugin: &str, env: &[(&str, String)], conf: &[u8]) -> Output {
         let mut child = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}", self.node))
@@ -120,7 +136,7 @@ impl Bed {
         // One that refuses its environment, or so much, may have ended before it read all.
         let sent = input.write_all(conf);
         drop(input);
-        let refused = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+        let refused = |e: &std::io::Error| e.kind() == ErrorKind::BrokenPipe;
         assert!(sent.as_ref().err().is_none_or(refused), "{sent:?}");
         child.wait_with_output().expect("plugin")
     }
@@ -132,47 +148,59 @@ impl Bed {
             assert!(path.exists(), "install containernetworking-plugins");
             return path;
         }
-        let link = self.dir.path().join("bin").join(plugin);
-        if !link.exists() {
-            let _ = std::fs::create_dir_all(self.dir.path().join("bin"));
-            // Another thread of the test may have been first.
-            let _ = std::os::unix::fs::symlink(program("keelson-cni"), &link);
-        }
+        let link = self.bin().join(plugin);
+        // Another thread of the test may have been first.
+        let _ = std::fs::create_dir_all(self.bin());
+        let _ = std::os::unix::fs::symlink(program("keelson-cni"), &link);
         link
     }
 
-    /// A pod on the bridge with addresses of both families; its result.
-    pub(crate) fn on_bridge(&self, pod: &str) -> Value {
-        self.call("bridge", "ADD", pod, &self.bridge())
-            .expect("add")
+    /// Where our plugins are, and those that a test makes.
+    pub(crate) fn bin(&self) -> PathBuf {
+        self.dir.path().join("bin")
     }
 
-    pub(crate) fn bridge(&self) -> Value {
-        json!({"cniVersion": "1.0.0", "name": "pods", "type": "bridge", "bridge": "pm0", "hairpinMode": true,
-            "isGateway": true,
-            "ipam": {"type": "host-local", "dataDir": self.dir.path(),
-                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-                "ranges": [[{"subnet": "10.99.0.0/24"}], [{"subnet": "fd99::/64"}]]}})
-    }
-
-    /// Runs a command in the node's namespace; its output.
+    /// Runs a script in the node's namespace; all it prints.
     pub(crate) fn sh(&self, script: &str) -> String {
-        let args = ["netns", "exec", &self.node, "sh", "-c", script];
-        let out = Command::new("ip").args(args).output().expect("sh");
-        let (out, err) = (out.stdout, out.stderr);
-        String::from_utf8_lossy(&[out, err].concat()).into_owned()
+        sh(&self.node, script)
+    }
+
+    /// The node's links.
+    pub(crate) fn links(&self) -> String {
+        ip(&format!("-n {} -br link", self.node))
+    }
+
+    /// How many links of pods the node has.
+    pub(crate) fn ports(&self) -> usize {
+        self.links().matches("ksn").count()
+    }
+
+    /// Addresses that the ledger says are given out.
+    pub(crate) fn allocations(&self) -> BTreeSet<String> {
+        let files = std::fs::read_dir(self.dir.path().join("pods"));
+        let files = files.into_iter().flatten().flatten();
+        let names = files.filter_map(|e| e.file_name().into_string().ok());
+        names.filter(|n| n.parse::<IpAddr>().is_ok()).collect()
     }
 }
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        let list = String::from_utf8_lossy(&run("ip", "netns list").stdout).into_owned();
+        let list = String::from_utf8_lossy(&run("ip", &["netns", "list"]).stdout).into_owned();
         for ns in list.lines().filter_map(|l| l.split_whitespace().next()) {
             if ns == self.node || ns.starts_with(&format!("{}-", self.node)) {
-                run("ip", &format!("netns del {ns}"));
+                run("ip", &["netns", "del", ns]);
             }
         }
     }
+}
+
+/// An object with some fields of another.
+pub(crate) fn with(mut object: Value, fields: Value) -> Value {
+    for (key, value) in fields.as_object().expect("fields") {
+        object[key] = value.clone();
+    }
+    object
 }
 
 /// The environment of a call.
@@ -186,73 +214,25 @@ pub(crate) fn environment(command: &str, pod: &str, ifname: &str) -> Vec<(&'stat
     ]
 }
 
-/// The addresses in a result.
-pub(crate) fn addresses(result: &Value) -> Vec<IpAddr> {
-    let ips = result["ips"].as_array().expect("ips");
-    let texts = ips.iter().filter_map(|ip| ip["address"].as_str());
-    texts
-        .map(|t| t.split('/').next().expect("ip").parse().expect("ip"))
-        .collect()
+/// What a plugin printed, as it ended.
+pub(crate) fn outcome(output: &Output) -> Result<Value, Value> {
+    let printed = said(output);
+    if output.status.success() {
+        Ok(printed)
+    } else {
+        Err(printed)
+    }
 }
 
-/// Runs code in a namespace.
-pub(crate) fn inside<T: Send>(ns: &str, code: impl FnOnce() -> T + Send) -> T {
-    let file = File::open(format!("/run/netns/{ns}")).expect("namespace");
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            setns(file, CloneFlags::CLONE_NEWNET).expect("enter");
-            code()
-        });
-        thread.join().expect("thread")
-    })
+/// What a plugin printed.
+pub(crate) fn said(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
 }
 
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Serves a TCP and a UDP port in a namespace: to whoever comes it says its own name and their address.
-pub(crate) fn serve(ns: &str, name: &'static str, port: u16) {
-    let any = SocketAddr::from(([0u16; 8], port));
-    let (tcp, udp) = inside(ns, || (TcpListener::bind(any), UdpSocket::bind(any)));
-    let (tcp, udp) = (tcp.expect("tcp"), udp.expect("udp"));
-    let say = move |peer: SocketAddr| format!("{name} {}", peer.ip().to_canonical());
-    std::thread::spawn(move || {
-        while let Ok((mut stream, peer)) = tcp.accept() {
-            let _ = stream.write_all(say(peer).as_bytes());
-        }
-    });
-    std::thread::spawn(move || {
-        let mut buffer = [0; 16];
-        while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
-            let _ = udp.send_to(say(peer).as_bytes(), peer);
-        }
-    });
-}
-
-/// What a TCP server says to somebody in a namespace, if it can be reached.
-pub(crate) fn tcp(ns: &str, to: SocketAddr) -> Option<String> {
-    inside(ns, || {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said).ok()?;
-        Some(said)
-    })
-}
-
-/// A socket in a namespace that asks a UDP server.
-pub(crate) fn udp_socket(ns: &str, to: SocketAddr) -> UdpSocket {
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = inside(ns, || UdpSocket::bind(any)).expect("socket");
-    socket.connect(to).expect("an address");
-    socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
-    socket
-}
-
-/// What a UDP server says, if it answers. What a datagram before met is not of interest.
-pub(crate) fn ask(socket: &UdpSocket) -> Option<String> {
-    let mut buffer = [0; 64];
-    let _ = socket.take_error();
-    socket.send(b"?").ok()?;
-    let length = socket.recv(&mut buffer).ok()?;
-    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+/// The addresses in a result, without their prefixes.
+pub(crate) fn addresses(result: &Value) -> Vec<String> {
+    let ips = result["ips"].as_array().expect("ips").iter();
+    let texts = ips.filter_map(|ip| ip["address"].as_str());
+    let alone = texts.map(|t| t.split('/').next().expect("ip").to_owned());
+    alone.collect()
 }

@@ -73,7 +73,6 @@ pub(crate) fn at_every(step: usize) {
     conf["runtimeConfig"] =
         json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
     let mut gc = bed.bridge();
-    gc["cniVersion"] = json!("1.1.0");
     gc["cni.dev/valid-attachments"] = json!([]);
     let call = |command: &str, conf: &Value| {
         let result = bed.call("bridge", command, &pod, conf);

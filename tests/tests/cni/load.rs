@@ -1,13 +1,12 @@
 //! Many calls at once.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, addresses, must};
+use crate::bed::{Bed, addresses, ip};
 
 /// What a node has: links, addresses, routes, rules, and what the ledger has. What the kernel makes of its own, and
 /// whether a link has a carrier just now, is left out.
@@ -20,7 +19,7 @@ pub(crate) fn state(bed: &Bed) -> Vec<String> {
         ("-4 route", &["dst", "gateway", "dev"]),
         ("-6 route", &["dst", "gateway", "dev"]),
     ] {
-        let text = must("ip", &format!("-n {} -j {what}", bed.node));
+        let text = ip(&format!("-n {} -j {what}", bed.node));
         let list: Value = serde_json::from_str(&text).expect("JSON of iproute2");
         for entry in list.as_array().expect("a list") {
             let parts = fields.iter().map(|field| match entry[field].as_array() {
@@ -31,10 +30,7 @@ pub(crate) fn state(bed: &Bed) -> Vec<String> {
             all.extend((!local(&entry["dst"])).then(|| format!("{what} {}", line.join(" "))));
         }
     }
-    let ledger = std::fs::read_dir(bed.dir.path().join("pods"));
-    let names = ledger.into_iter().flatten().flatten();
-    let names = names.filter_map(|e| e.file_name().into_string().ok());
-    all.extend(names.filter(|n| n.parse::<IpAddr>().is_ok()));
+    all.extend(bed.allocations());
     all.sort();
     all
 }
@@ -131,8 +127,8 @@ fn sixty_four_at_once_get_addresses_of_their_own() {
         let added = bed.call("bridge", "ADD", &pods[i], &conf(&bed, 8000 + i));
         added.unwrap_or_else(|e| panic!("add {i}: {e}"))
     });
-    let all: Vec<IpAddr> = results.iter().flat_map(addresses).collect();
-    let distinct: BTreeSet<&IpAddr> = all.iter().collect();
+    let all: Vec<String> = results.iter().flat_map(addresses).collect();
+    let distinct: BTreeSet<&String> = all.iter().collect();
     assert_eq!((all.len(), distinct.len()), (2 * PODS, 2 * PODS));
     let mapped = bed.sh("nft list map ip keelson-hostports ports");
     assert_eq!(mapped.matches("udp . 80").count(), PODS, "{mapped}");

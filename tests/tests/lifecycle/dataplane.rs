@@ -26,6 +26,7 @@ fn dataplane() {
     });
     suite.step("what others change is told and mended", || mended(&bed));
     super::explain::steps(&bed, &mut suite);
+    super::hostports::steps(&bed, &mut suite);
     suite.step("modes change under traffic", || modes(&bed));
     suite.step("connections live through a change of modes", || lives(&bed));
     suite.done();

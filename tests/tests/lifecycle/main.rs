@@ -9,6 +9,7 @@ mod dataplane;
 mod dns;
 mod explain;
 mod flows;
+mod hostports;
 mod install;
 mod reboot;
 mod soak;

@@ -149,6 +149,17 @@ pub(super) fn stdin(
 /// Name, time and size of the configuration files, in lexical order: what tells a changed directory.
 pub(super) type Stamp = Vec<(PathBuf, Option<SystemTime>, u64)>;
 
+/// What podman calls the bridges of its own networks, with a number behind it.
+const PODMANS: &str = "cni-podman";
+
+/// Whether a file in the directory configures a network that pods may have. podman keeps its own there too, one of them
+/// from its package: those are of one machine, and no cluster's.
+pub fn is_of_pods(file: &Path) -> bool {
+    let ending = file.extension().and_then(|e| e.to_str());
+    let podmans = || fs::read_to_string(file).is_ok_and(|text| text.contains(PODMANS));
+    ending.is_some_and(|e| ["conf", "conflist", "json"].contains(&e)) && !podmans()
+}
+
 /// Takes the directory's stamp. A missing directory is an empty one.
 pub(super) fn stamp(dir: &Path) -> Result<Stamp, Error> {
     let entries = match fs::read_dir(dir) {
@@ -159,11 +170,8 @@ pub(super) fn stamp(dir: &Path) -> Result<Stamp, Error> {
             source,
         })?,
     };
-    let named = |p: &PathBuf| {
-        p.extension()
-            .is_some_and(|e| e == "conflist" || e == "conf" || e == "json")
-    };
-    let paths = entries.flatten().map(|e| e.path()).filter(named);
+    let paths = entries.flatten().map(|e| e.path());
+    let paths = paths.filter(|p| is_of_pods(p));
     let file = |p: PathBuf| {
         let meta = fs::metadata(&p).ok().filter(fs::Metadata::is_file)?;
         Some((p, meta.modified().ok(), meta.len()))

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use attachment::{Attachment, Bandwidth, PortMapping};
-pub use config::Network;
+pub use config::{Network, is_of_pods};
 pub use result::Outcome;
 
 use cache::{Cache, Record};

@@ -97,6 +97,17 @@ pub struct Hook {
     priority: i32,
 }
 
+impl Hook {
+    /// The same place, but after chains with its priority, of which the kernel asks the newest first.
+    #[must_use]
+    pub const fn behind(self) -> Self {
+        Self {
+            priority: self.priority + 1,
+            ..self
+        }
+    }
+}
+
 /// Packets that come in, before they are routed; where destinations are translated.
 pub const PREROUTING: Hook = Hook {
     kind: "nat",

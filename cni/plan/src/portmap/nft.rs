@@ -138,8 +138,9 @@ pub fn base(family: Family) -> Batch {
     batch.table();
     // The first that says whether all of it is there.
     batch.chain(HOSTPORTS, None, true);
-    batch.chain("prerouting", Some(PREROUTING), false);
-    batch.chain("output", Some(OUTPUT), false);
+    // Services are translated at the usual priority, and a pod's port takes nothing from them (CVE-2019-9946).
+    batch.chain("prerouting", Some(PREROUTING.behind()), false);
+    batch.chain("output", Some(OUTPUT.behind()), false);
     for (map, id) in MAPS.iter().zip(1..) {
         batch.map(map, id);
     }

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{Walk, said};
-use crate::bed::must;
+use super::Walk;
+use crate::bed::{environment, ip, outcome, said};
 
 pub(crate) fn no_version(w: &Walk<'_>) {
     let mut conf = w.conf();
@@ -54,7 +54,7 @@ pub(crate) fn missing_variables(w: &Walk<'_>) {
     }
     let unnamed = said(&w.with_env("GC", "a", &[("CNI_PATH", None)]));
     assert_eq!(unnamed["code"], 4);
-    // The path is no must for what needs no other plugin.
+    // The path is no ip for what needs no other plugin.
     let pod = w.bed.pod("a");
     assert!(
         w.with_env("ADD", &pod, &[("CNI_PATH", None)])
@@ -96,7 +96,7 @@ pub(crate) fn extra_arguments(w: &Walk<'_>) {
     let good = "IgnoreUnknown=1;FOO=BAR;K8S_POD_NAME=x;IP=10.99.0.9;MAC=0a:00:00:00:00:09";
     let output = w.with_env("ADD", &pod, &[("CNI_ARGS", Some(good))]);
     assert!(output.status.success(), "{}", said(&output));
-    let link = must("ip", &format!("-n {pod} addr show eth0"));
+    let link = ip(&format!("-n {pod} addr show eth0"));
     assert!(
         link.contains("10.99.0.9/24") && link.contains("0a:00:00:00:00:09"),
         "{link}"
@@ -135,7 +135,8 @@ pub(crate) fn unknown_container(w: &Walk<'_>) {
 
 pub(crate) fn undecodable(w: &Walk<'_>) {
     for bytes in ["", "text", "[]", "{", "{\"name\": 1}"] {
-        let error = w.bed.call_bytes("bridge", "ADD", "a", bytes.as_bytes());
+        let env = environment("ADD", "a", "eth0");
+        let error = outcome(&w.bed.run("bridge", &env, bytes.as_bytes()));
         assert_eq!(error.expect_err(bytes)["code"], 6, "{bytes}");
     }
     assert_eq!(w.code("ADD", "a", &w.with(json!({"mtu": "x"}))), 6);

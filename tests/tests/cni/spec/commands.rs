@@ -2,19 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::{VERSIONS, Walk, said};
-use crate::bed::{addresses, environment, must};
+use super::{VERSIONS, Walk};
+use crate::bed::{addresses, environment, ip, said};
 
 pub(crate) fn add(w: &Walk<'_>) {
     let pod = w.bed.pod("a");
     let output = w.with_env("ADD", &pod, &[("CNI_IFNAME", Some("net7"))]);
     assert!(output.status.success(), "{}", said(&output));
-    let link = must("ip", &format!("-n {pod} addr show net7"));
+    let link = ip(&format!("-n {pod} addr show net7"));
     assert!(
         link.contains("10.99.0.2/24") && link.contains("fd99::2/64"),
         "{link}"
     );
-    assert!(must("ip", &format!("-n {pod} route")).contains("default via 10.99.0.1 dev net7"));
+    assert!(ip(&format!("-n {pod} route")).contains("default via 10.99.0.1 dev net7"));
     let mac = said(&output)["interfaces"][2]["mac"].clone();
     assert!(
         mac.is_null() || link.contains(mac.as_str().expect("text")),
@@ -26,8 +26,8 @@ pub(crate) fn add_twice(w: &Walk<'_>) {
     let pod = w.bed.pod("a");
     w.call("ADD", &pod, &w.conf()).expect("add");
     assert_eq!(w.code("ADD", &pod, &w.conf()), 4);
-    assert_eq!((w.allocations(), w.links()), (2, 1), "the first is whole");
-    assert!(must("ip", &format!("-n {pod} addr show eth0")).contains("10.99.0.2/24"));
+    assert_eq!(w.held(), (2, 1), "the first is whole");
+    assert!(ip(&format!("-n {pod} addr show eth0")).contains("10.99.0.2/24"));
 }
 
 pub(crate) fn add_fails(w: &Walk<'_>) {
@@ -36,7 +36,7 @@ pub(crate) fn add_fails(w: &Walk<'_>) {
     conf["ipam"]["routes"] = json!([{"dst": "0.0.0.0/0", "gw": "192.0.2.1"}]);
     w.code("ADD", &pod, &conf);
     w.assert_empty();
-    assert!(!must("ip", &format!("-n {pod} link")).contains("eth0"));
+    assert!(!ip(&format!("-n {pod} link")).contains("eth0"));
 }
 
 pub(crate) fn del(w: &Walk<'_>) {
@@ -45,7 +45,7 @@ pub(crate) fn del(w: &Walk<'_>) {
     for again in ["first", "again"] {
         assert_eq!(w.call("DEL", &pod, &w.conf()), Ok(Value::Null), "{again}");
         w.assert_empty();
-        assert!(!must("ip", &format!("-n {pod} link")).contains("eth0"));
+        assert!(!ip(&format!("-n {pod} link")).contains("eth0"));
     }
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn del_without_namespace(w: &Walk<'_>) {
     let (a, b) = (w.bed.pod("a"), w.bed.pod("b"));
     w.call("ADD", &a, &w.conf()).expect("add");
     w.call("ADD", &b, &w.conf()).expect("add");
-    must("ip", &format!("netns del {a}"));
+    ip(&format!("netns del {a}"));
     assert_eq!(w.call("DEL", &a, &w.conf()), Ok(Value::Null));
     let output = w.with_env("DEL", &b, &[("CNI_NETNS", None)]);
     assert!(
@@ -72,7 +72,7 @@ pub(crate) fn del_of_nothing(w: &Walk<'_>) {
         "never added"
     );
     w.call("ADD", &pod, &w.conf()).expect("add");
-    must("ip", &format!("-n {pod} link del eth0"));
+    ip(&format!("-n {pod} link del eth0"));
     std::fs::remove_dir_all(w.bed.dir.path().join("pods")).expect("ledger");
     assert_eq!(w.call("DEL", &pod, &w.conf()), Ok(Value::Null));
     w.assert_empty();
@@ -112,32 +112,32 @@ pub(crate) fn check_needs_result(w: &Walk<'_>) {
 
 pub(crate) fn check_finds(w: &Walk<'_>) {
     let breaks = [
-        "link del eth0",
-        "link set eth0 down",
-        "addr del 10.99.0.2/24 dev eth0",
-        "addr del fd99::2/64 dev eth0",
-        "route del default",
-        "-6 route del default",
-        "",
+        "ip -n POD link del eth0",
+        "ip -n POD link set eth0 down",
+        "ip -n POD addr del V4/24 dev eth0",
+        "ip -n POD addr del V6/64 dev eth0",
+        "ip -n POD route del default",
+        "ip -n POD -6 route del default",
+        "rm LEDGER/V4",
+        "ip link del keelson0",
     ];
     for (i, harm) in breaks.iter().enumerate() {
         let pod = w.bed.pod(&format!("p{i}"));
         let result = w.call("ADD", &pod, &w.conf()).expect("add");
-        let harm = harm.replace("10.99.0.2", &addresses(&result)[0].to_string());
-        let harm = harm.replace("fd99::2", &addresses(&result)[1].to_string());
+        let ledger = w.bed.dir.path().join("pods").display().to_string();
+        let [v4, v6] = <[String; 2]>::try_from(addresses(&result)).expect("two");
+        let words = [("POD", &pod), ("LEDGER", &ledger), ("V4", &v4), ("V6", &v6)];
+        let harm = words
+            .iter()
+            .fold((*harm).to_owned(), |h, (k, v)| h.replace(k, v));
         let conf = w.with(json!({"prevResult": result}));
-        if harm.is_empty() {
-            let file = w
-                .bed
-                .dir
-                .path()
-                .join("pods")
-                .join(addresses(&result)[0].to_string());
-            std::fs::remove_file(file).expect("reservation");
-        } else {
-            must("ip", &format!("-n {pod} {harm}"));
-        }
-        assert!(w.code("CHECK", &pod, &conf).as_u64() >= Some(100), "{harm}");
+        assert_eq!(
+            w.call("CHECK", &pod, &conf),
+            Ok(Value::Null),
+            "before {harm}"
+        );
+        assert_eq!(w.bed.sh(&harm), "", "{harm}");
+        assert_eq!(w.code("CHECK", &pod, &conf), 102, "{harm}");
     }
 }
 
@@ -157,7 +157,7 @@ pub(crate) fn gc(w: &Walk<'_>) {
     let valid = json!([{"containerID": b, "ifname": "eth0"}]);
     let conf = w.with(json!({"cni.dev/valid-attachments": valid}));
     assert_eq!(w.call("GC", "", &conf), Ok(Value::Null));
-    assert_eq!((w.allocations(), w.links()), (2, 1));
+    assert_eq!(w.held(), (2, 1));
     w.call("CHECK", &b, &w.with(json!({"prevResult": kept})))
         .expect("the valid one is whole");
     let none = w.with(json!({"cni.dev/valid-attachments": []}));

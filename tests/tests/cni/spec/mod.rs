@@ -9,7 +9,7 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, environment};
+use crate::bed::{Bed, environment, with};
 
 /// All versions, oldest first.
 const VERSIONS: [&str; 7] = [
@@ -169,7 +169,7 @@ const CLAUSES: &[Clause] = &[
     clause(
         "2 CHECK",
         "0.4.0",
-        "what is gone is an error: interface, address, route, reservation",
+        "what is gone is an error: interface, address, route, reservation, bridge",
         commands::check_finds,
     ),
     clause(
@@ -264,17 +264,11 @@ fn every_clause_in_every_version() {
 
 impl Walk<'_> {
     fn conf(&self) -> Value {
-        let mut conf = self.bed.bridge();
-        conf["cniVersion"] = json!(self.version);
-        conf
+        self.bed.bridge_with(json!({"cniVersion": self.version}))
     }
 
     fn with(&self, fields: Value) -> Value {
-        let mut conf = self.conf();
-        for (key, value) in fields.as_object().expect("fields") {
-            conf[key] = value.clone();
-        }
-        conf
+        with(self.conf(), fields)
     }
 
     fn call(&self, command: &str, pod: &str, conf: &Value) -> Result<Value, Value> {
@@ -303,25 +297,12 @@ impl Walk<'_> {
             .run("bridge", &env, self.conf().to_string().as_bytes())
     }
 
-    fn allocations(&self) -> usize {
-        let Ok(dir) = std::fs::read_dir(self.bed.dir.path().join("pods")) else {
-            return 0;
-        };
-        let names = dir.filter_map(|e| e.ok()?.file_name().into_string().ok());
-        names
-            .filter(|n| n.parse::<std::net::IpAddr>().is_ok())
-            .count()
-    }
-
-    fn links(&self) -> usize {
-        self.bed.sh("ip -br link").matches("ksn").count()
+    /// How many addresses and links pods have.
+    fn held(&self) -> (usize, usize) {
+        (self.bed.allocations().len(), self.bed.ports())
     }
 
     fn assert_empty(&self) {
-        assert_eq!((self.allocations(), self.links()), (0, 0));
+        assert_eq!(self.held(), (0, 0));
     }
-}
-
-fn said(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
 }

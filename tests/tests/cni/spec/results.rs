@@ -1,9 +1,12 @@
 //! Chains, delegation and results (sections 3 to 5).
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
-use super::{Walk, said};
-use crate::bed::{DEBIANS, environment, must};
+use super::Walk;
+use crate::bed::{DEBIANS, ip};
 
 pub(crate) fn handed_on(w: &Walk<'_>) {
     let pod = w.bed.pod("a");
@@ -25,33 +28,24 @@ fn by_debian(w: &Walk<'_>) -> Value {
     conf
 }
 
-fn theirs(w: &Walk<'_>) -> (&'static str, String) {
-    let bin = w.bed.dir.path().join("path");
+/// Debian's under a name that is not built in: it notes what it is asked for.
+fn theirs(w: &Walk<'_>) -> String {
+    let bin = w.bed.bin();
     std::fs::create_dir_all(&bin).expect("folder");
-    let script = format!(
-        "#!/bin/sh\necho $CNI_COMMAND >> {0}/calls\nexec {DEBIANS}/host-local\n",
-        bin.display()
-    );
-    std::fs::write(bin.join("theirs"), script).expect("script");
-    must("chmod", &format!("+x {}", bin.join("theirs").display()));
-    ("CNI_PATH", bin.display().to_string())
+    let (bin, script) = (bin.display(), bin.join("theirs"));
+    let text = format!("#!/bin/sh\necho $CNI_COMMAND >> {bin}/calls\nexec {DEBIANS}/host-local\n");
+    std::fs::write(&script, text).expect("script");
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("chmod");
+    bin.to_string()
 }
 
 fn delegate(w: &Walk<'_>, command: &str, pod: &str, conf: &Value) -> Result<Value, Value> {
-    let mut env = environment(command, pod, "eth0");
-    let path = theirs(w);
-    env.retain(|(name, _)| *name != path.0);
-    env.push(path);
-    let output = w.bed.run("bridge", &env, conf.to_string().as_bytes());
-    if output.status.success() {
-        Ok(said(&output))
-    } else {
-        Err(said(&output))
-    }
+    let path = [("CNI_PATH", &*theirs(w))];
+    w.bed.call_with("bridge", command, pod, conf, &path)
 }
 
 fn calls(w: &Walk<'_>) -> Vec<String> {
-    let text = std::fs::read_to_string(w.bed.dir.path().join("path/calls")).expect("calls");
+    let text = std::fs::read_to_string(w.bed.bin().join("calls")).expect("calls");
     // In a version that it does not know it is asked twice.
     let mut all: Vec<String> = text.lines().map(str::to_owned).collect();
     all.dedup();
@@ -62,7 +56,7 @@ pub(crate) fn delegated(w: &Walk<'_>) {
     let (pod, conf) = (w.bed.pod("a"), by_debian(w));
     let result = delegate(w, "ADD", &pod, &conf).expect("add");
     assert_eq!(result["cniVersion"], w.version);
-    assert!(must("ip", &format!("-n {pod} addr show eth0")).contains("10.99.0.2/24"));
+    assert!(ip(&format!("-n {pod} addr show eth0")).contains("10.99.0.2/24"));
     delegate(w, "DEL", &pod, &conf).expect("del");
     assert_eq!(calls(w), ["ADD", "DEL"]);
     w.assert_empty();

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, addresses, ip, reaches};
+use crate::bed::{Bed, addresses, ip, sh};
+use crate::traffic::reaches;
 
 /// A link on the host as `ip` describes it.
 fn link(ns: &str, name: &str) -> Value {
@@ -92,10 +93,9 @@ fn each_option_is_seen_in_the_kernel() {
         (
             "duplicate address detection",
             json!({"enabledad": true}),
-            |bed, pod, _| {
+            |_, pod, _| {
                 assert_eq!(
-                    bed.sh(pod, "cat /proc/sys/net/ipv6/conf/eth0/accept_dad")
-                        .trim(),
+                    sh(pod, "cat /proc/sys/net/ipv6/conf/eth0/accept_dad").trim(),
                     "1"
                 );
                 let addresses = ip(&format!("-n {pod} addr show eth0 scope global"));
@@ -119,15 +119,19 @@ fn each_option_is_seen_in_the_kernel() {
     for (name, fields, check) in rows {
         eprintln!("{name}");
         let bed = Bed::new();
-        let (pod, mut conf) = (bed.pod("a"), bed.conf_with(fields.clone()));
+        let (pod, mut conf) = (bed.pod("a"), bed.bridge_with(fields.clone()));
         if fields.get("isDefaultGateway").is_some() {
             conf["ipam"]["routes"] = json!([]);
         }
-        let result = bed.call("ADD", &pod, &conf).expect(name);
+        let result = bed.call("bridge", "ADD", &pod, &conf).expect(name);
         check(&bed, &pod, &result);
         conf["prevResult"] = result;
-        assert_eq!(bed.call("CHECK", &pod, &conf), Ok(Value::Null), "{name}");
-        bed.call("DEL", &pod, &conf).expect("del");
+        assert_eq!(
+            bed.call("bridge", "CHECK", &pod, &conf),
+            Ok(Value::Null),
+            "{name}"
+        );
+        bed.call("bridge", "DEL", &pod, &conf).expect("del");
         assert_eq!(
             bed.allocations().len() + bed.ports(),
             usize::from(fields.get("vlan").is_some()),
@@ -139,10 +143,10 @@ fn each_option_is_seen_in_the_kernel() {
 #[test]
 fn isolated_ports_do_not_meet() {
     let bed = Bed::new();
-    let isolated = bed.conf_with(json!({"portIsolation": true}));
+    let isolated = bed.bridge_with(json!({"portIsolation": true}));
     let (a, b) = (bed.pod("a"), bed.pod("b"));
-    bed.call("ADD", &a, &isolated).expect("add");
-    let b = bed.call("ADD", &b, &isolated).expect("add");
+    bed.call("bridge", "ADD", &a, &isolated).expect("add");
+    let b = bed.call("bridge", "ADD", &b, &isolated).expect("add");
     assert!(!reaches(&a, &addresses(&b)[0]) && reaches(&a, "10.99.0.1"));
 }
 
@@ -150,14 +154,14 @@ fn isolated_ports_do_not_meet() {
 fn another_address_on_the_bridge_is_refused_or_replaced() {
     let bed = Bed::new();
     let (a, b) = (bed.pod("a"), bed.pod("b"));
-    bed.call("ADD", &a, &bed.conf()).expect("first");
-    let mut other = bed.conf_with(json!({"name": "others"}));
+    bed.call("bridge", "ADD", &a, &bed.bridge()).expect("first");
+    let mut other = bed.bridge_with(json!({"name": "others"}));
     other["ipam"]["ranges"] = json!([[{"subnet": "10.98.0.0/24"}], [{"subnet": "fd98::/64"}]]);
-    let refused = bed.call("ADD", &b, &other).expect_err("refused");
+    let refused = bed.call("bridge", "ADD", &b, &other).expect_err("refused");
     assert_eq!(refused["code"], 7, "{refused}");
     assert_eq!(bed.ports(), 1, "undone");
     other["forceAddress"] = json!(true);
-    bed.call("ADD", &b, &other).expect("forced");
+    bed.call("bridge", "ADD", &b, &other).expect("forced");
     let addresses = ip(&format!("-n {} addr show keelson0", bed.node));
     assert!(
         addresses.contains("10.98.0.1/24") && !addresses.contains("10.99.0.1"),
@@ -185,24 +189,25 @@ fn hardware_addresses_are_given_in_three_ways() {
     let args = format!("MAC={}", mac(3));
     for (i, (fields, want)) in rows.into_iter().enumerate() {
         let pod = bed.pod(&format!("p{i}"));
-        let conf = bed.conf_with(fields);
+        let conf = bed.bridge_with(fields);
         let result = bed
-            .call_as("bridge", "ADD", &pod, &conf, &[("CNI_ARGS", &args)])
+            .call_with("bridge", "ADD", &pod, &conf, &[("CNI_ARGS", &args)])
             .expect("add");
         assert_eq!(result["interfaces"][2]["mac"], want);
         assert_eq!(link(&pod, "eth0")["address"], want);
     }
     let pod = bed.pod("x");
-    let bad = bed.conf_with(json!({"runtimeConfig": {"mac": "01:00:00:00:00:01"}}));
+    let bad = bed.bridge_with(json!({"runtimeConfig": {"mac": "01:00:00:00:00:01"}}));
     assert_eq!(
-        bed.call("ADD", &pod, &bad).expect_err("a group's")["code"],
+        bed.call("bridge", "ADD", &pod, &bad)
+            .expect_err("a group's")["code"],
         7
     );
-    let unknown = bed.call_as(
+    let unknown = bed.call_with(
         "bridge",
         "ADD",
         &pod,
-        &bed.conf(),
+        &bed.bridge(),
         &[("CNI_ARGS", "FOO=BAR")],
     );
     assert_eq!(unknown.expect_err("unknown")["code"], 4);
@@ -216,15 +221,15 @@ fn a_link_without_addresses() {
     ] {
         let bed = Bed::new();
         let pod = bed.pod("a");
-        let mut conf = bed.conf_with(fields);
+        let mut conf = bed.bridge_with(fields);
         conf["ipam"] = json!({});
-        let result = bed.call("ADD", &pod, &conf).expect("add");
+        let result = bed.call("bridge", "ADD", &pod, &conf).expect("add");
         assert_eq!(result["ips"], json!([]));
         let flags = link(&pod, "eth0")["flags"].to_string();
         assert_eq!(flags.contains("\"UP\""), state == "UP", "{flags}");
         conf["prevResult"] = result;
-        bed.call("CHECK", &pod, &conf).expect("sound");
-        bed.call("DEL", &pod, &conf).expect("del");
+        bed.call("bridge", "CHECK", &pod, &conf).expect("sound");
+        bed.call("bridge", "DEL", &pod, &conf).expect("del");
         assert_eq!(bed.ports(), 0);
     }
 }
@@ -237,7 +242,9 @@ fn what_is_no_bridge_is_not_used() {
         "-n {} link add keelson0 type veth peer name other",
         bed.node
     ));
-    let refused = bed.call("ADD", &pod, &bed.conf()).expect_err("a pair");
+    let refused = bed
+        .call("bridge", "ADD", &pod, &bed.bridge())
+        .expect_err("a pair");
     assert_eq!(refused["code"], 7, "{refused}");
     assert_eq!(bed.allocations().len() + bed.ports(), 0);
 }

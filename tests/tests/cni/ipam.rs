@@ -1,24 +1,21 @@
-//! Address management: ours beside Debian's, and that of others.
+//! Address management: our `host-local` beside Debian's.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, DEBIANS, addresses};
+use crate::bed::{Bed, addresses, with};
 
 /// host-local's configuration, in a version that Debian's knows.
 fn conf(bed: &Bed) -> Value {
-    let mut conf = bed.conf();
-    conf["cniVersion"] = json!("1.0.0");
-    conf
+    bed.bridge_with(json!({"cniVersion": "1.0.0"}))
 }
 
 #[test]
 fn either_host_local_takes_over_from_the_other() {
     let bed = Bed::new();
     let conf = conf(&bed);
-    let call =
-        |plugin: &str, command: &str, pod: &str| bed.call_as(plugin, command, pod, &conf, &[]);
+    let call = |plugin: &str, command: &str, pod: &str| bed.call(plugin, command, pod, &conf);
     let (ours, theirs) = ("host-local", "debian:host-local");
     for (one, other) in [(ours, theirs), (theirs, ours)] {
         let first = call(one, "ADD", "first").expect(one);
@@ -37,12 +34,10 @@ fn either_host_local_takes_over_from_the_other() {
     let mut check = conf.clone();
     check["prevResult"] = next;
     for plugin in [ours, theirs] {
-        bed.call_as(plugin, "CHECK", "next", &check, &[])
-            .expect(plugin);
+        bed.call(plugin, "CHECK", "next", &check).expect(plugin);
     }
     assert_eq!(
-        bed.call_as(ours, "CHECK", "nobody", &check, &[])
-            .expect_err("none")["code"],
+        bed.call(ours, "CHECK", "nobody", &check).expect_err("none")["code"],
         102
     );
 }
@@ -60,7 +55,7 @@ fn results_are_the_references() {
             conf["cniVersion"] = json!(version);
             conf["ipam"]["resolvConf"] = json!(file);
             conf["runtimeConfig"] = json!({"ips": ["10.99.0.77/24"]});
-            bed.call_as(plugin, "ADD", "a", &conf, &[("CNI_ARGS", "IP=fd99::77")])
+            bed.call_with(plugin, "ADD", "a", &conf, &[("CNI_ARGS", "IP=fd99::77")])
                 .expect(plugin)
         });
         let sorted = |mut v: Value| {
@@ -79,11 +74,8 @@ fn results_are_the_references() {
 fn requested_addresses_are_given_or_refused() {
     let bed = Bed::new();
     let add = |pod: &str, fields: Value, args: &str| {
-        let mut conf = conf(&bed);
-        for (key, value) in fields.as_object().expect("fields") {
-            conf[key] = value.clone();
-        }
-        bed.call_as("host-local", "ADD", pod, &conf, &[("CNI_ARGS", args)])
+        let conf = with(conf(&bed), fields);
+        bed.call_with("host-local", "ADD", pod, &conf, &[("CNI_ARGS", args)])
     };
     let given = add(
         "a",
@@ -129,7 +121,7 @@ fn sixty_four_at_a_time_get_sixty_four_addresses() {
             };
             let (bed, conf) = (&bed, &conf);
             s.spawn(move || {
-                bed.call_as(plugin, "ADD", &format!("p{i}"), conf, &[])
+                bed.call(plugin, "ADD", &format!("p{i}"), conf)
                     .expect("add")
             })
         };
@@ -139,68 +131,4 @@ fn sixty_four_at_a_time_get_sixty_four_addresses() {
     });
     assert_eq!(given.len(), 64);
     assert_eq!(given, bed.allocations());
-}
-
-#[test]
-fn addresses_of_others_are_asked_for_by_the_name_of_their_plugin() {
-    let bed = Bed::new();
-    let path = ("CNI_PATH", DEBIANS);
-    bed.program("debian:static");
-    // Debian's knows no 1.1.0, which the configuration is in.
-    let fixed = json!({"type": "static", "addresses": [{"address": "10.99.0.7/24", "gateway": "10.99.0.1"}],
-        "routes": [{"dst": "0.0.0.0/0"}]});
-    for version in ["0.2.0", "0.4.0", "1.1.0"] {
-        let pod = bed.pod(&version.replace('.', "-"));
-        let mut conf = bed.conf_with(json!({"ipam": fixed, "cniVersion": version}));
-        let result = bed
-            .call_as("bridge", "ADD", &pod, &conf, &[path])
-            .expect(version);
-        assert_eq!(result["cniVersion"], version);
-        let addresses = crate::bed::ip(&format!("-n {pod} addr show eth0"));
-        assert!(addresses.contains("10.99.0.7/24"), "{addresses}");
-        assert!(crate::bed::ip(&format!("-n {pod} route")).contains("default via 10.99.0.1"));
-        conf["prevResult"] = result;
-        if version != "0.2.0" {
-            bed.call_as("bridge", "CHECK", &pod, &conf, &[path])
-                .expect("check");
-        }
-        bed.call_as("bridge", "DEL", &pod, &conf, &[path])
-            .expect("del");
-    }
-    let (pod, conf) = (bed.pod("x"), bed.conf_with(json!({"ipam": fixed})));
-    bed.call_as("bridge", "STATUS", "", &conf, &[path])
-        .expect("status");
-    for (ipam, code) in [("no-such-plugin", 103), ("../static", 103)] {
-        let conf = bed.conf_with(json!({"ipam": {"type": ipam}}));
-        let missing = bed
-            .call_as("bridge", "ADD", &pod, &conf, &[path])
-            .expect_err(ipam);
-        assert_eq!(missing["code"], code, "{missing}");
-        assert_eq!(bed.ports(), 0, "undone");
-    }
-}
-
-#[test]
-fn a_failed_add_gives_back_what_another_plugin_gave() {
-    let bed = Bed::new();
-    let pod = bed.pod("a");
-    // Our own, as somebody else's: by a name that is not built in.
-    std::fs::create_dir_all(bed.bin()).expect("bin");
-    let script = "#!/bin/sh\necho $CNI_COMMAND >> \"$(dirname \"$0\")/calls\"\nexec \"$(dirname \"$0\")/host-local\"\n";
-    let other = bed.bin().join("other");
-    std::fs::write(&other, script).expect("script");
-    bed.program("host-local");
-    crate::bed::must("chmod", &format!("+x {}", other.display()));
-    let mut conf = bed.conf();
-    conf["ipam"]["type"] = json!("other");
-    // A route over a next hop that is nowhere can't be made.
-    conf["ipam"]["routes"] = json!([{"dst": "0.0.0.0/0", "gw": "192.0.2.1"}]);
-    let bin = bed.bin().display().to_string();
-    let failed = bed
-        .call_as("bridge", "ADD", &pod, &conf, &[("CNI_PATH", &bin)])
-        .expect_err("route");
-    assert_eq!(failed["code"], 100, "{failed}");
-    let calls = std::fs::read_to_string(bed.bin().join("calls")).expect("calls");
-    assert_eq!(calls, "ADD\nDEL\n");
-    assert_eq!(bed.allocations().len() + bed.ports(), 0);
 }

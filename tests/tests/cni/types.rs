@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, addresses, ip, reaches};
+use crate::bed::{Bed, addresses, ip};
+use crate::traffic::reaches;
 
 #[test]
 fn ptp_leads_to_the_host_and_through_it() {
     let bed = Bed::new();
-    let outside = bed.outside();
     let (a, b) = (bed.pod("a"), bed.pod("b"));
-    let mut conf = bed.conf_with(json!({"type": "ptp", "ipMasq": true}));
-    let call = |command: &str, pod: &str, conf: &Value| bed.call_as("ptp", command, pod, conf, &[]);
+    let mut conf = bed.bridge_with(json!({"type": "ptp", "ipMasq": true}));
+    let call = |command: &str, pod: &str, conf: &Value| bed.call("ptp", command, pod, conf);
     let first = call("ADD", &a, &conf).expect("a");
     let second = call("ADD", &b, &conf).expect("b");
     assert_eq!(first["interfaces"].as_array().map(Vec::len), Some(2));
@@ -48,10 +48,9 @@ fn ptp_leads_to_the_host_and_through_it() {
         call("DEL", pod, &conf).expect("again");
     }
     assert_eq!(bed.allocations().len() + bed.ports(), 0);
-    assert_eq!(bed.sh(&bed.node, "nft list tables"), "");
-    let none = bed.conf_with(json!({"ipam": {}}));
+    assert_eq!(bed.sh("nft list tables"), "");
+    let none = bed.bridge_with(json!({"ipam": {}}));
     assert_eq!(call("ADD", &a, &none).expect_err("no addresses")["code"], 7);
-    drop(outside);
 }
 
 #[test]
@@ -65,7 +64,7 @@ fn loopback_is_up_and_says_so_like_the_reference() {
                 .trim_end_matches("back")
                 .trim_matches('-'),
         );
-        let mut result = bed.call_as(plugin, "ADD", &pod, &conf, &[]).expect(plugin);
+        let mut result = bed.call(plugin, "ADD", &pod, &conf).expect(plugin);
         assert!(
             ip(&format!("-n {pod} -br link show lo")).contains("UP"),
             "{plugin}"
@@ -76,18 +75,16 @@ fn loopback_is_up_and_says_so_like_the_reference() {
         );
         let mut check = conf.clone();
         check["prevResult"] = result.clone();
-        bed.call_as(plugin, "CHECK", &pod, &check, &[])
-            .expect(plugin);
-        bed.call_as(plugin, "DEL", &pod, &conf, &[]).expect(plugin);
+        bed.call(plugin, "CHECK", &pod, &check).expect(plugin);
+        bed.call(plugin, "DEL", &pod, &conf).expect(plugin);
         assert!(
             ip(&format!("-n {pod} -br link show lo")).contains("DOWN"),
             "{plugin}"
         );
-        bed.call_as(plugin, "CHECK", &pod, &check, &[])
-            .expect_err("down");
+        bed.call(plugin, "CHECK", &pod, &check).expect_err("down");
         result["interfaces"][0]["sandbox"] = json!("");
         ip(&format!("netns del {pod}"));
-        bed.call_as(plugin, "DEL", &pod, &conf, &[])
+        bed.call(plugin, "DEL", &pod, &conf)
             .expect("a namespace that is gone");
         result
             .as_object_mut()
@@ -106,5 +103,5 @@ fn loopback_hands_on_the_result_before_it() {
         "ips": [{"address": "10.0.0.2/24", "interface": 0}], "routes": [], "dns": {}});
     let conf =
         json!({"cniVersion": "1.1.0", "name": "lo", "type": "loopback", "prevResult": before});
-    assert_eq!(bed.call_as("loopback", "ADD", &pod, &conf, &[]), Ok(before));
+    assert_eq!(bed.call("loopback", "ADD", &pod, &conf), Ok(before));
 }
