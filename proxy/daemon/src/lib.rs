@@ -155,6 +155,7 @@ pub async fn run(
 pub async fn cleanup() -> Vec<keelson_proxy_kernel::Error> {
     let mut errors = Backend::cleanup().await;
     errors.extend(policy::cleanup());
+    errors.extend(dns::cleanup());
     errors.extend(keelson_proxy_kernel::loopback::hold(&[]).await.err());
     errors
 }
@@ -218,9 +219,9 @@ impl Proxy {
         let mut state = State::default();
         let dns = match config.dns.clone() {
             None => None,
-            Some(config) => {
-                state.answer_here(config.listen.iter().map(SocketAddr::ip).collect());
-                Some(dns::start(config, tasks, shutdown).await?)
+            Some(dns) => {
+                state.answer_here(dns.listen.iter().map(SocketAddr::ip).collect());
+                Some(dns::start(dns, &config.ruleset, tasks, shutdown).await?)
             }
         };
         Ok(Self {

@@ -35,9 +35,13 @@ fn beside(bed: &Bed) {
     assert!(answer.is_ok_and(|a| field(&a, "pod").starts_with("web-")));
 }
 
-/// A pod that wants the node port, the Service's own port, and one that is free.
+/// A pod that wants the node port, the Service's own port, one that is free, and that of the cluster's names, which each
+/// node answers at an address of its own.
 fn start(bed: &Bed) {
-    let ports = [30080, 80, 8888].map(|h| format!("{{containerPort: 8080, hostPort: {h}}}"));
+    let tcp = [30080, 80, 8888].map(|h| format!("{{containerPort: 8080, hostPort: {h}}}"));
+    let names =
+        ["UDP", "TCP"].map(|p| format!("{{containerPort: 8080, hostPort: 53, protocol: {p}}}"));
+    let ports = [tcp.as_slice(), &names].concat();
     bed.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: hp}}\nspec: {{terminationGracePeriodSeconds: 0, \
         containers: [{{name: c, image: '{ECHO}', ports: [{}]}}]}}\n",
