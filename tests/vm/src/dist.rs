@@ -46,6 +46,23 @@ impl Dist {
         Ok(Self(dist))
     }
 
+    /// Adds what there is to upgrade to: a package `newer.deb`, whose program differs in its last bytes.
+    ///
+    /// # Errors
+    /// When a tool fails.
+    pub fn add_newer(&self) -> anyhow::Result<()> {
+        let script = "set -e
+dpkg-deb -R keelson.deb newer
+sed -i 's/^Version: .*/&+newer/' newer/DEBIAN/control
+echo newer >>newer/usr/lib/keelson/keelson
+dpkg-deb -Znone -b newer newer.deb >/dev/null
+rm -r newer";
+        let mut bash = Command::new("bash");
+        let made = bash.args(["-c", script]).current_dir(&self.0).status();
+        ensure!(made?.success(), "no newer package");
+        Ok(())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.path()

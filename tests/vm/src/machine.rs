@@ -12,6 +12,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use tempfile::TempDir;
 
+use crate::Dist;
+
 /// An emulated machine boots in 20 s on an idle host; one that others share may need many times that.
 const BOOT: Duration = Duration::from_secs(600);
 /// More than the machine gives a script (`scripts/vm.d/channel`).
@@ -71,6 +73,20 @@ impl Machine {
         assert!(
             made.expect("run scripts/vm").success(),
             "scripts/vm image failed"
+        );
+    }
+
+    /// Makes the disk from which any number of machines read what is to be installed: `KEELSON_VM_DISK` of `scripts/vm`.
+    pub(crate) fn disk(file: &Path, dist: &Dist) {
+        let made = Command::new(harness())
+            .arg("disk")
+            .arg(file)
+            .env("KEELSON_DIST", dist.path())
+            .env("KEELSON_BIN", programs())
+            .status();
+        assert!(
+            made.expect("run scripts/vm").success(),
+            "scripts/vm disk failed"
         );
     }
 
