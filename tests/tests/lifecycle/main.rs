@@ -529,7 +529,7 @@ grep -l '"version":"1.0.0"' /var/lib/keelson/agent/cni/results/*"#
         anyhow::ensure!(left.is_empty(), "{left}");
         Ok(())
     });
-    node.sh("ip netns del nobody; rm /root/nobody");
+    node.sh("ip netns del nobody");
     assert_eq!(identity(bed).0, before.0);
     bed.client
         .enter(|| get("10.88.0.11:30080".parse()?, "/"))
