@@ -28,6 +28,7 @@ impl Dist {
         let made = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/deb"))
             .arg(dist.path())
             .env("KEELSON_BIN", programs)
+            .env("KEELSON_GZIP", "1")
             .status();
         ensure!(made?.success(), "scripts/deb failed");
         let [package, archive] = ["deb", "tar.gz"].map(|end| find(dist.path(), end));
