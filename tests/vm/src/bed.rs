@@ -1,5 +1,6 @@
 //! A test bed: each node of a layout a virtual machine, everybody else a network namespace.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output as Done};
 
@@ -111,6 +112,22 @@ impl Bed {
     /// Names of all nodes, in the order of the description.
     pub fn names(&self) -> Vec<String> {
         self.nodes.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Does the same on all nodes at one time; what it gave, in the order of the description.
+    ///
+    /// # Panics
+    /// When one does.
+    pub fn at_once<T: Send>(&mut self, work: impl Fn(&str, &mut Machine) -> T + Sync) -> Vec<T> {
+        let (work, nodes) = (&work, self.nodes.iter_mut());
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = nodes
+                .map(|(name, machine)| scope.spawn(move || work(name, machine)))
+                .collect();
+            let done = threads.into_iter().map(|thread| thread.join());
+            done.map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
+        })
     }
 
     /// Makes a node a server, or an agent that joins by a token: as a user does it. Waits until it is ready.

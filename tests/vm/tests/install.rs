@@ -52,8 +52,7 @@ fn a_cluster_is_installed() {
     let mut bed = Bed::boot(layout, &dist).expect("a bed");
     let told = |what: &str| println!("{what}: {:.0} s", begin.elapsed().as_secs_f32());
     told("booted");
-    let before = ["n1", "n2"].map(|name| {
-        let machine = bed.node(name);
+    let before = bed.at_once(|_, machine| {
         machine.until(400, "systemctl is-active containerd");
         // The machine's own link-local address comes when nobody else has answered to it.
         machine.until(
@@ -82,10 +81,10 @@ fn a_cluster_is_installed() {
         step(&mut bed);
         told(name);
     }
-    for (name, before) in ["n1", "n2"].iter().zip(&before) {
-        let machine = bed.node(name);
-        assert_eq!(machine.sh(LEFT), "", "{name} has files of ours");
-        let diff = before.diff(&Snapshot::of(machine));
+    let after = bed.at_once(|_, machine| (machine.sh(LEFT), Snapshot::of(machine)));
+    for ((name, before), (left, after)) in bed.names().iter().zip(&before).zip(&after) {
+        assert_eq!(left, "", "{name} has files of ours");
+        let diff = before.diff(after);
         assert!(diff.is_empty(), "{name} is not as it was:\n{diff}");
     }
 }
@@ -109,8 +108,8 @@ fn both(url: &str) -> String {
 /// From each node by the cluster's address, from a pod by the name, and from beyond the router by each node's port.
 fn services(bed: &mut Bed) {
     let ip = bed.user("kubectl get service echo -o jsonpath='{.spec.clusterIP}'");
+    bed.at_once(|_, machine| machine.until(400, &both(&format!("http://{ip}/"))));
     for name in bed.names() {
-        bed.node(&name).until(400, &both(&format!("http://{ip}/")));
         let address = bed.layout.machine(&name).expect("a node").node_addresses()[0].addr();
         let url = format!("http://{address}:30080/");
         bed.user(&both(&url));
@@ -149,25 +148,15 @@ systemd-run -q --collect --unit=hold bash -c";
     bed.server()
         .sh(&format!("{hold} 'bash /root/hold {ip} >/root/held 2>&1'"));
     bed.server().until(30, "grep -q alive /root/held");
-    let newer = [
-        format!("dpkg -i {INSIDE}/newer.deb >/dev/null"),
-        format!(
-            "cp -r {INSIDE}/release /root/new
-echo newer >>/root/new/keelson
-/root/new/install.sh --airgap /root/new
-rm -r /root/new"
-        ),
-    ];
-    let units = ["keelson", "keelson-agent"];
-    for ((name, script), unit) in bed.names().iter().zip(newer).zip(units) {
-        let node = bed.node(name);
+    bed.at_once(|name, node| {
+        let (unit, script) = newer(name);
         let (tasks, pid) = (node.sh(TASKS), node.sh(&main_pid(unit)));
         assert_eq!(tasks.lines().count(), 1, "a pod has one: {tasks}");
         node.sh(&script);
         node.until(400, &format!("systemctl is-active {unit}"));
         assert_ne!(node.sh(&main_pid(unit)), pid, "{name}: the old one runs");
         assert_eq!(node.sh(TASKS), tasks, "{name}: containers started again");
-    }
+    });
     bed.user_until(400, "kubectl get --raw /readyz");
     bed.user("kubectl wait node --all --for=condition=Ready --timeout=300s");
     let restarts = "kubectl get pods -l app=echo -o jsonpath='{.items[*].status.containerStatuses[0].restartCount}'";
@@ -178,6 +167,22 @@ rm -r /root/new"
         matches!(lines.as_slice(), [one] if one.ends_with(" alive")),
         "the connection: {held}"
     );
+}
+
+/// A node's unit, and how it comes to newer programs: as it was installed.
+fn newer(name: &str) -> (&'static str, String) {
+    match name {
+        "n1" => ("keelson", format!("dpkg -i {INSIDE}/newer.deb >/dev/null")),
+        _ => (
+            "keelson-agent",
+            format!(
+                "cp -r {INSIDE}/release /root/new
+echo newer >>/root/new/keelson
+/root/new/install.sh --airgap /root/new
+rm -r /root/new"
+            ),
+        ),
+    }
 }
 
 fn main_pid(unit: &str) -> String {
@@ -196,7 +201,10 @@ fn reboot(bed: &mut Bed) {
 }
 
 fn uninstall(bed: &mut Bed) {
-    println!("{}", bed.node("n2").sh("keelson-uninstall"));
-    bed.server()
-        .sh("DEBIAN_FRONTEND=noninteractive dpkg --purge keelson");
+    bed.at_once(|name, node| {
+        node.sh(match name {
+            "n1" => "DEBIAN_FRONTEND=noninteractive dpkg --purge keelson",
+            _ => "keelson-uninstall",
+        })
+    });
 }
