@@ -191,11 +191,7 @@ impl Worker {
                 true => shared.runtime.holder_remove(&uid).await,
                 false => Ok(()),
             };
-            let network = shared
-                .cni
-                .del(&Attachment::from_pod(&pod, netns))
-                .await
-                .map_err(|e| chain(&e));
+            let network = network::leave(&shared, &Attachment::from_pod(&pod, netns)).await;
             if let (Ok(()), Some(guard)) = (&network, &shared.config.network_guard) {
                 guard.removed(&pod);
             }

@@ -22,7 +22,7 @@ pub async fn cleanup(config: Config, images: bool) -> Vec<anyhow::Error> {
         Ok(runtime) => {
             end_containers(&runtime, &mut logs, &mut errors).await;
             let cni = config.cni().swept();
-            errors.extend(cni.gc(&[]).await.into_iter().map(Into::into));
+            errors.extend(cni.gc(Vec::new).await.into_iter().map(Into::into));
             end_sandboxes(&runtime, &mut errors).await;
             let volumes = Volumes::new(&config.root_dir);
             for uid in volumes.list().unwrap_or_default() {

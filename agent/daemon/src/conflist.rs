@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 pub(crate) const CONF_FILE: &str = "10-keelson.conflist";
 
 /// A bridge with an address of each family, for packets of so many bytes (0: as many as links have by themselves); host
-/// ports by the plugin too.
+/// ports by the plugin too. The agent speaks the highest of the versions, which has STATUS and GC. Others may read the
+/// file as well, and a libcni before 1.2 (containerd 1.6's) knows nothing after 1.0.0: it refuses a result of 1.1.0, and
+/// reads `cniVersion` only.
 pub(crate) fn bridge(bridge: &str, mtu: u32, cidrs: &[IpNet], data_dir: &Path) -> Value {
     let ranges: Vec<Value> = cidrs.iter().map(|c| json!([{"subnet": c}])).collect();
     let default = |c: &IpNet| match c {
@@ -21,6 +23,7 @@ pub(crate) fn bridge(bridge: &str, mtu: u32, cidrs: &[IpNet], data_dir: &Path) -
     let routes: Vec<Value> = cidrs.iter().map(default).collect();
     json!({
         "cniVersion": "1.0.0",
+        "cniVersions": ["1.0.0", "1.1.0"],
         "name": "keelson",
         "plugins": [
             {"type": "keelson-cni", "bridge": bridge, "isGateway": true, "hairpinMode": true, "mtu": mtu,

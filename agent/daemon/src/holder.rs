@@ -8,7 +8,7 @@ use keelson_runtime::{Container, Kind, Namespaces, PodRef, State};
 
 use crate::shared::{Shared, chain};
 use crate::worker::Worker;
-use crate::{resize, sources};
+use crate::{network, resize, sources};
 
 /// Whether the pod's containers share one PID namespace of their own.
 pub(crate) fn is_wanted(pod: &Pod) -> bool {
@@ -25,7 +25,7 @@ pub(crate) async fn clear(shared: &Shared, pod: &Pod, uid: &str) -> Result<(), S
     }
     let netns = shared.config.run_dir.join("ns").join(uid).join("net");
     let attachment = Attachment::from_pod(pod, netns);
-    shared.cni.del(&attachment).await.map_err(|e| chain(&e))?;
+    network::leave(shared, &attachment).await?;
     let removed = shared.runtime.sandbox_remove(uid).await;
     removed.map_err(|e| chain(&e))?;
     let removed = shared.runtime.holder_remove(uid).await;

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use keelson_agent_io::cni::Attachment;
+use keelson_agent_plan::cni;
 use keelson_overlay::{self as overlay, Facts, Mode};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -46,6 +49,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         () = keep(&shared, rx, facts) => {}
         () = configured => {}
         () = publish(&shared, known) => {}
+        () = collect(&shared) => {}
     }
 }
 
@@ -161,6 +165,31 @@ pub(crate) async fn guard(shared: &Shared, pod: &Pod, ips: &[IpAddr]) -> Result<
     match &shared.config.network_guard {
         Some(guard) => guard.added(pod, ips).await,
         None => Ok(()),
+    }
+}
+
+/// Takes a pod off the network; what a failed plugin may have left is looked after.
+pub(crate) async fn leave(shared: &Shared, attachment: &Attachment) -> Result<(), String> {
+    let left = shared.cni.del(attachment).await;
+    if left.is_err() {
+        shared.leftovers.notify_one();
+    }
+    left.map_err(|e| chain(&e))
+}
+
+/// Undoes attachments that nobody has, and tells plugins which live, whenever something may be left, until shutdown.
+async fn collect(shared: &Shared) {
+    let mut last = None;
+    loop {
+        shared.leftovers.notified().await;
+        let now = Timestamp::now();
+        let rest = cni::gc_at(now, last).duration_since(now);
+        wait(shared, rest.try_into().unwrap_or_default()).await;
+        let pods = || shared.entries().keys().cloned().collect();
+        for error in shared.cni.gc(pods).await {
+            tracing::warn!(error = %chain(&error), "cni: leftovers cannot be removed");
+        }
+        last = Some(Timestamp::now());
     }
 }
 

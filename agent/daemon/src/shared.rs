@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) client: kube::Client,
     pub(crate) runtime: Runtime,
     pub(crate) cni: Cni,
+    /// Pods' ends of the network may be left that nobody has: all pods are known now, or a DEL has failed.
+    pub(crate) leftovers: Notify,
     pub(crate) volumes: Volumes,
     pub(crate) prober: Prober,
     pub(crate) roots: Roots,
@@ -169,6 +171,7 @@ impl Shared {
             writes: Semaphore::new(8),
             imported: watch::Sender::new(config.images_dir.is_none()),
             preloaded: Mutex::default(),
+            leftovers: Notify::new(),
             images_stale: Notify::new(),
             pressure: watch::Sender::new(None),
             stopping: watch::Sender::new(false),

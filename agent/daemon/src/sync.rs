@@ -390,12 +390,7 @@ impl Sync {
             );
         }
         // A network attachment may be left of a pod of which nothing else is.
-        tokio::spawn(async move {
-            let valid: Vec<String> = shared.entries().keys().cloned().collect();
-            for error in shared.cni.gc(&valid).await {
-                tracing::warn!(error = %chain(&error), "cni: leftovers cannot be removed");
-            }
-        });
+        shared.leftovers.notify_one();
     }
 }
 

@@ -213,7 +213,7 @@ fn debians_bridge_and_portmap_join_two_pods() {
         let later = room.cni();
         later.del(&a).await.unwrap();
         later.del(&a).await.unwrap();
-        assert!(later.gc(&[]).await.is_empty());
+        assert!(later.gc(Vec::new).await.is_empty());
     });
     assert!(room.records().is_empty());
     assert!(!ip(&["-o", "link"]).contains("veth"));
@@ -261,7 +261,7 @@ fn a_chain_runs_forwards_and_back() {
         assert_eq!(room.calls(), ["one CHECK u1 eth0", "two CHECK u1 eth0"]);
         cni.status().await.unwrap();
         assert_eq!(room.calls(), ["one STATUS  ", "two STATUS  "]);
-        assert!(cni.gc(&["u1".into()]).await.is_empty());
+        assert!(cni.gc(|| vec!["u1".into()]).await.is_empty());
         assert_eq!(room.calls(), ["one GC  ", "two GC  "]);
         let valid = json!([{"containerID": "u1", "ifname": "eth0"}]);
         assert_eq!(room.stdin("one-GC")["cni.dev/valid-attachments"], valid);
@@ -303,6 +303,169 @@ fn a_failed_add_is_undone_and_says_why() {
         // Before 1.1 there is no STATUS to ask.
         cni.status().await.unwrap();
         assert!(room.calls().is_empty());
+    });
+}
+
+/// What the agent writes: 1.0.0 for those who know nothing later, 1.1.0 for itself.
+fn both_versions() -> Value {
+    let mut list = chain("1.0.0");
+    list["cniVersions"] = json!(["1.0.0", "1.1.0"]);
+    list
+}
+
+#[test]
+fn what_an_older_agent_added_lives_on_and_goes_as_it_came() {
+    let room = Room::new();
+    room.script("one", GOOD);
+    room.script("two", GOOD);
+    room.configure("a.conflist", &chain("1.0.0"));
+    let old = pod("u1", Path::new("/x"));
+    run(async {
+        room.cni().add(&old).await.unwrap();
+        room.configure("a.conflist", &both_versions());
+        let cni = room.cni();
+        cni.status().await.unwrap();
+        assert!(cni.gc(|| vec!["u1".into()]).await.is_empty());
+        let told = room.stdin("one-GC");
+        let valid = json!([{"containerID": "u1", "ifname": "eth0"}]);
+        assert_eq!(
+            (&told["cniVersion"], &told["cni.dev/valid-attachments"]),
+            (&json!("1.1.0"), &valid)
+        );
+        room.calls();
+        cni.del(&old).await.unwrap();
+        assert_eq!(room.calls(), ["two DEL u1 eth0", "one DEL u1 eth0"]);
+        assert_eq!(room.stdin("one-DEL")["cniVersion"], "1.0.0");
+    });
+    assert!(room.records().is_empty());
+}
+
+#[test]
+fn a_plugin_that_is_not_ready_says_why() {
+    let room = Room::new();
+    room.script(
+        "one",
+        r#"[ "$CNI_COMMAND" = STATUS ] && { echo '{"cniVersion":"1.1.0","code":50,"msg":"no uplink"}'; exit 1; }; exit 0"#,
+    );
+    room.script("two", GOOD);
+    room.configure("a.conflist", &both_versions());
+    let e = run(room.cni().status()).unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "plugin type=\"one\" name=\"n\" failed (status): no uplink"
+    );
+}
+
+#[test]
+fn after_a_failed_del_gc_is_told_that_the_attachment_is_gone() {
+    let room = Room::new();
+    room.script("one", GOOD);
+    room.script(
+        "two",
+        &format!(
+            r#"[ "$CNI_COMMAND" = DEL ] && [ -e {0} ] && exit 1; {GOOD}"#,
+            room.path("stuck").display()
+        ),
+    );
+    room.configure("a.conflist", &both_versions());
+    let cni = room.cni();
+    let (stuck, other) = (pod("u1", Path::new("/x")), pod("u2", Path::new("/y")));
+    let pods = || vec!["u1".to_owned(), "u2".to_owned()];
+    let living = |uids: &[&str]| -> Value {
+        let one = |uid| json!({"containerID": uid, "ifname": "eth0"});
+        uids.iter().map(one).collect()
+    };
+    run(async {
+        cni.add(&stuck).await.unwrap();
+        cni.add(&other).await.unwrap();
+        fs::write(room.path("stuck"), "").unwrap();
+        cni.del(&stuck).await.unwrap_err();
+        // Another process knows it too, and tries again.
+        assert_eq!(room.cni().gc(pods).await.len(), 1);
+        let told = &room.stdin("two-GC")["cni.dev/valid-attachments"];
+        assert_eq!(*told, living(&["u2"]));
+        // Added anew, it lives.
+        fs::remove_file(room.path("stuck")).unwrap();
+        cni.add(&stuck).await.unwrap();
+        assert!(cni.gc(pods).await.is_empty());
+        let told = room.stdin("two-GC")["cni.dev/valid-attachments"].clone();
+        let mut uids: Vec<&str> = told
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|a| a["containerID"].as_str())
+            .collect();
+        uids.sort_unstable();
+        assert_eq!(uids, ["u1", "u2"]);
+    });
+}
+
+#[test]
+fn gc_waits_for_an_add_under_way_and_spares_it() {
+    let room = Room::new();
+    room.script("one", GOOD);
+    let go = room.path("go");
+    room.script(
+        "two",
+        &format!(
+            r#"[ "$CNI_COMMAND" = ADD ] && until [ -e {} ]; do sleep 0.02; done; echo "two is done with $CNI_COMMAND" >>{}; {GOOD}"#,
+            go.display(),
+            room.path("calls").display()
+        ),
+    );
+    room.configure("a.conflist", &both_versions());
+    let cni = room.cni();
+    let attachment = pod("u1", Path::new("/x"));
+    run(async {
+        let gc = async {
+            // The ADD holds its place by now.
+            while !room.path("stdin-two-ADD").exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let errors = cni.gc(|| vec!["u1".into()]);
+            let release = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                fs::write(&go, "").unwrap();
+            };
+            tokio::join!(errors, release).0
+        };
+        let (added, errors) = tokio::join!(cni.add(&attachment), gc);
+        added.unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+    });
+    assert_eq!(
+        room.calls(),
+        [
+            "one ADD u1 eth0",
+            "two ADD u1 eth0",
+            "two is done with ADD",
+            "one GC  ",
+            "two GC  ",
+            "two is done with GC"
+        ]
+    );
+    let valid = json!([{"containerID": "u1", "ifname": "eth0"}]);
+    assert_eq!(room.stdin("one-GC")["cni.dev/valid-attachments"], valid);
+}
+
+#[test]
+fn nobody_is_asked_for_gc_where_it_is_off() {
+    let room = Room::new();
+    room.script("one", GOOD);
+    room.script("two", GOOD);
+    let mut list = both_versions();
+    list["disableGC"] = json!(true);
+    list["disableCheck"] = json!(true);
+    room.configure("a.conflist", &list);
+    let cni = room.cni();
+    let attachment = pod("u1", Path::new("/x"));
+    run(async {
+        cni.add(&attachment).await.unwrap();
+        room.calls();
+        cni.check(&attachment).await.unwrap();
+        // What is left goes all the same.
+        assert!(cni.gc(Vec::new).await.is_empty());
+        assert_eq!(room.calls(), ["two DEL u1 eth0", "one DEL u1 eth0"]);
     });
 }
 

@@ -10,6 +10,7 @@ pub mod admit;
 pub mod backoff;
 pub mod checkpoint;
 pub mod claim;
+pub mod cni;
 pub mod containers;
 pub mod correlate;
 pub mod cpu_manager;

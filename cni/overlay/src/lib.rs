@@ -52,6 +52,11 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Chains of others drop all that is forwarded, before any rule that could let pods' packets through.
+    #[error(
+        "pods' packets do not get through {0}: its only rule drops all that is forwarded; put rules that accept the cluster's pod addresses, as source and as destination, before it"
+    )]
+    Closed(String),
     /// A program for rules failed.
     #[error("{program}: {said}")]
     Program {

@@ -21,16 +21,16 @@ fn ingress(from: Option<&str>) -> String {
     )
 }
 
-/// Those of `to` that answer a pod.
+/// Those of `to` that answer a pod, which asks all at one time.
 fn reached(bed: &Bed, from: &str, to: &[SocketAddr]) -> BTreeSet<SocketAddr> {
     let script: String = to
         .iter()
         .map(|to| {
             let (ip, port) = (to.ip(), to.port());
-            format!(r#"printf "GET / HTTP/1.0\r\n\r\n" | nc -w 2 {ip} {port} | grep -q pod= && echo {to}; "#)
+            format!(r#"{{ printf "GET / HTTP/1.0\r\n\r\n" | nc -w 2 {ip} {port} | grep -q pod= && echo {to}; }} & "#)
         })
         .collect();
-    let output = bed.try_kubectl(&format!("exec {from} -- sh -c '{script} true'"));
+    let output = bed.try_kubectl(&format!("exec {from} -- sh -c '{script} wait; true'"));
     assert!(output.ok, "{output:?}");
     output
         .out
@@ -108,7 +108,7 @@ pub(crate) fn from_the_first_packet(bed: &Bed) {
     let pods = all_pods(bed);
     let ask: String = pods
         .iter()
-        .map(|(_, ip)| format!(r#"printf \"GET / HTTP/1.0\\r\\n\\r\\n\" | nc -w 1 {ip} 8080 | grep -q pod= && echo reached {ip}; "#))
+        .map(|(_, ip)| format!(r#"{{ printf \"GET / HTTP/1.0\\r\\n\\r\\n\" | nc -w 1 {ip} 8080 | grep -q pod= && echo reached {ip}; }} & "#))
         .collect();
     let mut names = Vec::new();
     for node in &bed.nodes {
@@ -116,7 +116,7 @@ pub(crate) fn from_the_first_packet(bed: &Bed) {
             for n in 0..count {
                 let name = format!("{role}-{}-{n}", node.name);
                 bed.apply(&format!(
-                    "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{role: {role}}}}}\nspec: {{nodeName: {}, restartPolicy: Never, terminationGracePeriodSeconds: 0, containers: [{{name: c, image: '{ECHO}', command: [sh, -c, \"{ask} echo asked; sleep infinity\"]}}]}}\n",
+                    "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{role: {role}}}}}\nspec: {{nodeName: {}, restartPolicy: Never, terminationGracePeriodSeconds: 0, containers: [{{name: c, image: '{ECHO}', command: [sh, -c, \"{ask} wait; echo asked; sleep infinity\"]}}]}}\n",
                     node.name
                 ));
                 names.push((role, name));

@@ -48,6 +48,10 @@ fn restarts() {
     suite.step("killed at any moment of a pod's start and end", || {
         any_moment(&bed)
     });
+    suite.step(
+        "what nobody has on the network is freed by its plugin",
+        || ends_of_nobody(&bed),
+    );
     suite.step("doctor finds what is left over", || doctor(&bed));
     suite.step("stopped and started", || stopped(&bed));
     suite.done();
@@ -501,6 +505,45 @@ fn any_moment(bed: &Bed) {
 }
 
 /// As of a pod that was forgotten half torn down, in every kind that there is. The agent goes on meanwhile.
+/// An attachment that the plugin made and the agent knows nothing of; pods that an agent added who spoke an older version
+/// of CNI live on, and go.
+fn ends_of_nobody(bed: &Bed) {
+    let node = bed.server();
+    let before = identity(bed);
+    let list = json(&node.sh("cat /etc/cni/net.d/10-keelson.conflist"));
+    let mut conf = list["plugins"][0].clone();
+    conf["name"] = list["name"].clone();
+    conf["cniVersion"] = "1.1.0".into();
+    node.sh(&format!(
+        r#"ip netns add nobody
+CNI_COMMAND=ADD CNI_CONTAINERID=nobody CNI_NETNS=/run/netns/nobody CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin \
+  /opt/cni/bin/keelson-cni <<<'{conf}'
+ip -n nobody link show eth0
+grep -rl nobody /var/lib/keelson/agent/cni-addresses
+sed -i 's/"version":"1.1.0"/"version":"1.0.0"/' /var/lib/keelson/agent/cni/results/*
+grep -l '"version":"1.0.0"' /var/lib/keelson/agent/cni/results/*"#
+    ));
+    node.kill();
+    again(bed);
+    eventually("nobody's end is gone", secs(60), || {
+        let left = node.sh("ip -n nobody -o link show type veth; grep -rl nobody /var/lib/keelson/agent/cni-addresses || true");
+        anyhow::ensure!(left.is_empty(), "{left}");
+        Ok(())
+    });
+    node.sh("ip netns del nobody");
+    assert_eq!(identity(bed).0, before.0);
+    bed.client
+        .enter(|| get("10.88.0.11:30080".parse()?, "/"))
+        .expect("pods are still reached");
+    let pod = bed.kubectl(
+        "get pods -l app=web -o jsonpath='{.items[0].metadata.name} {.items[0].metadata.uid}'",
+    );
+    let (name, uid) = pod.split_once(' ').expect("a name and a UID");
+    bed.kubectl(&format!("delete pod {name} --timeout=60s"));
+    torn_down(bed, uid);
+    bed.kubectl("rollout status deploy/web --timeout=60s");
+}
+
 fn doctor(bed: &Bed) {
     let node = bed.server();
     let before = identity(bed);

@@ -1,17 +1,22 @@
 //! A test bed: each node of a layout a virtual machine, everybody else a network namespace.
 
-use std::path::Path;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output as Done};
 
 use anyhow::{Context, ensure};
+use keelson_tests::eventually;
+use keelson_tests::testbed::CLIENT;
 use keelson_tests::testbed::layout::{Kind, Layout};
+use keelson_tests::wait::secs;
+use tempfile::TempDir;
 
 use crate::dist::{Dist, INSIDE};
 use crate::machine::Machine;
 use crate::wires::{self, Wired};
 
 /// How long a server may take until it answers, and a node until it is ready, on a host that is shared.
-const READY: u32 = 600;
+const READY: u64 = 600;
 
 /// Machines, running. They and their networks go with this value.
 pub struct Bed {
@@ -19,6 +24,8 @@ pub struct Bed {
     pub layout: Layout,
     nodes: Vec<(String, Machine)>,
     _networks: Networks,
+    /// Of the user: its kubeconfig, and the disk that all machines read.
+    home: TempDir,
 }
 
 /// Namespaces, bridges and links.
@@ -58,6 +65,10 @@ impl Bed {
         };
         bash(&plan.make)?;
         let room = format!("/run/netns/{}", wires::room(&layout));
+        Machine::image();
+        let home = tempfile::tempdir()?;
+        let disk = home.path().join("disk");
+        Machine::disk(&disk, dist);
         let boot = |node: &Wired| {
             let mut vm = Command::new("nsenter");
             vm.arg(format!("--net={room}"));
@@ -66,11 +77,10 @@ impl Bed {
                 // Emulated ones of several machines would only wait for each other.
                 ("KEELSON_VM_CPUS", "1".as_ref()),
                 ("KEELSON_VM_NICS", node.nics.as_ref()),
-                ("KEELSON_DIST", dist.path().as_os_str()),
+                ("KEELSON_VM_DISK", disk.as_os_str()),
             ];
             (node.name.clone(), Machine::begin(vm, &wanted))
         };
-        Machine::image();
         let mut nodes: Vec<(String, Machine)> = plan.nodes.iter().map(boot).collect();
         for ((_, machine), node) in nodes.iter_mut().zip(&plan.nodes) {
             machine.await_boot();
@@ -80,6 +90,7 @@ impl Bed {
             layout,
             nodes,
             _networks: networks,
+            home,
         })
     }
 
@@ -103,12 +114,32 @@ impl Bed {
         self.nodes.iter().map(|(name, _)| name.clone()).collect()
     }
 
+    /// Does the same on all nodes at one time; what it gave, in the order of the description.
+    ///
+    /// # Panics
+    /// When one does.
+    pub fn at_once<T: Send>(&mut self, work: impl Fn(&str, &mut Machine) -> T + Sync) -> Vec<T> {
+        let (work, nodes) = (&work, self.nodes.iter_mut());
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = nodes
+                .map(|(name, machine)| scope.spawn(move || work(name, machine)))
+                .collect();
+            let done = threads.into_iter().map(|thread| thread.join());
+            done.map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
+        })
+    }
+
     /// Makes a node a server, or an agent that joins by a token: as a user does it. Waits until it is ready.
     ///
     /// # Panics
     /// When it fails, with what was said.
     pub fn install(&mut self, name: &str, by: By) {
-        let machine = self.layout.machine(name).expect("a node of the layout");
+        let machine = self
+            .layout
+            .machine(name)
+            .expect("a node of the layout")
+            .clone();
         let arguments = match machine.kind {
             Kind::Server => format!("server --node-ip {}", addresses(&self.layout, name)),
             _ => {
@@ -118,15 +149,49 @@ impl Bed {
                 format!("agent --server https://{server}:6443 --token {token}")
             }
         };
-        let flags = self.layout.machine(name).map(|m| m.flags.join(" "));
-        let script = by.script(&format!("{arguments} {}", flags.unwrap_or_default()));
+        let script = by.script(&format!("{arguments} {}", machine.flags.join(" ")));
+        let is_server = machine.kind == Kind::Server;
         let node = self.node(name);
-        node.until(READY, "systemctl is-active containerd");
+        node.until(600, "systemctl is-active containerd");
         println!("{}", node.sh(&script));
-        self.server().until(
+        if is_server {
+            self.fetch_kubeconfig().expect("a kubeconfig");
+        }
+        self.user_until(
             READY,
-            &format!("kubectl get node {name} --no-headers | grep -w Ready"),
+            &format!("kubectl wait node/{name} --for=condition=Ready --timeout=60s"),
         );
+    }
+
+    /// The administrator's kubeconfig, for another machine than the server.
+    fn fetch_kubeconfig(&mut self) -> anyhow::Result<()> {
+        let address = addresses(&self.layout, server(&self.layout));
+        let first = address.split(',').next().unwrap_or_default();
+        let text = self.server().until(600, "cat $KUBECONFIG");
+        let text = text.replace("https://127.0.0.1:", &format!("https://{first}:"));
+        Ok(std::fs::write(self.kubeconfig(), text)?)
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.home.path().join("kubeconfig")
+    }
+
+    /// What a user does with kubectl from beyond the router: not emulated, so it takes no time from what is looked at.
+    ///
+    /// # Panics
+    /// When it fails, with what it said.
+    #[track_caller]
+    pub fn user(&self, script: &str) -> String {
+        self.outside(CLIENT, script).expect("a user's script")
+    }
+
+    /// The same until it succeeds.
+    ///
+    /// # Panics
+    /// When it does not within so many seconds.
+    #[track_caller]
+    pub fn user_until(&self, seconds: u64, script: &str) -> String {
+        eventually(script, secs(seconds), || self.outside(CLIENT, script))
     }
 
     /// Runs a script on a machine that is no node: a router, a gateway or the client.
@@ -137,8 +202,10 @@ impl Bed {
         let space = wires::space(&self.layout, machine);
         let done = Command::new("ip")
             .args(["netns", "exec", &space, "bash", "-c", script])
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", self.home.path())
             .output();
-        said(done.context("run ip")?, script)
+        Ok(said(done.context("run ip")?, script)?.trim_end().to_owned())
     }
 
     /// Runs a script on any machine; its exit code and what it said.

@@ -28,6 +28,7 @@ impl Dist {
         let made = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/deb"))
             .arg(dist.path())
             .env("KEELSON_BIN", programs)
+            .env("KEELSON_GZIP", "1")
             .status();
         ensure!(made?.success(), "scripts/deb failed");
         let [package, archive] = ["deb", "tar.gz"].map(|end| find(dist.path(), end));
@@ -44,6 +45,23 @@ impl Dist {
         fs::remove_file(archive)?;
         images::copy_into(&release.join("images"));
         Ok(Self(dist))
+    }
+
+    /// Adds what there is to upgrade to: a package `newer.deb`, whose program differs in its last bytes.
+    ///
+    /// # Errors
+    /// When a tool fails.
+    pub fn add_newer(&self) -> anyhow::Result<()> {
+        let script = "set -e
+dpkg-deb -R keelson.deb newer
+sed -i 's/^Version: .*/&+newer/' newer/DEBIAN/control
+echo newer >>newer/usr/lib/keelson/keelson
+dpkg-deb -Znone -b newer newer.deb >/dev/null
+rm -r newer";
+        let mut bash = Command::new("bash");
+        let made = bash.args(["-c", script]).current_dir(&self.0).status();
+        ensure!(made?.success(), "no newer package");
+        Ok(())
     }
 
     /// Where it is.

@@ -12,6 +12,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use tempfile::TempDir;
 
+use crate::Dist;
+
 /// An emulated machine boots in 20 s on an idle host; one that others share may need many times that.
 const BOOT: Duration = Duration::from_secs(600);
 /// More than the machine gives a script (`scripts/vm.d/channel`).
@@ -74,6 +76,20 @@ impl Machine {
         );
     }
 
+    /// Makes the disk from which any number of machines read what is to be installed: `KEELSON_VM_DISK` of `scripts/vm`.
+    pub(crate) fn disk(file: &Path, dist: &Dist) {
+        let made = Command::new(harness())
+            .arg("disk")
+            .arg(file)
+            .env("KEELSON_DIST", dist.path())
+            .env("KEELSON_BIN", programs())
+            .status();
+        assert!(
+            made.expect("run scripts/vm").success(),
+            "scripts/vm disk failed"
+        );
+    }
+
     /// Begins to boot one; `within` is a command that runs others, such as `nsenter`.
     pub(crate) fn begin(mut within: Command, wanted: &[(&str, &OsStr)]) -> Self {
         Self::start(|folder| {
@@ -102,12 +118,7 @@ impl Machine {
     /// # Panics
     /// When the machine does not answer.
     pub fn run(&mut self, script: &str) -> Output {
-        let mut request = BASE64_STANDARD.encode(format!("{PRELUDE}{script}"));
-        request.push('\n');
-        self.line
-            .get_mut()
-            .write_all(request.as_bytes())
-            .expect("write to the machine");
+        self.ask(script);
         let answer = self
             .read(ANSWER)
             .unwrap_or_else(|error| panic!("no answer: {error}\nscript: {script}"));
@@ -117,6 +128,15 @@ impl Machine {
             code: code.parse().expect("a number"),
             text: String::from_utf8_lossy(&text).trim_end().to_owned(),
         }
+    }
+
+    fn ask(&mut self, script: &str) {
+        let mut request = BASE64_STANDARD.encode(format!("{PRELUDE}{script}"));
+        request.push('\n');
+        self.line
+            .get_mut()
+            .write_all(request.as_bytes())
+            .expect("write to the machine");
     }
 
     /// Runs a script that has to succeed, and gives what it wrote.
@@ -155,15 +175,21 @@ impl Machine {
     /// # Panics
     /// When it does not come back.
     pub fn reboot(&mut self) {
-        self.sh("systemctl reboot --no-block");
+        self.ask("systemctl reboot --no-block");
         self.await_boot();
     }
 
     /// Waits for the first line of a boot other than the last.
     pub(crate) fn await_boot(&mut self) {
-        let line = self
-            .read(BOOT)
-            .unwrap_or_else(|error| panic!("the machine does not boot: {error}"));
+        let mut next = || {
+            self.read(BOOT)
+                .unwrap_or_else(|error| panic!("the machine does not boot: {error}"))
+        };
+        let mut line = next();
+        // Of a machine that is told to boot again; it may as well be down before it answers.
+        if line.split(' ').next() == Some("0") {
+            line = next();
+        }
         assert!(
             line != self.boot && line.len() == 36,
             "not the name of a new boot: {line:?}"

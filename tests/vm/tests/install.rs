@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use keelson_tests::testbed::{CLIENT, Description, Layout};
+use keelson_tests::testbed::{Description, Layout};
 use keelson_tests_vm::bed::By;
 use keelson_tests_vm::dist::INSIDE;
 use keelson_tests_vm::{Bed, Dist, Snapshot};
@@ -46,13 +46,13 @@ const LEFT: &str = "find / -xdev -iname '*keelson*' -not -path '/opt/keelson*' -
 fn a_cluster_is_installed() {
     let begin = Instant::now();
     let dist = Dist::make().expect("what is installed");
+    dist.add_newer().expect("what it is upgraded to");
     let description = Description::of_nodes("install", 2);
     let layout = Layout::of(&description).expect("a layout");
     let mut bed = Bed::boot(layout, &dist).expect("a bed");
     let told = |what: &str| println!("{what}: {:.0} s", begin.elapsed().as_secs_f32());
     told("booted");
-    let before = ["n1", "n2"].map(|name| {
-        let machine = bed.node(name);
+    let before = bed.at_once(|_, machine| {
         machine.until(400, "systemctl is-active containerd");
         // The machine's own link-local address comes when nobody else has answered to it.
         machine.until(
@@ -81,42 +81,40 @@ fn a_cluster_is_installed() {
         step(&mut bed);
         told(name);
     }
-    for (name, before) in ["n1", "n2"].iter().zip(&before) {
-        let machine = bed.node(name);
-        assert_eq!(machine.sh(LEFT), "", "{name} has files of ours");
-        let diff = before.diff(&Snapshot::of(machine));
+    let after = bed.at_once(|_, machine| (machine.sh(LEFT), Snapshot::of(machine)));
+    for ((name, before), (left, after)) in bed.names().iter().zip(&before).zip(&after) {
+        assert_eq!(left, "", "{name} has files of ours");
+        let diff = before.diff(after);
         assert!(diff.is_empty(), "{name} is not as it was:\n{diff}");
     }
 }
 
 /// The image came with the release, on both.
 fn pods(bed: &mut Bed) {
-    bed.server().sh(PODS);
-    let on = bed.server().sh(
+    bed.user(PODS);
+    let on = bed.user(
         "kubectl get pods -l app=echo -o jsonpath='{range .items[*]}{.spec.nodeName}{\"\\n\"}{end}' | sort",
     );
     assert_eq!(on, "n1\nn2");
 }
 
-/// Asks until both pods have answered.
+/// Asks forty times; both pods have to answer.
 fn both(url: &str) -> String {
     format!(
-        "for i in $(seq 40); do curl -sf -m 20 {url} || echo failed; echo; done | awk 'NF {{print $1}}' | sort -u | grep -c '^pod=echo-' | grep -x 2"
+        "curl -s -m 100 -H 'Connection: close' '{url}?[1-40]' | awk '{{print $1}}' | sort -u | grep -c '^pod=echo-' | grep -x 2"
     )
 }
 
 /// From each node by the cluster's address, from a pod by the name, and from beyond the router by each node's port.
 fn services(bed: &mut Bed) {
-    let ip = bed
-        .server()
-        .sh("kubectl get service echo -o jsonpath='{.spec.clusterIP}'");
+    let ip = bed.user("kubectl get service echo -o jsonpath='{.spec.clusterIP}'");
+    bed.at_once(|_, machine| machine.until(400, &both(&format!("http://{ip}/"))));
     for name in bed.names() {
-        bed.node(&name).until(400, &both(&format!("http://{ip}/")));
         let address = bed.layout.machine(&name).expect("a node").node_addresses()[0].addr();
         let url = format!("http://{address}:30080/");
-        bed.outside(CLIENT, &both(&url)).expect("a node port");
+        bed.user(&both(&url));
     }
-    bed.server().until(
+    bed.user_until(
         400,
         "for pod in $(kubectl get pods -l app=echo -o name); do
 kubectl exec $pod -- /bin/sh -c 'echo | /bin/busybox nc -w 20 echo.default 80 >/dev/null' || exit 1
@@ -135,8 +133,8 @@ fn ipvs(bed: &mut Bed) {
 /// The same again with newer programs: the package on one, the script on the other; a connection to the other node's
 /// pod lives through both.
 fn upgrade(bed: &mut Bed) {
-    let hold = "ip=$(kubectl get pods -l app=echo --field-selector spec.nodeName=n2 -o jsonpath='{.items[0].status.podIP}')
-cat >/root/hold <<'SH'
+    let ip = bed.user("kubectl get pods -l app=echo --field-selector spec.nodeName=n2 -o jsonpath='{.items[0].status.podIP}'");
+    let hold = "cat >/root/hold <<'SH'
 exec 3<>/dev/tcp/$1/8080 || exit
 until [ -e /run/enough ]; do
   printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3
@@ -146,49 +144,45 @@ until [ -e /run/enough ]; do
   sleep 1
 done
 SH
-systemd-run -q --collect --unit=hold bash -c \"bash /root/hold $ip >/root/held 2>&1\"";
-    bed.server().sh(hold);
+systemd-run -q --collect --unit=hold bash -c";
+    bed.server()
+        .sh(&format!("{hold} 'bash /root/hold {ip} >/root/held 2>&1'"));
     bed.server().until(30, "grep -q alive /root/held");
-    let newer = [
-        format!(
-            "dpkg-deb -R {INSIDE}/keelson.deb /root/new
-sed -i 's/^Version: .*/&+newer/' /root/new/DEBIAN/control
-echo newer >>/root/new/usr/lib/keelson/keelson
-dpkg-deb -Znone -b /root/new /root/new.deb >/dev/null
-dpkg -i /root/new.deb >/dev/null
-rm -r /root/new /root/new.deb"
-        ),
-        format!(
-            "cp -r {INSIDE}/release /root/new
-echo newer >>/root/new/keelson
-/root/new/install.sh --airgap /root/new
-rm -r /root/new"
-        ),
-    ];
-    let units = ["keelson", "keelson-agent"];
-    for ((name, script), unit) in bed.names().iter().zip(newer).zip(units) {
-        let node = bed.node(name);
+    bed.at_once(|name, node| {
+        let (unit, script) = newer(name);
         let (tasks, pid) = (node.sh(TASKS), node.sh(&main_pid(unit)));
         assert_eq!(tasks.lines().count(), 1, "a pod has one: {tasks}");
         node.sh(&script);
         node.until(400, &format!("systemctl is-active {unit}"));
         assert_ne!(node.sh(&main_pid(unit)), pid, "{name}: the old one runs");
         assert_eq!(node.sh(TASKS), tasks, "{name}: containers started again");
-    }
-    let server = bed.server();
-    server.until(400, "kubectl get --raw /readyz");
-    server.until(
-        400,
-        "[ $(kubectl get nodes --no-headers | grep -cw Ready) = 2 ]",
-    );
+    });
+    bed.user_until(400, "kubectl get --raw /readyz");
+    bed.user("kubectl wait node --all --for=condition=Ready --timeout=300s");
     let restarts = "kubectl get pods -l app=echo -o jsonpath='{.items[*].status.containerStatuses[0].restartCount}'";
-    assert_eq!(server.sh(restarts), "0 0");
-    let held = server.sh("sleep 3; touch /run/enough; sleep 2; sort /root/held | uniq -c; rm /root/held /root/hold /run/enough");
+    assert_eq!(bed.user(restarts), "0 0");
+    let held = bed.server().sh("sleep 3; touch /run/enough; sleep 2; sort /root/held | uniq -c; rm /root/held /root/hold /run/enough");
     let lines: Vec<&str> = held.lines().collect();
     assert!(
         matches!(lines.as_slice(), [one] if one.ends_with(" alive")),
         "the connection: {held}"
     );
+}
+
+/// A node's unit, and how it comes to newer programs: as it was installed.
+fn newer(name: &str) -> (&'static str, String) {
+    match name {
+        "n1" => ("keelson", format!("dpkg -i {INSIDE}/newer.deb >/dev/null")),
+        _ => (
+            "keelson-agent",
+            format!(
+                "cp -r {INSIDE}/release /root/new
+echo newer >>/root/new/keelson
+/root/new/install.sh --airgap /root/new
+rm -r /root/new"
+            ),
+        ),
+    }
 }
 
 fn main_pid(unit: &str) -> String {
@@ -199,7 +193,7 @@ fn reboot(bed: &mut Bed) {
     bed.node("n2").reboot();
     bed.node("n2")
         .until(400, "systemctl is-active keelson-agent");
-    bed.server().until(
+    bed.user_until(
         400,
         "kubectl get pods -l app=echo --no-headers -o custom-columns=N:.spec.nodeName,R:.status.containerStatuses[0].restartCount,S:.status.containerStatuses[0].ready | grep -E 'n2 +1 +true'",
     );
@@ -207,7 +201,10 @@ fn reboot(bed: &mut Bed) {
 }
 
 fn uninstall(bed: &mut Bed) {
-    println!("{}", bed.node("n2").sh("keelson-uninstall"));
-    bed.server()
-        .sh("DEBIAN_FRONTEND=noninteractive dpkg --purge keelson");
+    bed.at_once(|name, node| {
+        node.sh(match name {
+            "n1" => "DEBIAN_FRONTEND=noninteractive dpkg --purge keelson",
+            _ => "keelson-uninstall",
+        })
+    });
 }

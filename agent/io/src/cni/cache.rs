@@ -16,6 +16,9 @@ pub(super) struct Record {
     pub(super) network: Network,
     pub(super) attachment: Attachment,
     pub(super) result: Value,
+    /// Its DEL has failed: it is to go.
+    #[serde(default)]
+    pub(super) ending: bool,
 }
 
 impl Record {
@@ -24,6 +27,7 @@ impl Record {
             network: network.clone(),
             attachment: attachment.clone(),
             result: Value::Null,
+            ending: false,
         }
     }
 

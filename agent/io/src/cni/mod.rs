@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::RwLock;
 
 pub use attachment::{Attachment, Bandwidth, PortMapping};
 pub use config::{Network, is_of_pods};
@@ -104,6 +105,9 @@ pub struct Cni {
     cache: Cache,
     timeout: Duration,
     loaded: Mutex<Option<(config::Stamp, Arc<Network>)>>,
+    /// Read by ADD and DEL, written by GC, which must not meet them (spec 1.1, "Lifecycle & Ordering"): an attachment
+    /// that is made after GC was told who lives would be freed under the pod.
+    order: RwLock<()>,
 }
 
 /// How long one plugin may take; the kubelet allows two minutes for the whole sandbox.
@@ -124,6 +128,7 @@ impl Cni {
             cache,
             timeout: TIMEOUT,
             loaded: Mutex::new(None),
+            order: RwLock::default(),
         }
     }
 
@@ -172,8 +177,9 @@ impl Cni {
     /// Joins a pod to the network. What an earlier, interrupted ADD left is undone first; a failed one is
     /// undone at once.
     pub async fn add(&self, attachment: &Attachment) -> Result<Outcome, Error> {
+        let _order = self.order.read().await;
         let network = self.network()?;
-        self.del(attachment).await?;
+        self.undo(attachment).await?;
         let mut record = Record::new(&network, attachment);
         self.cache.put(&record)?;
         match self.add_chain(&record).await {
@@ -184,7 +190,7 @@ impl Cni {
                 Ok(outcome)
             }
             Err(e) => {
-                if let Err(undo) = self.del(attachment).await {
+                if let Err(undo) = self.undo(attachment).await {
                     tracing::warn!(pod = attachment.name, namespace = attachment.namespace, error = %undo, "cni: undo of a failed add");
                 }
                 Err(e)
@@ -210,6 +216,11 @@ impl Cni {
     /// Takes a pod off the network: the chain in reverse, with the configuration and result of its ADD. A pod
     /// that was never added is fine. All plugins are run, and the first error is returned.
     pub async fn del(&self, attachment: &Attachment) -> Result<(), Error> {
+        let _order = self.order.read().await;
+        self.undo(attachment).await
+    }
+
+    async fn undo(&self, attachment: &Attachment) -> Result<(), Error> {
         for record in self.cache.of(&attachment.uid, &attachment.ifname)? {
             self.del_record(&record).await?;
         }
@@ -229,10 +240,18 @@ impl Cni {
                 failed.get_or_insert(e);
             }
         }
-        match failed {
-            Some(e) => Err(e),
-            None => self.cache.remove(record),
+        let Some(error) = failed else {
+            return self.cache.remove(record);
+        };
+        // The next GC does not count it among those that live.
+        let record = Record {
+            ending: true,
+            ..record.clone()
+        };
+        if let Err(error) = self.cache.put(&record) {
+            tracing::warn!(pod = record.attachment.name, error = %error, "cni: a failed del is not written down");
         }
+        Err(error)
     }
 
     /// Asks the plugins whether a pod's network is as ADD left it (spec 0.4 and later; `disableCheck` skips it).
@@ -278,6 +297,7 @@ impl Cni {
 
     /// Undoes every attachment of one pod. All are tried, and the errors returned.
     pub async fn detach(&self, uid: &str) -> Vec<Error> {
+        let _order = self.order.read().await;
         let records = match self.cache.all() {
             Ok(records) => records,
             Err(e) => return vec![e],
@@ -289,16 +309,19 @@ impl Cni {
         errors
     }
 
-    /// Undoes every attachment whose pod UID is not in `valid`, then tells plugins which are (spec 1.1 GC;
-    /// `disableGC` skips that). Goes on after errors and returns them all.
-    pub async fn gc(&self, valid: &[String]) -> Vec<Error> {
+    /// Undoes every attachment whose pod UID is not among `valid`, or whose DEL has failed, then tells plugins which
+    /// live (spec 1.1 GC; `disableGC` skips that). Waits until no ADD or DEL is under way, and only then asks `valid`.
+    /// Goes on after errors and returns them all.
+    pub async fn gc(&self, valid: impl FnOnce() -> Vec<String>) -> Vec<Error> {
+        let _order = self.order.write().await;
         let records = match self.cache.all() {
             Ok(records) => records,
             Err(e) => return vec![e],
         };
+        let valid = valid();
         let (keep, stale): (Vec<_>, Vec<_>) = records
             .into_iter()
-            .partition(|r| valid.contains(&r.attachment.uid));
+            .partition(|r| valid.contains(&r.attachment.uid) && !r.ending);
         let mut errors = Vec::new();
         for record in &stale {
             errors.extend(self.del_record(record).await.err());

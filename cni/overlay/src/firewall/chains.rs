@@ -2,8 +2,8 @@
 //! rules and sets hold: there can be a hundred thousand elements of the proxy's.
 
 use std::convert::Infallible;
-use std::ffi::CString;
-use std::io;
+use std::ffi::{CStr, CString};
+use std::{fmt, io};
 
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
@@ -25,6 +25,7 @@ const GROUP: u32 = 1 << 6;
 /// `linux/netfilter/nf_tables.h`: messages are numbered within the subsystem.
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
 const DEL_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const GET_CHAIN: u16 = 4;
@@ -37,9 +38,19 @@ const CHAIN_POLICY: u16 = 5;
 const HOOK_NUMBER: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
+const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+/// What an `immediate` expression has: data, a verdict, its code.
+const VERDICT: [u16; 3] = [2, 2, 1];
+/// A target of xtables by its name, as iptables' variant for nftables has them.
+const TARGET_NAME: u16 = 1;
 const FORWARD: u32 = 2;
 const DROP: u32 = 0;
+
+/// What the names of keelson's tables begin with: what they drop is to be dropped.
+const OURS: &[u8] = b"keelson";
 
 /// `struct nfgenmsg`: family, version, resource.
 const HEADER: usize = 4;
@@ -77,11 +88,26 @@ impl Message {
         })
     }
 
-    /// A base chain at the hook for forwarded packets with the policy to drop.
-    fn drops(&self) -> Option<Place> {
+    /// A base chain at the hook for forwarded packets, and whether its policy is to drop.
+    fn forwards(&self) -> Option<(Place, bool)> {
         let hook = find(find(&self.attributes, CHAIN_HOOK)?, HOOK_NUMBER).and_then(number);
-        let drops = hook == Some(FORWARD) && self.number(CHAIN_POLICY) == Some(DROP);
-        self.place(CHAIN_NAME).filter(|_| drops)
+        let place = self.place(CHAIN_NAME).filter(|_| hook == Some(FORWARD))?;
+        Some((place, self.number(CHAIN_POLICY) == Some(DROP)))
+    }
+
+    /// A rule that drops or rejects whatever comes to it, as firewalld's last one.
+    fn drops_all(&self) -> bool {
+        let Some(list) = find(&self.attributes, RULE_EXPRESSIONS) else {
+            return false;
+        };
+        let mut drops = false;
+        for expression in all(list) {
+            match ends(expression) {
+                Some(ends) => drops |= ends,
+                None => return false,
+            }
+        }
+        drops
     }
 
     /// Whether something has to be done: in our table, to our rules in others' chains, or because of a chain that drops.
@@ -93,7 +119,8 @@ impl Message {
                     .is_some()
         };
         match self.kind.checked_sub(SUBSYSTEM) {
-            Some(NEW_CHAIN) => self.is_ours() || self.drops().is_some(),
+            Some(NEW_CHAIN) => self.is_ours() || self.forwards().is_some_and(|(_, drops)| drops),
+            Some(NEW_RULE) => self.is_ours() || self.drops_all(),
             Some(DEL_RULE) => ours(),
             Some(kind) => kind < NEW_SET && self.is_ours(),
             None => false,
@@ -105,12 +132,48 @@ impl Message {
     }
 }
 
-fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    const LENGTH: usize = 4;
-    let mut all = NlasIterator::new(attributes).flatten();
-    let nla: NlaBuffer<&[u8]> = all.find(|nla| nla.kind() == kind)?;
+/// Of an expression: whether it drops what comes to it; none when it asks something of the packet.
+fn ends(expression: &[u8]) -> Option<bool> {
+    let data = || find(expression, EXPRESSION_DATA);
+    match find(expression, EXPRESSION_NAME)? {
+        b"counter\0" | b"log\0" => Some(false),
+        b"reject\0" => Some(true),
+        b"target\0" => (find(data()?, TARGET_NAME)?.starts_with(b"REJECT\0")).then_some(true),
+        b"immediate\0" => {
+            let code = VERDICT.iter().try_fold(data()?, |d, kind| find(d, *kind));
+            (code.and_then(number) == Some(DROP)).then_some(true)
+        }
+        _ => None,
+    }
+}
+
+/// The length and kind before an attribute's value.
+const NLA_HEADER: usize = 4;
+
+/// The values of all attributes.
+fn all(attributes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    NlasIterator::new(attributes).flatten().filter_map(value)
+}
+
+fn value(nla: NlaBuffer<&[u8]>) -> Option<&[u8]> {
     let length = usize::from(nla.length());
-    nla.into_inner().get(LENGTH..length)
+    nla.into_inner().get(NLA_HEADER..length)
+}
+
+fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    let mut all = NlasIterator::new(attributes).flatten();
+    all.find(|nla: &NlaBuffer<&[u8]>| nla.kind() == kind)
+        .and_then(value)
+}
+
+/// An attribute of text.
+fn text(kind: u16, text: &CStr) -> Vec<u8> {
+    let text = text.to_bytes_with_nul();
+    let length = (NLA_HEADER + text.len()) as u16;
+    let mut nla = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    nla.extend(text);
+    nla.resize(nla.len().next_multiple_of(4), 0);
+    nla
 }
 
 fn number(value: &[u8]) -> Option<u32> {
@@ -153,12 +216,39 @@ pub(super) struct Place {
     pub(super) chain: CString,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [table, chain] = [&self.table, &self.chain].map(|n| n.to_string_lossy());
+        write!(f, "chain {chain} of table {table}")
+    }
+}
+
+/// A chain of others that drops what it has no rule for.
+#[derive(Debug)]
+pub(super) struct Dropping {
+    pub(super) place: Place,
+    /// Our rules that are in it.
+    pub(super) marks: Vec<String>,
+    /// Where ours go.
+    pub(super) room: Room,
+}
+
+/// Where there is room for rules in a chain.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Room {
+    /// At its end: its policy drops.
+    End,
+    /// After the rule with this handle: the next and last one drops.
+    After(u64),
+    /// Nowhere: its only rule drops.
+    None,
+}
+
 /// A rule of ours in a chain of others.
 #[derive(Clone, Debug)]
 pub(super) struct Mark {
     pub(super) place: Place,
     pub(super) handle: u64,
-    pub(super) mark: String,
 }
 
 /// The kernel's nftables.
@@ -177,33 +267,64 @@ impl Chains {
         Ok(Self { handle, changes })
     }
 
-    /// Chains that drop what they have no rule for.
-    pub(super) async fn dropping(&mut self) -> io::Result<Vec<Place>> {
-        let all = self.dump(GET_CHAIN).await?;
-        Ok(all.iter().filter_map(Message::drops).collect())
+    /// Chains that drop what they have no rule for: by their policy, or by a last rule.
+    pub(super) async fn dropping(&mut self) -> io::Result<Vec<Dropping>> {
+        let chains = self.dump(GET_CHAIN, libc::NFPROTO_UNSPEC, Vec::new());
+        let chains = chains.await?;
+        let mut dropping = Vec::new();
+        let others = |place: &Place| !place.table.to_bytes().starts_with(OURS);
+        let forwarding = chains.iter().filter_map(Message::forwards);
+        for (place, policy) in forwarding.filter(|(place, _)| others(place)) {
+            let of = [
+                text(TABLE_NAME, &place.table),
+                text(RULE_CHAIN, &place.chain),
+            ];
+            let rules = self
+                .dump(GET_RULE, place.family as i32, of.concat())
+                .await?;
+            let handle = |m: &Message| mark_of(m).map(|(handle, _)| handle);
+            let room = match rules.as_slice() {
+                _ if policy => Room::End,
+                [.., before, last] if last.drops_all() => {
+                    handle(before).map_or(Room::None, Room::After)
+                }
+                [only] if only.drops_all() => Room::None,
+                _ => continue,
+            };
+            let marks = rules.iter().filter_map(|m| mark_of(m)?.1).collect();
+            dropping.push(Dropping { place, marks, room });
+        }
+        Ok(dropping)
     }
 
     /// Our rules in others' chains.
     pub(super) async fn marks(&mut self) -> io::Result<Vec<Mark>> {
-        let all = self.dump(GET_RULE).await?;
+        let all = self
+            .dump(GET_RULE, libc::NFPROTO_UNSPEC, Vec::new())
+            .await?;
         let marked = all.iter().filter_map(|m| {
-            let handle = find(&m.attributes, RULE_HANDLE)?;
+            let (handle, mark) = mark_of(m)?;
+            mark?;
             Some(Mark {
-                mark: comment(find(&m.attributes, RULE_USERDATA)?)?,
-                handle: u64::from_be_bytes(handle.try_into().ok()?),
+                handle,
                 place: m.place(RULE_CHAIN)?,
             })
         });
         Ok(marked.collect())
     }
 
-    async fn dump(&mut self, kind: u16) -> io::Result<Vec<Message>> {
+    async fn dump(
+        &mut self,
+        kind: u16,
+        family: i32,
+        attributes: Vec<u8>,
+    ) -> io::Result<Vec<Message>> {
         let mut message = NetlinkMessage::new(
             NetlinkHeader::default(),
             NetlinkPayload::InnerMessage(Message {
                 kind: SUBSYSTEM | kind,
-                family: libc::NFPROTO_UNSPEC as u8,
-                attributes: Vec::new(),
+                family: family as u8,
+                attributes,
             }),
         );
         message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -252,6 +373,14 @@ impl Chains {
         }
         ours
     }
+}
+
+/// A rule's handle, and the comment if it is one of ours.
+fn mark_of(rule: &Message) -> Option<(u64, Option<String>)> {
+    let handle = find(&rule.attributes, RULE_HANDLE)?;
+    let userdata = find(&rule.attributes, RULE_USERDATA);
+    let handle = u64::from_be_bytes(handle.try_into().ok()?);
+    Some((handle, userdata.and_then(comment)))
 }
 
 /// The comment in a rule's user data (type, length, text), if it is one of ours.

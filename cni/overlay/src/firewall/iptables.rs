@@ -88,11 +88,9 @@ pub(super) fn let_through(cidrs: &[IpNet]) -> Result<bool, Error> {
         let rules = run(&[&legacy, "-w", "-S", "FORWARD"], "")?;
         let of = cidrs.iter().filter(|c| self::program(c) == program);
         for rule in missing(&rules, of) {
-            let line: Vec<&str> = rule.split(' ').collect();
-            run(
-                &[&[legacy.as_str(), "-w", "-A", "FORWARD"], &line[..]].concat(),
-                "",
-            )?;
+            let line = rule.split(' ');
+            let program = [legacy.as_str(), "-w"].into_iter();
+            run(&program.chain(line).collect::<Vec<_>>(), "")?;
             changed = true;
         }
     }
@@ -105,16 +103,24 @@ fn in_use(names: &str) -> bool {
     names.lines().any(|n| n == "filter")
 }
 
-/// Rules of ours that a dropping chain lacks.
+/// How rules of ours are added that a dropping chain lacks: at its end, or before a last rule that drops all.
 fn missing<'a>(rules: &str, cidrs: impl Iterator<Item = &'a IpNet>) -> Vec<String> {
-    if !rules.lines().any(|l| l == "-P FORWARD DROP") {
-        return Vec::new();
-    }
+    let drops_all = |rule: &str| {
+        let target = rule.strip_prefix("-A FORWARD -j ");
+        target.is_some_and(|t| t == "DROP" || t.starts_with("REJECT"))
+    };
+    let all: Vec<&str> = rules.lines().filter(|l| l.starts_with("-A ")).collect();
+    let place = match all.last() {
+        Some(last) if drops_all(last) => format!("-I FORWARD {}", all.len()),
+        _ if rules.lines().any(|l| l == "-P FORWARD DROP") => "-A FORWARD".to_owned(),
+        _ => return Vec::new(),
+    };
     let wanted = cidrs.flat_map(|cidr| {
         ["-s", "-d"].map(|side| format!("{side} {cidr} -m comment --comment {MARK} -j ACCEPT"))
     });
-    let there = |rule: &String| rules.lines().any(|l| l == format!("-A FORWARD {rule}"));
-    wanted.filter(|rule| !there(rule)).collect()
+    let there = |rule: &String| all.contains(&format!("-A FORWARD {rule}").as_str());
+    let lacking = wanted.filter(|rule| !there(rule));
+    lacking.map(|rule| format!("{place} {rule}")).collect()
 }
 
 /// Removes all that is ours, of both variants.
@@ -198,15 +204,27 @@ mod tests {
         let own = cidrs(&["10.42.0.0/16"]);
         let rule =
             |side| format!("{side} 10.42.0.0/16 -m comment --comment keelson-pods -j ACCEPT");
+        let end = |side| format!("-A FORWARD {}", rule(side));
         let cases = [
             ("-P FORWARD ACCEPT\n".to_owned(), vec![]),
             (
                 "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n".to_owned(),
-                vec![rule("-s"), rule("-d")],
+                vec![end("-s"), end("-d")],
             ),
             (
                 format!("-P FORWARD DROP\n-A FORWARD {}\n", rule("-s")),
-                vec![rule("-d")],
+                vec![end("-d")],
+            ),
+            (
+                format!(
+                    "-P FORWARD ACCEPT\n-A FORWARD -i lo -j ACCEPT\n-A FORWARD {}\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\n",
+                    rule("-d")
+                ),
+                vec![format!("-I FORWARD 3 {}", rule("-s"))],
+            ),
+            (
+                "-P FORWARD ACCEPT\n-A FORWARD -i eth9 -j DROP\n".to_owned(),
+                vec![],
             ),
             (
                 format!(

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use nftnl::ProtoFamily;
 use tokio::sync::watch;
 
-use self::chains::{Chains, Mark, Place};
+use self::chains::{Chains, Dropping, Room};
 use crate::Error;
 use crate::plan::{Mode, Options};
 
@@ -113,22 +113,26 @@ impl Rules {
         let Some(chains) = &mut self.chains else {
             return Ok(());
         };
-        let places = chains.dropping().await.map_err(Error::Kernel)?;
-        if places.is_empty() {
-            return Ok(());
-        }
-        let marks = chains.marks().await.map_err(Error::Kernel)?;
-        for place in places {
-            let missing = missing(&place, &marks, &cidrs);
-            if !missing.is_empty() {
-                table::let_through(&place, &missing).map_err(Error::Kernel)?;
-                told(
-                    &place.table.to_string_lossy(),
-                    &place.chain.to_string_lossy(),
-                );
+        let mut closed = Vec::new();
+        for found in chains.dropping().await.map_err(Error::Kernel)? {
+            let missing = missing(&found, &cidrs);
+            if missing.is_empty() {
+                continue;
             }
+            if matches!(found.room, Room::None) {
+                closed.push(found.place.to_string());
+                continue;
+            }
+            table::let_through(&found, &missing).map_err(Error::Kernel)?;
+            told(
+                &found.place.table.to_string_lossy(),
+                &found.place.chain.to_string_lossy(),
+            );
         }
-        Ok(())
+        match closed.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Closed(closed.join(", "))),
+        }
     }
 
     /// Waits until somebody else has changed rules.
@@ -146,7 +150,7 @@ impl Rules {
 }
 
 fn told(table: &str, chain: &str) {
-    let why = "its policy drops forwarded packets that no rule is for: pods' packets are accepted";
+    let why = "it drops forwarded packets that no rule is for: pods' packets are accepted";
     tracing::info!(table, chain, why, "rules added to a chain of others");
 }
 
@@ -160,18 +164,9 @@ fn lacks_nftables(error: &std::io::Error) -> bool {
 }
 
 /// Rules of ours that a chain lacks: network, whether it is the source, and the rule's mark.
-fn missing(place: &Place, marks: &[Mark], cidrs: &[IpNet]) -> Vec<(IpNet, bool, CString)> {
-    let there = |m: &&Mark| {
-        m.place.family as u16 == place.family as u16
-            && m.place.table == place.table
-            && m.place.chain == place.chain
-    };
-    let there: BTreeSet<&str> = marks
-        .iter()
-        .filter(there)
-        .map(|m| m.mark.as_str())
-        .collect();
-    let fits = |cidr: &&IpNet| match place.family {
+fn missing(found: &Dropping, cidrs: &[IpNet]) -> Vec<(IpNet, bool, CString)> {
+    let there: BTreeSet<&str> = found.marks.iter().map(String::as_str).collect();
+    let fits = |cidr: &&IpNet| match found.place.family {
         ProtoFamily::Ipv4 => cidr.addr().is_ipv4(),
         ProtoFamily::Ipv6 => cidr.addr().is_ipv6(),
         _ => true,

@@ -14,7 +14,7 @@ use nftnl::{
 };
 use nix::libc;
 
-use super::chains::Place;
+use super::chains::{Dropping, Place, Room};
 
 /// Our table, and what rules of ours in others' chains are marked with.
 pub(super) const TABLE: &CStr = c"keelson-pods";
@@ -87,14 +87,18 @@ pub(super) fn remove() -> Vec<io::Error> {
     gone.into_iter().filter_map(Result::err).collect()
 }
 
-/// Puts rules at the end of a chain that is somebody else's: what comes from these networks, and what goes there, is
+/// Puts rules into a chain that is somebody else's, before what drops the rest: what comes from these networks, and what goes there, is
 /// accepted. Each is a network, whether it is where packets come from, and the rule's comment.
-pub(super) fn let_through(chain: &Place, cidrs: &[(IpNet, bool, CString)]) -> io::Result<u32> {
-    let table = Table::new(&chain.table, chain.family);
-    let chain = Chain::new(&chain.chain, &table);
+pub(super) fn let_through(found: &Dropping, cidrs: &[(IpNet, bool, CString)]) -> io::Result<u32> {
+    let Dropping { place, room, .. } = found;
+    let table = Table::new(&place.table, place.family);
+    let chain = Chain::new(&place.chain, &table);
     let mut batch = Batch::new();
     for (cidr, from, mark) in cidrs {
         let mut rule = Rule::new(&chain);
+        if let Room::After(handle) = room {
+            rule.set_position(*handle);
+        }
         // In a table of one family there is nothing to ask, and nft can't list what asks.
         if chain.get_table().get_family() == ProtoFamily::Inet {
             family(&mut rule, cidr);
