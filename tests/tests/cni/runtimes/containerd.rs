@@ -23,7 +23,7 @@ const CONTAINERD: &str = r#"version = 2
 
 /// A machine on which containerd serves the CRI.
 fn node(name: &str, plugins: Value, dir: &Path) -> Node {
-    let list = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": plugins});
+    let list = json!({"cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"], "name": "pods", "plugins": plugins});
     let node = machine(
         name,
         dir,

@@ -105,8 +105,26 @@ fn containers(node: &Node, network: &str, families: usize, asked: &[(&str, &str)
     assert_nothing_left(node, &words);
 }
 
+/// From version 5 (Debian 13) podman has networks of its own making only, and calls no plugin.
+fn calls_plugins() -> bool {
+    let told = std::process::Command::new("podman")
+        .arg("--version")
+        .output();
+    let told = told.expect("podman (Debian: podman)").stdout;
+    let told = String::from_utf8_lossy(&told);
+    let number = told.rsplit(' ').next().and_then(|v| v.split('.').next());
+    let major: u32 = number
+        .and_then(|n| n.parse().ok())
+        .expect("podman's version");
+    major < 5
+}
+
 #[test]
 fn podman_has_its_networks_by_our_plugins() {
+    if !calls_plugins() {
+        println!("this podman calls no CNI plugins: there is nothing to see");
+        return;
+    }
     let dir = tempfile::tempdir().expect("a folder");
     let text = std::fs::read_to_string(DEBIANS_NETWORK);
     let text = text.unwrap_or_else(|e| panic!("{DEBIANS_NETWORK} (Debian 12: podman): {e}"));
