@@ -58,18 +58,27 @@ pub(crate) async fn serve(
 struct Node(Arc<Shared>);
 
 impl Node {
-    /// The pod of that name; of several (one that goes and its successor) the youngest.
     fn find(&self, namespace: &str, name: &str) -> Result<Entry, Refusal> {
-        let entries = self.0.entries();
-        let ours = entries.values().filter(|e| {
-            let m = &e.pod.metadata;
-            m.namespace.as_deref() == Some(namespace) && m.name.as_deref() == Some(name)
-        });
-        let found = ours.max_by_key(|e| e.pod.metadata.creation_timestamp.as_ref().map(|t| t.0));
-        found
-            .cloned()
-            .ok_or_else(|| Refusal::not_found(format!("pod \"{name}\" not found")))
+        let found = of_name(self.0.entries().values(), namespace, name).cloned();
+        found.ok_or_else(|| Refusal::not_found(format!("pod \"{name}\" not found")))
     }
+}
+
+/// The pod of that name: of several (ones that go and their successor) the one that the API has. Only of those that it
+/// has no more does the youngest count, as times are whole seconds.
+fn of_name<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    namespace: &str,
+    name: &str,
+) -> Option<&'a Entry> {
+    let ours = entries.filter(|e| {
+        let m = &e.pod.metadata;
+        m.namespace.as_deref() == Some(namespace) && m.name.as_deref() == Some(name)
+    });
+    ours.max_by_key(|e| {
+        let created = e.pod.metadata.creation_timestamp.as_ref();
+        (!e.forgotten, created.map(|t| t.0))
+    })
 }
 
 #[async_trait]
@@ -291,4 +300,48 @@ fn absent(entry: &Entry, pod: &str, container: &str, previous: bool) -> String {
         Some(other) => other,
     };
     format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn entry(namespace: &str, second: i64, forgotten: bool) -> Entry {
+        let mut pod = Pod::default();
+        pod.metadata.name = Some("a".into());
+        pod.metadata.namespace = Some(namespace.into());
+        pod.metadata.creation_timestamp = jiff::Timestamp::from_second(second).ok().map(Time);
+        Entry {
+            tx: mpsc::unbounded_channel().0,
+            pod: Arc::new(pod),
+            status: Arc::default(),
+            containers: Arc::default(),
+            netns: None,
+            allocated: None,
+            waits: false,
+            forgotten,
+        }
+    }
+
+    #[test]
+    fn a_name_is_of_the_pod_that_the_api_has() {
+        let (gone, here) = (true, false);
+        for (pods, wanted) in [
+            (vec![("other", 9, here)], None),
+            (vec![("ns", 7, here), ("other", 9, here)], Some(0)),
+            // Two pods of one name within a second, as the map has them.
+            (vec![("ns", 7, gone), ("ns", 7, here)], Some(1)),
+            (vec![("ns", 7, here), ("ns", 7, gone)], Some(0)),
+            (vec![("ns", 8, gone), ("ns", 7, gone)], Some(0)),
+        ] {
+            let entries: Vec<Entry> = pods.iter().map(|&(ns, at, f)| entry(ns, at, f)).collect();
+            let found = of_name(entries.iter(), "ns", "a");
+            let at = entries
+                .iter()
+                .position(|e| found.is_some_and(|f| std::ptr::eq(e, f)));
+            assert_eq!(at, wanted, "{pods:?}");
+        }
+    }
 }

@@ -25,6 +25,29 @@ fn futures_can_be_spawned(runtime: &Runtime, spec: &ContainerSpec, path: &std::p
     spawned(Runtime::connect(config(path)));
 }
 
+/// The shim ends with whichever is the last; the answers of others may be lost with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_a_pod_are_removed_at_once() {
+    let node = Node::with_image().await;
+    for _ in 0..20 {
+        let pod = uid();
+        let mut ids = Vec::new();
+        for name in ["a", "b", "c", "d", "e", "f"] {
+            let mut spec = node.spec(&pod, name, "true").await;
+            spec.shim_group = Some(pod.clone());
+            ids.push(node.run(&spec).await);
+        }
+        for id in &ids {
+            node.exited(id).await;
+        }
+        let removed = ids.iter().map(|id| node.runtime.container_remove(id));
+        for (id, removed) in ids.iter().zip(futures::future::join_all(removed).await) {
+            assert!(removed.is_ok(), "{id}: {removed:?}");
+        }
+    }
+    node.finish().await;
+}
+
 /// As containerd leaves it when its caller is killed while it starts one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shim_without_a_task_goes_with_its_container() {
