@@ -1,12 +1,14 @@
 //! From the runtime's containers (and what outlived the last agent) to what the plan reads.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerState;
 use keelson_agent_io::cni::Attachment;
+use keelson_agent_io::logs;
 use keelson_agent_plan::{
     Attempt, AttemptState, Failure, Observed, ProbeVerdict, Sandbox, Stage, names,
 };
@@ -21,9 +23,6 @@ pub(crate) const IMAGE_LABEL: &str = "keelson.io/image-ref";
 
 /// Label that keeps the image as the spec named it.
 pub(crate) const SPEC_IMAGE_LABEL: &str = "keelson.io/spec-image";
-
-/// Several times what the writer waits for the end of a line.
-const LOG_SETTLES: Duration = Duration::from_millis(100);
 
 /// The exit code and reason CRI runtimes give a container whose process could not be started.
 const START_ERROR: (i32, &str) = (128, "StartError");
@@ -178,7 +177,7 @@ impl Worker {
         let runtime = &self.shared.runtime;
         let pod = runtime.pod_cgroup_found(&self.uid).unwrap_or_default();
         let oom = runtime.was_killed_for_memory(id, &container_cgroup(&pod, id), code);
-        self.let_log_settle(&run, code).await;
+        self.let_log_settle(&run).await;
         let state = AttemptState::Exited {
             code,
             started: Some(started),
@@ -209,10 +208,10 @@ impl Worker {
         }
         match found {
             Some(c) => {
-                if let State::Exited { code, .. } = c.state
+                if matches!(c.state, State::Exited { .. })
                     && let Some((run, _)) = Run::running(&self.observed, &c.id)
                 {
-                    self.let_log_settle(&run, code).await;
+                    self.let_log_settle(&run).await;
                 }
                 self.note(c);
             }
@@ -246,11 +245,21 @@ impl Worker {
         list.sort_by_key(|a| a.attempt);
     }
 
-    /// The log's writer may be a moment behind the exit, and the log is what a failed container's message is taken from.
-    async fn let_log_settle(&self, run: &Run, code: i32) {
-        if code != 0 && self.falls_back_to_log(&run.name) {
-            tokio::time::sleep(LOG_SETTLES).await;
+    /// Whoever is told of a container's end finds all of its log, and a failed one's message may be taken from there.
+    async fn let_log_settle(&self, run: &Run) {
+        let log = self.log_path(run);
+        let settled = tokio::task::spawn_blocking(move || logs::settle(&log)).await;
+        match settled.unwrap_or_else(|e| Err(io::Error::other(e))) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(container = run.id, error = %e, "the container's log may lack its end");
+            }
+            _ => {}
         }
+    }
+
+    fn log_path(&self, run: &Run) -> PathBuf {
+        let dir = &self.shared.config.log_dir;
+        names::log_path(dir, &self.pod, &run.name, run.attempt)
     }
 
     fn falls_back_to_log(&self, container: &str) -> bool {
@@ -330,10 +339,7 @@ impl Worker {
             return Some(message);
         }
         (code != 0 && self.falls_back_to_log(&run.name))
-            .then(|| {
-                let dir = &self.shared.config.log_dir;
-                files::log_tail(&names::log_path(dir, &self.pod, &run.name, run.attempt))
-            })
+            .then(|| files::log_tail(&self.log_path(run)))
             .flatten()
     }
 

@@ -1,14 +1,24 @@
-//! Containers' log files: rotated, packed, removed. The logger goes on with whatever file has the log's name.
+//! Containers' log files: rotated, packed, removed. The logger goes on with whatever file has the log's name, and has it
+//! locked until all is in it that the container wrote.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use keelson_agent_plan::log_rotation::{PACKED, Policy, UNFINISHED, after, is_part, steps};
+use rustix::io::Errno;
+use rustix::process::{
+    Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal,
+};
+
+/// How long a logger may take to write down a container's last words: its disk may hang.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rotates a log if it is too large; true if it was. Blocks.
 pub fn rotate(log: &Path, policy: &Policy, now: Timestamp) -> io::Result<bool> {
@@ -31,12 +41,55 @@ pub fn rotate(log: &Path, policy: &Policy, now: Timestamp) -> io::Result<bool> {
     for file in &steps.pack {
         pack(&dir.join(file))?;
     }
-    fs::rename(log, dir.join(&steps.rename))?;
-    // Whoever asks for the log finds one; the logger opens it with its next line.
+    let old = dir.join(&steps.rename);
+    fs::rename(log, &old)?;
+    // Whoever asks for the log finds one; the logger opens it now, or with its next line.
     let mode = size.mode() & 0o777;
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(mode).open(log)?;
+    tell(&File::open(old)?, Signal::USR1)?;
     Ok(true)
+}
+
+/// Waits until all is in a log that its container wrote, which has ended. Blocks, for some seconds at most.
+///
+/// # Errors
+/// The log can't be read, or its logger has not written all of it down in this time. One that has no logger any more is
+/// as it is.
+pub fn settle(log: &Path) -> io::Result<()> {
+    let file = File::open(log)?;
+    tell(&file, Signal::USR2)?;
+    let (begin, mut pause) = (Instant::now(), Duration::from_micros(100));
+    while logger(&file).is_some() {
+        if begin.elapsed() > PATIENCE {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Who writes a log: the holder of its lock.
+fn logger(log: &File) -> Option<Pid> {
+    let whole = Flock::from(FlockType::ReadLock);
+    fcntl_getlk(log, &whole).ok()??.pid
+}
+
+/// Sends a log's logger a signal, if it has one.
+fn tell(log: &File, signal: Signal) -> io::Result<()> {
+    let Some(pid) = logger(log) else {
+        return Ok(());
+    };
+    // Held, and asked for once more: no other process gets its number and the signal.
+    let sent = pidfd_open(pid, PidfdFlags::empty()).and_then(|held| match logger(log) {
+        Some(same) if same == pid => pidfd_send_signal(&held, signal),
+        _ => Ok(()),
+    });
+    match sent {
+        Err(Errno::SRCH) => Ok(()),
+        sent => Ok(sent?),
+    }
 }
 
 /// Removes a log and its rotated parts.

@@ -1,9 +1,14 @@
 //! The log file: appended to, opened again after rotation, never waited for.
+//!
+//! It is locked (`fcntl`, so that the lock names its holder) until all is in it that the container has written before
+//! its end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 const MODE: u32 = 0o640;
 
@@ -14,18 +19,28 @@ pub(crate) struct LogFile {
     inode: (u64, u64),
     /// The last write stopped in the middle of a line.
     torn: bool,
+    /// The container may have written more.
+    open: bool,
 }
 
 impl LogFile {
     /// Opens the file for appending. Its directory is there, or the pod has been removed meanwhile.
     pub(crate) fn create(path: PathBuf) -> io::Result<LogFile> {
         let (file, inode) = open(&path)?;
+        lock(&file, libc::F_WRLCK);
         Ok(LogFile {
             path,
             file,
             inode,
             torn: false,
+            open: true,
         })
+    }
+
+    /// All is there that the container wrote.
+    pub(crate) fn complete(&mut self) {
+        self.open = false;
+        lock(&self.file, libc::F_UNLCK);
     }
 
     /// Goes over to the file that now has the path. A directory that is gone is not made again: the
@@ -34,6 +49,10 @@ impl LogFile {
         if let Ok((file, inode)) = open(&self.path) {
             (self.file, self.inode) = (file, inode);
             self.torn = false;
+            // Not before: when the old one is closed, which may be the same, its lock goes.
+            if self.open {
+                lock(&self.file, libc::F_WRLCK);
+            }
         }
     }
 
@@ -72,6 +91,18 @@ fn open(path: &Path) -> io::Result<(File, (u64, u64))> {
         .open(path)?;
     let inode = identity(&file.metadata()?);
     Ok((file, inode))
+}
+
+/// Where there are no locks the agent does not wait.
+fn lock(file: &File, kind: i32) {
+    let whole = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    let _ = fcntl(file, FcntlArg::F_SETLK(&whole));
 }
 
 fn identity(meta: &fs::Metadata) -> (u64, u64) {

@@ -4,6 +4,9 @@
 //! the container's stdout on descriptor 3, stderr on 4, and 5 to be closed when it is ready. It lives
 //! as long as the container's streams, whatever happens to the agent: one thread, one poll loop.
 //!
+//! SIGUSR1: the log was rotated. SIGUSR2: the container has ended; when all that it wrote is in the log, the lock on the
+//! log is given up.
+//!
 //! `attach <socket>` lets others look on. `stdout <fifo> stderr <fifo>` reads those instead: the shim knows no
 //! standard input beside a logger without a terminal.
 //!
@@ -55,16 +58,22 @@ fn run() -> io::Result<()> {
     let path = options.get("log").ok_or_else(|| {
         io::Error::other("usage: keelson-logger log FILE [attach SOCKET] [stdout FIFO stderr FIFO] (started by containerd)")
     })?;
-    let (stdout, stderr, ready) = match (options.get("stdout"), options.get("stderr")) {
+    let signals = block_signals()?;
+    let (stdout, stderr) = (options.get("stdout"), options.get("stderr"));
+    let (mut log, stdout, stderr, ready) = match (stdout, stderr) {
         // Opening waits for the writer, in the order in which the shim opens them.
-        (Some(out), Some(err)) => (File::open(out)?.into(), File::open(err)?.into(), None),
+        (Some(out), Some(err)) => {
+            let log = LogFile::create(path.into())?;
+            (log, File::open(out)?.into(), File::open(err)?.into(), None)
+        }
         _ => {
             let (stdout, stderr, ready) = fds::inherited()?;
-            (stdout, stderr, Some(ready))
+            let log = LogFile::create(path.into())?;
+            (log, stdout, stderr, Some(ready))
         }
     };
-    let signals = signals()?;
-    let mut log = LogFile::create(path.into())?;
+    // Signals arrive through a descriptor, so that no handler has to interrupt anything.
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let mut attach = options
         .get("attach")
         .map(|path| Attach::listen(path.as_ref()))
@@ -77,21 +86,33 @@ fn run() -> io::Result<()> {
 
     let mut buffer = vec![0; LONGEST];
     let mut lines = Vec::with_capacity(4 * LONGEST);
+    let mut ended = false;
     while sources.iter().any(|source| source.fd.is_some()) {
-        let Some((readable, signalled)) = wait(&sources, &signals, attach.as_ref())? else {
+        let patience = match sources.iter().any(|s| s.stream.is_pending()) {
+            _ if ended => PollTimeout::ZERO,
+            true => PollTimeout::from(PATIENCE),
+            false => PollTimeout::NONE,
+        };
+        let Some((readable, signalled)) = wait(&sources, &signals, attach.as_ref(), patience)?
+        else {
             let now = jiff::Timestamp::now();
             sources
                 .iter_mut()
                 .for_each(|s| s.stream.flush(now, &mut lines));
             log.append(&lines);
             lines.clear();
+            if std::mem::take(&mut ended) {
+                log.complete();
+            }
             continue;
         };
         if signalled {
             while let Ok(Some(signal)) = signals.read_signal() {
                 // The others are what ends an agent; the container's output goes on.
-                if signal.ssi_signo == Signal::SIGUSR1 as u32 {
-                    log.reopen();
+                match Signal::try_from(signal.ssi_signo.cast_signed()) {
+                    Ok(Signal::SIGUSR1) => log.reopen(),
+                    Ok(Signal::SIGUSR2) => ended = true,
+                    _ => {}
                 }
             }
         }
@@ -119,10 +140,11 @@ fn options(mut args: impl Iterator<Item = String>) -> BTreeMap<String, String> {
     found
 }
 
-/// Signals arrive through a descriptor, so that no handler has to interrupt anything.
-fn signals() -> io::Result<SignalFd> {
+/// They would end it.
+fn block_signals() -> io::Result<SigSet> {
     let set: SigSet = [
         Signal::SIGUSR1,
+        Signal::SIGUSR2,
         Signal::SIGTERM,
         Signal::SIGINT,
         Signal::SIGHUP,
@@ -131,32 +153,26 @@ fn signals() -> io::Result<SignalFd> {
     .into_iter()
     .collect();
     set.thread_block()?;
-    Ok(SignalFd::with_flags(
-        &set,
-        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
-    )?)
+    Ok(set)
 }
 
 /// How long an unfinished line waits for its end, milliseconds. containerd's shim keeps the streams open until the
 /// dead container is removed, so the last words must not wait for the streams' end; and a prompt is shown.
 const PATIENCE: u8 = 20;
 
-/// Which sources can be read (or have ended), and whether a signal came. `None`: unfinished lines have waited enough.
+/// Which sources can be read (or have ended), and whether a signal came. `None`: nothing did for as long as one waits.
 fn wait(
     sources: &[Source; 2],
     signals: &SignalFd,
     attach: Option<&Attach>,
+    patience: PollTimeout,
 ) -> io::Result<Option<([bool; 2], bool)>> {
     let some = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
     let mut polled = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     let open = sources.iter().flat_map(|source| &source.fd);
     polled.extend(open.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
     polled.extend(attach.map(|a| PollFd::new(a.fd(), PollFlags::POLLIN)));
-    let timeout = match sources.iter().any(|s| s.stream.is_pending()) {
-        true => PollTimeout::from(PATIENCE),
-        false => PollTimeout::NONE,
-    };
-    match poll(&mut polled, timeout) {
+    match poll(&mut polled, patience) {
         Ok(0) => return Ok(None),
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno.into()),

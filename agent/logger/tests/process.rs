@@ -5,7 +5,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -59,6 +62,66 @@ fn it_outlives_what_ends_an_agent() {
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o640
     );
+}
+
+/// The process that has a file locked.
+fn holder(path: &std::path::Path) -> Option<i32> {
+    let mut lock = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(fs::File::open(path).unwrap(), FcntlArg::F_GETLK(&mut lock)).unwrap();
+    (i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid)
+}
+
+#[test]
+fn the_lock_is_held_until_the_last_words_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    let mut logger = start(path.to_str().unwrap());
+    ready(&mut logger);
+    let pid = Pid::from_raw(logger.id().cast_signed());
+    assert_eq!(holder(&path), Some(pid.as_raw()));
+    // The same file again, and another.
+    for rotated in [false, true] {
+        if rotated {
+            fs::rename(&path, dir.path().join("old.log")).unwrap();
+        }
+        kill(pid, Signal::SIGUSR1).unwrap();
+        for _ in 0..1000 {
+            if path.exists() && holder(&path).is_some() {
+                break;
+            }
+            sleep(Duration::from_millis(10));
+        }
+        assert_eq!(holder(&path), Some(pid.as_raw()), "rotated: {rotated}");
+    }
+    // Its end stays open, as the shim has it; a terminal's worth is on the way, and then a word without an end.
+    let mut input = logger.stdin.take().unwrap();
+    kill(pid, Signal::SIGSTOP).unwrap();
+    for n in 0..4000 {
+        writeln!(input, "line {n}").unwrap();
+    }
+    input.write_all(b"DONE").unwrap();
+    kill(pid, Signal::SIGUSR2).unwrap();
+    assert_eq!(holder(&path), Some(pid.as_raw()));
+    assert_eq!(fs::read(&path).unwrap(), b"");
+    kill(pid, Signal::SIGCONT).unwrap();
+    while holder(&path).is_some() {
+        sleep(Duration::from_millis(1));
+    }
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 4001);
+    assert!(text.ends_with(" stdout P DONE\n"), "{text}");
+    // Whoever survived the container is heard all the same.
+    writeln!(input, "late").unwrap();
+    drop(input);
+    assert!(logger.wait().unwrap().success());
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.ends_with(" stdout F late\n"), "{text}");
 }
 
 #[test]

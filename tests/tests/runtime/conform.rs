@@ -43,6 +43,39 @@ pub(crate) fn messages(bed: &Bed) {
     bed.kubectl("delete pod messages");
 }
 
+/// Whoever is told of a container's end finds all of its log, however far behind the logger is.
+pub(crate) fn last_words(bed: &Bed) {
+    let script = "until test -e /end; do sleep 0.1; done; seq 2000; /bin/echo -n DONE; exit 1";
+    let container = format!(
+        "{{name: c, image: '{ECHO}', command: [/bin/sh, -c, '{script}'], terminationMessagePolicy: FallbackToLogsOnError}}"
+    );
+    pod(
+        bed,
+        "words",
+        &format!("restartPolicy: Never, containers: [{container}]"),
+    );
+    until(bed, "words", "phase", |p| p == "Running");
+    let logger = "pgrep -f '^[^ ]*keelson-logger log .*/default_words_'";
+    let signal = |s| bed.server().sh(&format!("kill -{s} $({logger})"));
+    let runs = || bed.server().sh("pgrep -f '^/bin/sh -c until test' || true");
+    signal("STOP");
+    bed.kubectl("exec words -- /bin/sh -c ': >/end'");
+    eventually("its process has ended", secs(30), || {
+        anyhow::ensure!(runs().is_empty(), "{}", runs());
+        Ok(())
+    });
+    std::thread::sleep(secs(1));
+    assert_eq!(status(bed, "words", "phase"), "Running");
+    signal("CONT");
+    until(bed, "words", "phase", |p| p == "Failed");
+    let log = bed.kubectl("logs words");
+    assert_eq!(log.lines().count(), 2001);
+    assert!(log.ends_with("2000\nDONE"), "{log}");
+    let path = "containerStatuses[0].state.terminated.message";
+    assert!(status(bed, "words", path).ends_with("2000\nDONE"));
+    bed.kubectl("delete pod words");
+}
+
 pub(crate) fn hosts(bed: &Bed) {
     let mount = "volumeMounts: [{name: own, mountPath: /etc/hosts, subPath: hosts}]";
     let cat = "command: [/bin/cat, /etc/hosts]";

@@ -31,6 +31,7 @@ fn pods() {
         volumes::environment(&bed)
     });
     suite.step("termination messages", || conform::messages(&bed));
+    suite.step("last words", || conform::last_words(&bed));
     suite.step("hosts, names and services", || conform::hosts(&bed));
     suite.step("deadline and image can change", || conform::updates(&bed));
     suite.step("sidecars and readiness gates", || beside::sidecars(&bed));
