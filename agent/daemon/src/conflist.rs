@@ -80,7 +80,7 @@ mod tests {
         write(dir.path(), &conf("10.42.0.0/24")).expect("written");
         assert_eq!(read(), None, "somebody else's is there");
         std::fs::remove_file(dir.path().join("99-other.conf")).expect("removed");
-        let podmans = json!({"plugins": [{"type": "bridge", "bridge": "cni-podman0"}]});
+        let podmans = json!({"name": "podman", "cniVersion": "0.4.0", "plugins": [{"type": "bridge", "bridge": "cni-podman0"}]});
         let podmans_file = dir.path().join("87-podman-bridge.conflist");
         std::fs::write(podmans_file, podmans.to_string()).expect("write");
         for cidr in ["10.42.0.0/24", "10.42.1.0/24"] {

@@ -1,5 +1,6 @@
 //! The cluster's names, answered on this node: the addresses that pods ask are this node's own.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -26,12 +27,9 @@ pub(crate) async fn start(
     if let Err(error) = loopback::hold(&ips).await {
         tracing::warn!(%error, "the cluster's DNS addresses are not this node's");
     }
-    let (listen, ruleset) = (config.listen.clone(), ruleset.clone());
-    let ends = shutdown.clone();
+    let (listen, ruleset, ends) = (config.listen.clone(), ruleset.clone(), shutdown.clone());
     tasks.spawn(async move {
-        if let Some(Err(error)) = ends.run_until_cancelled(keep(&listen, &ruleset)).await {
-            tracing::warn!(%error, "a pod with the host port 53 would take the cluster's DNS on this node");
-        }
+        ends.run_until_cancelled(keep(&listen, &ruleset)).await;
         Ok(())
     });
     let dns = Dns::new(config)?;
@@ -48,8 +46,22 @@ pub(crate) async fn start(
     Ok(handle)
 }
 
-/// Keeps what is asked at these addresses here, whatever others' rules do with addresses of this node.
-async fn keep(listen: &[SocketAddr], ruleset: &Ruleset) -> Result<(), Error> {
+/// Keeps what is asked at these addresses here, whatever others' rules do with addresses of this node; what stands in
+/// the way is told once.
+async fn keep(listen: &[SocketAddr], ruleset: &Ruleset) {
+    let mut told = String::new();
+    loop {
+        let Err(error) = hold(listen, ruleset).await;
+        let trouble = error.to_string();
+        if trouble != told {
+            tracing::warn!(%error, "a pod with the host port 53 would take the cluster's DNS on this node");
+            told = trouble;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn hold(listen: &[SocketAddr], ruleset: &Ruleset) -> Result<Infallible, Error> {
     let mut tables = Tables::new(ruleset)?;
     loop {
         tables.look()?;

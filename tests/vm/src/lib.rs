@@ -3,11 +3,13 @@
 
 pub mod bed;
 pub mod dist;
+mod inside;
 pub mod machine;
 pub mod snapshot;
 mod wires;
 
 pub use bed::Bed;
 pub use dist::Dist;
+pub use inside::in_machine;
 pub use machine::{Machine, Output};
 pub use snapshot::Snapshot;

@@ -6,31 +6,21 @@
 #[allow(dead_code)]
 mod bed;
 
-use bed::{Bed, all_reach_all, sh, udp, until};
+use bed::{Bed, all_reach_all, masked_outside, sh};
 use keelson_overlay::Mode;
-use keelson_tests_vm::Machine as Vm;
-
-/// Set inside of the machine.
-const INSIDE: &str = "KEELSON_TEST_INSIDE";
+use keelson_tests_vm::{Machine, in_machine};
 
 /// Takes nftables away, and makes `iptables` what it is where there is none.
 const WITHOUT: &str = "set -e
 mount -o remount,rw /; rm \"$(modinfo -n nf_tables)\"; depmod
 for f in iptables ip6tables; do update-alternatives --quiet --set $f /usr/sbin/$f-legacy; done
-! nft list ruleset 2>/dev/null
+if nft list ruleset 2>/dev/null; then echo \"nftables is still there\"; exit 1; fi
 ";
 
 #[test]
 fn what_leaves_the_cluster_is_masqueraded_by_iptables() {
-    if std::env::var_os(INSIDE).is_some() {
-        return inside();
-    }
-    let program = std::env::current_exe().expect("own path");
-    let name = program.file_name().expect("a name").to_string_lossy();
     let test = "what_leaves_the_cluster_is_masqueraded_by_iptables";
-    let run =
-        format!("{WITHOUT}{INSIDE}=1 /opt/keelson/bin/{name} --exact {test} --nocapture 2>&1");
-    println!("{}", Vm::bare(&program).sh(&run));
+    in_machine(test, WITHOUT, inside);
 }
 
 fn inside() {
@@ -40,18 +30,7 @@ fn inside() {
     let running = [&a, &c].map(|m| m.start(m.options(Mode::Vxlan)));
     running.iter().for_each(|r| r.know(&nodes));
     all_reach_all(&[&a, &c]);
-    for (to, seen) in [("10.9.1.1", "10.9.1.11"), ("fd09:1::1", "fd09:1::11")] {
-        let (to, seen) = (to.parse().expect("ip"), seen.parse().ok());
-        let who = || udp(&a.pod, bed.router(), to, 100);
-        until(
-            &format!("masked to {to}"),
-            || who() == seen,
-            || format!("{:?} {}", who(), a.tell()),
-        );
-    }
-    for (to, own) in c.pods().into_iter().zip(a.pods()) {
-        assert_eq!(udp(&a.pod, &c.pod, to, 100), Some(own), "not masked within");
-    }
+    masked_outside(&bed, &a, &c);
     running.into_iter().for_each(bed::Running::stop);
     let rules = sh(&a.space, "iptables-save; ip6tables-save");
     assert!(rules.contains("MASQUERADE"), "kept for the pods: {rules}");
@@ -82,6 +61,6 @@ call DEL "$result"
 #[test]
 fn the_plugin_falls_back_to_iptables() {
     let plugin = keelson_tests::bins::program("keelson-cni");
-    let output = Vm::bare(&plugin).run(&format!("{WITHOUT}{PLUGIN}"));
+    let output = Machine::bare(&plugin).run(&format!("{WITHOUT}{PLUGIN}"));
     assert_eq!((output.code, output.text.trim()), (0, "served"));
 }

@@ -54,7 +54,7 @@ const STEPS: &[(&str, &str, &str)] = &[
         r#"call ADD a '"vlan": 7, "preserveDefaultVlan": false' >/dev/null
         call ADD b '"vlan": 7, "preserveDefaultVlan": false' >/dev/null
         call ADD c '"vlan": 8, "preserveDefaultVlan": false' >/dev/null
-        reaches a "$(address b)"; ! reaches a "$(address c)"; gone a b c"#,
+        reaches a "$(address b)"; if reaches a "$(address c)"; then exit 1; fi; gone a b c"#,
         "",
     ),
 ];

@@ -9,23 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 
 use bed::{Bed, Machine, Running, all_reach_all, fragments, sh, tcp, udp, until};
 use keelson_overlay::{Mode, Node, PublicKey};
-use keelson_tests_vm::Machine as Vm;
-
-/// Set inside of the machine.
-const INSIDE: &str = "KEELSON_TEST_INSIDE";
+use keelson_tests_vm::in_machine;
 
 #[test]
 fn pods_reach_each_other_by_wireguard() {
-    if std::env::var_os(INSIDE).is_some() {
-        return inside();
-    }
-    let program = std::env::current_exe().expect("own path");
-    let name = program.file_name().expect("a name").to_string_lossy();
-    let mut vm = Vm::bare(&program);
-    let run = format!(
-        "{INSIDE}=1 /opt/keelson/bin/{name} --exact pods_reach_each_other_by_wireguard --nocapture"
-    );
-    println!("{}", vm.sh(&run));
+    in_machine("pods_reach_each_other_by_wireguard", "", inside);
 }
 
 /// As the agent shows it in the Node.

@@ -152,12 +152,26 @@ pub(super) type Stamp = Vec<(PathBuf, Option<SystemTime>, u64)>;
 /// What podman calls the bridges of its own networks, with a number behind it.
 const PODMANS: &str = "cni-podman";
 
-/// Whether a file in the directory configures a network that pods may have. podman keeps its own there too, one of them
-/// from its package: those are of one machine, and no cluster's.
-pub fn is_of_pods(file: &Path) -> bool {
+/// Whether it is one of podman's own, which are of one machine and no cluster's. podman keeps them where those of pods
+/// are, one of them from its package.
+fn is_podmans(network: &Network) -> bool {
+    let bridge = |p: &Value| p["bridge"].as_str().is_some_and(|b| b.starts_with(PODMANS));
+    network.plugins.iter().any(bridge)
+}
+
+fn is_configuration(file: &Path) -> bool {
     let ending = file.extension().and_then(|e| e.to_str());
-    let podmans = || fs::read_to_string(file).is_ok_and(|text| text.contains(PODMANS));
-    ending.is_some_and(|e| ["conf", "conflist", "json"].contains(&e)) && !podmans()
+    ending.is_some_and(|e| ["conf", "conflist", "json"].contains(&e))
+}
+
+fn read(file: &Path) -> Result<Network, String> {
+    let text = fs::read(file).map_err(|e| e.to_string())?;
+    Network::parse(&file.display().to_string(), &text).map_err(|e| e.to_string())
+}
+
+/// Whether a file configures a network that pods may have, or is to; podman's own are none.
+pub fn is_of_pods(file: &Path) -> bool {
+    is_configuration(file) && !read(file).is_ok_and(|n| is_podmans(&n))
 }
 
 /// Takes the directory's stamp. A missing directory is an empty one.
@@ -171,7 +185,7 @@ pub(super) fn stamp(dir: &Path) -> Result<Stamp, Error> {
         })?,
     };
     let paths = entries.flatten().map(|e| e.path());
-    let paths = paths.filter(|p| is_of_pods(p));
+    let paths = paths.filter(|p| is_configuration(p));
     let file = |p: PathBuf| {
         let meta = fs::metadata(&p).ok().filter(fs::Metadata::is_file)?;
         Some((p, meta.modified().ok(), meta.len()))
@@ -185,12 +199,11 @@ pub(super) fn stamp(dir: &Path) -> Result<Stamp, Error> {
 pub(super) fn discover(dir: &Path, stamp: &Stamp) -> Result<Network, Error> {
     let mut wrong = Vec::new();
     for (path, ..) in stamp {
-        let text = fs::read(path).map_err(|e| e.to_string());
-        let file = path.display().to_string();
-        match text.and_then(|t| Network::parse(&file, &t).map_err(|e| e.to_string())) {
+        match read(path) {
+            Ok(network) if is_podmans(&network) => {}
             Ok(network) => return Ok(network),
             Err(e) => {
-                tracing::warn!(file, error = e, "cni configuration skipped");
+                tracing::warn!(file = %path.display(), error = e, "cni configuration skipped");
                 wrong.push(e);
             }
         }

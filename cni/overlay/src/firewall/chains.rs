@@ -8,8 +8,8 @@ use std::{fmt, io};
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable, NlaBuffer, NlasIterator,
+    DefaultNla, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlaBuffer, NlasIterator,
 };
 use netlink_proto::ConnectionHandle;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -168,12 +168,10 @@ fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
 
 /// An attribute of text.
 fn text(kind: u16, text: &CStr) -> Vec<u8> {
-    let text = text.to_bytes_with_nul();
-    let length = (NLA_HEADER + text.len()) as u16;
-    let mut nla = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    nla.extend(text);
-    nla.resize(nla.len().next_multiple_of(4), 0);
-    nla
+    let nla = DefaultNla::new(kind, text.to_bytes_with_nul().to_vec());
+    let mut bytes = vec![0; nla.buffer_len()];
+    nla.emit(&mut bytes);
+    bytes
 }
 
 fn number(value: &[u8]) -> Option<u32> {

@@ -360,6 +360,22 @@ pub(crate) fn udp(from: &str, to: &str, address: IpAddr, size: usize) -> Option<
     (got == size - head).then(|| who.ip())
 }
 
+/// What `a`'s pod sends out of the cluster has the machine's address; what it sends to `c`'s has its own.
+pub(crate) fn masked_outside(bed: &Bed, a: &Machine, c: &Machine) {
+    for (to, seen) in [("10.9.1.1", "10.9.1.11"), ("fd09:1::1", "fd09:1::11")] {
+        let (to, seen) = (to.parse().expect("ip"), seen.parse().ok());
+        let who = || udp(&a.pod, bed.router(), to, 100);
+        until(
+            &format!("masked to {to}"),
+            || who() == seen,
+            || format!("{:?} {}", who(), a.tell()),
+        );
+    }
+    for (to, own) in c.pods().into_iter().zip(a.pods()) {
+        assert_eq!(udp(&a.pod, &c.pod, to, 100), Some(own), "not masked within");
+    }
+}
+
 /// Waits until each pod reaches each other one, by both families.
 #[track_caller]
 pub(crate) fn all_reach_all(machines: &[&Machine]) {

@@ -8,13 +8,11 @@ mod sample;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use keelson_tests_vm::Machine;
+use keelson_tests_vm::in_machine;
 
 use bed::{Bed, Beside};
 use cases::{BOTH_RULES, CASES};
 
-/// Set inside of the machine.
-const INSIDE: &str = "KEELSON_TEST_INSIDE";
 /// Set by people: only cases with this in their name.
 const ONLY: &str = "KEELSON_STEP";
 /// Set by people: of how many services the case of many is.
@@ -24,31 +22,23 @@ const WORLDS: &str = "KEELSON_WORLDS";
 
 #[test]
 fn services_by_ipvs() {
-    in_machine("services_by_ipvs", cases_inside);
+    in_machine("services_by_ipvs", &people(), cases_inside);
 }
 
 #[test]
 fn a_sample_by_ipvs() {
-    in_machine("a_sample_by_ipvs", sample::inside);
+    in_machine("a_sample_by_ipvs", &people(), sample::inside);
 }
 
-/// Runs a test of this name in a machine; there, it is what is given.
-fn in_machine(test: &str, inside: fn()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return inside();
-    }
-    let program = std::env::current_exe().expect("own path");
-    let name = program.file_name().expect("a name").to_string_lossy();
-    let mut machine = Machine::bare(&program);
-    let people = [ONLY, SERVICES, WORLDS].map(|name| {
-        let value = std::env::var(name).unwrap_or_default();
-        format!("{name}='{value}'")
-    });
-    let run = format!(
-        "{INSIDE}=1 {} /opt/keelson/bin/{name} --exact {test} --nocapture",
-        people.join(" ")
-    );
-    println!("{}", machine.sh(&run));
+/// What people have set is so in the machine too.
+fn people() -> String {
+    let export = |name| {
+        format!(
+            "export {name}='{}'",
+            std::env::var(name).unwrap_or_default()
+        )
+    };
+    [ONLY, SERVICES, WORLDS].map(export).join("; ")
 }
 
 /// All cases, one after the other; those that failed are told at the end.
