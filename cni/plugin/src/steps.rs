@@ -142,8 +142,12 @@ fn change(what: String, message: LinkMessage) -> Step {
 /// Makes a pair of links; the host's end is up.
 pub(crate) fn new_pair(new: &NewPair<'_>) -> Step {
     let (mut inner, mut outer) = (named(new.peer), named(new.host));
-    size(&mut inner, new.mtu);
-    size(&mut outer, new.mtu);
+    for end in [&mut inner, &mut outer] {
+        size(end, new.mtu);
+        // Not told, the kernel makes as many as there are processors, and then takes all but one out of use.
+        let one = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+        end.attributes.extend(one);
+    }
     if let Some(netns) = new.netns {
         inner
             .attributes

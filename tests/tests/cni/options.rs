@@ -45,6 +45,15 @@ fn each_option_is_seen_in_the_kernel() {
                 );
             },
         ),
+        ("one queue at either end", json!({}), |bed, pod, result| {
+            for end in [link(&bed.node, &port(result)), link(pod, "eth0")] {
+                assert_eq!(
+                    (&end["num_tx_queues"], &end["num_rx_queues"]),
+                    (&json!(1), &json!(1)),
+                    "{end}"
+                );
+            }
+        }),
         ("hairpin", json!({"hairpinMode": true}), |bed, _, result| {
             let port = link(&bed.node, &port(result));
             assert_eq!(
